@@ -1,0 +1,79 @@
+//! What an application gives to be executed exactly once.
+
+use std::any::Any;
+
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{fingerprint::Fingerprint, response::Response};
+
+/// A validated request whose effect must happen exactly once.
+pub trait Command: Send + Sync + Sized + 'static {
+    /// The operation's name, for ever: it is stored with every key and is part of the fingerprint.
+    const OPERATION: &'static str;
+
+    /// What makes a request the same as this one: its operation and every validated member, path
+    /// parameters included, always in the same order.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Does what these commands ask for, in the transaction that also holds their keys and will hold
+    /// their responses, and returns a response for each, in their order.
+    ///
+    /// The whole slice in as few statements as can be: that is where the speed comes from. Commands
+    /// of several accounts come together, and none of them was seen before. It may be called again
+    /// with the same ids when an earlier call was rolled back, so it has no effect outside `conn`.
+    ///
+    /// Neither BEGIN nor COMMIT nor anything that outlives the transaction: whoever began it ends it.
+    ///
+    /// # Errors
+    /// An `Err` means infrastructure: everything is rolled back and nothing remembered. Whatever a
+    /// client can provoke is a [`Response`] instead (a refusal too: it is remembered and replayed),
+    /// since an `Err` undoes other clients' work with this one. A statement's error must be passed
+    /// on, never swallowed: after it PostgreSQL refuses the rest of the transaction.
+    fn execute(
+        batch: &[Execution<'_, Self>],
+        conn: &mut PgConnection,
+    ) -> impl Future<Output = Result<Vec<Response>, sqlx::Error>> + Send;
+}
+
+/// One command to execute.
+#[derive(Debug)]
+pub struct Execution<'a, C: ?Sized> {
+    /// Names this execution (UUIDv7, so that rows with it as their primary key are inserted at the
+    /// index's right-hand edge), and serves as the id of what it creates.
+    pub execution_id: Uuid,
+    /// Whose the key is; the nil UUID where there are no accounts.
+    pub account_id: Uuid,
+    /// What to do.
+    pub command: &'a C,
+}
+
+/// A command of any type, as the committer holds it.
+pub(super) trait AnyCommand: Any + Send + Sync {
+    /// Executes commands that are all of this one's type.
+    fn execute_all<'a>(
+        &self,
+        batch: Vec<Execution<'a, dyn AnyCommand>>,
+        conn: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<Vec<Response>, sqlx::Error>>;
+}
+
+impl<C: Command> AnyCommand for C {
+    fn execute_all<'a>(
+        &self,
+        batch: Vec<Execution<'a, dyn AnyCommand>>,
+        conn: &'a mut PgConnection,
+    ) -> BoxFuture<'a, Result<Vec<Response>, sqlx::Error>> {
+        // One of another type would be missing here, and its missing response fails the batch.
+        let typed: Vec<Execution<'a, C>> = batch
+            .into_iter()
+            .filter_map(|Execution { execution_id, account_id, command }| {
+                let command: &dyn Any = command;
+                let command = command.downcast_ref()?;
+                Some(Execution { execution_id, account_id, command })
+            })
+            .collect();
+        Box::pin(async move { C::execute(&typed, conn).await })
+    }
+}

@@ -1,0 +1,200 @@
+//! The committer: what applications hand their commands to.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use log::warn;
+use sqlx::postgres::PgConnectOptions;
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use uuid::Uuid;
+
+use super::{
+    Command, Failure, IdempotencyKey, Response, UnfitServer,
+    connection::Connector,
+    key::ScopedKey,
+    lane::lanes,
+    queue::{Queue, Stage, Submission},
+};
+
+/// What a committer may do, and how long things may take.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Connections that commit, each with its own queue; a key always comes to the same one.
+    pub committers: usize,
+    /// Commands in one transaction at most.
+    pub max_batch: usize,
+    /// Keys that wait or are being executed at most, in all queues together.
+    pub queue_limit: usize,
+    /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it.
+    pub request_deadline: Duration,
+    /// How long to wait for a key that another server is executing.
+    pub in_flight_wait: Duration,
+    /// How long a response of success can be replayed; `None`: as long as its key.
+    pub response_ttl: Option<Duration>,
+    /// How long a key stays used up; `None`: for ever.
+    pub key_ttl: Option<Duration>,
+    /// Work on a server with `synchronous_commit = off`, which may lose what it acknowledged.
+    pub allow_asynchronous_commit: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            committers: 1,
+            max_batch: 512,
+            queue_limit: 4096,
+            request_deadline: Duration::from_secs(10),
+            in_flight_wait: Duration::from_secs(2),
+            response_ttl: Some(Duration::from_hours(24)),
+            key_ttl: None,
+            allow_asynchronous_commit: false,
+        }
+    }
+}
+
+/// What a key turned out to be, for the request that sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The key was new: the command was executed, just now, and this is stored.
+    New {
+        /// The execution's id, and that of what it made.
+        execution_id: Uuid,
+        /// The response to it.
+        response: Response,
+    },
+    /// The same request was executed before, and this was stored.
+    Replay {
+        /// The id of the execution that it repeats.
+        execution_id: Uuid,
+        /// The first answer, to the byte.
+        response: Response,
+    },
+    /// The key was used by another request.
+    Reused {
+        /// The names of the members that differ; `operation` when all of it does.
+        members: Vec<&'static str>,
+    },
+    /// The same request was executed before, and its response is kept no longer.
+    Expired {
+        /// The execution's id, and that of what it made.
+        execution_id: Uuid,
+    },
+    /// Another server is executing the key's command.
+    InFlight,
+}
+
+/// A handle to the tasks that commit; cheap to clone.
+#[derive(Clone)]
+pub struct Committer {
+    queues: Arc<[Arc<Queue>]>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    request_deadline: Duration,
+}
+
+impl Committer {
+    /// Connects, checks that the server is fit, and starts the committers on the current tokio
+    /// runtime. It is kept free of other work best.
+    ///
+    /// # Errors
+    /// When the server can't be reached, or could not keep what this layer promises.
+    pub async fn start(
+        options: &PgConnectOptions,
+        settings: &Settings,
+    ) -> Result<Self, UnfitServer> {
+        let committers = settings.committers.max(1);
+        let mut queues = Vec::with_capacity(committers);
+        let mut tasks = Vec::with_capacity(2 * committers);
+        for _ in 0..committers {
+            let queue = Arc::new(Queue::new(settings.queue_limit.div_ceil(committers)));
+            let mut connector = Connector::new(options.clone(), settings);
+            connector.connect().await?;
+            let (main, aside) =
+                lanes(&queue, settings, (connector, Connector::new(options.clone(), settings)));
+            tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
+            queues.push(queue);
+        }
+        Ok(Self {
+            queues: queues.into(),
+            tasks: Arc::new(Mutex::new(tasks)),
+            request_deadline: settings.request_deadline,
+        })
+    }
+
+    /// Has a command executed, exactly once for this key of this account, and says what came of it.
+    ///
+    /// Dropping the future gives up the answer, not the command: it may be executed all the same.
+    ///
+    /// # Errors
+    /// A [`Failure`] is never stored: the same request with the same key may be sent again.
+    pub async fn submit<C: Command>(
+        &self,
+        account_id: Uuid,
+        key: IdempotencyKey,
+        command: C,
+    ) -> Result<Outcome, Failure> {
+        let scope = ScopedKey { account_id, key };
+        let lock_number = scope.lock_number();
+        let arrived = Instant::now();
+        let deadline = arrived + self.request_deadline;
+        let (reply, mut answer) = oneshot::channel();
+        let seat = self.queue(lock_number)?.join(Submission {
+            scope,
+            lock_number,
+            execution_id: Uuid::now_v7(),
+            operation: C::OPERATION,
+            fingerprint: command.fingerprint(),
+            command: Box::new(command),
+            arrived,
+            deadline,
+            reply,
+        })?;
+        let heard = match timeout_at(deadline, &mut answer).await {
+            Ok(heard) => heard.ok(),
+            Err(_elapsed) => {
+                let stage = seat.leave();
+                // It may have come in this very moment.
+                return answer.try_recv().unwrap_or(Err(match stage {
+                    Stage::Waiting => Failure::DatabaseUnavailable,
+                    Stage::Begun => Failure::OutcomeUnknown,
+                }));
+            }
+        };
+        seat.answered();
+        // Nobody answers when the committer was ended in the middle of it.
+        heard.unwrap_or(Err(Failure::OutcomeUnknown))
+    }
+
+    /// Takes nothing in any more, and waits for what is under way to be committed and answered.
+    /// After `limit` the rest is given up, which is as safe as any crash. Returns whether all was
+    /// answered.
+    pub async fn close(&self, limit: Duration) -> bool {
+        self.queues.iter().for_each(|queue| queue.close());
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let end = Instant::now() + limit;
+        let mut all = true;
+        for mut task in tasks {
+            if timeout_at(end, &mut task).await.is_err() {
+                task.abort();
+                all = false;
+            }
+        }
+        if !all {
+            warn!("gave up on commands that were not committed within {limit:?}");
+        }
+        all
+    }
+
+    /// A key always comes to the same queue, and so meets its copies there.
+    fn queue(&self, lock_number: i64) -> Result<&Queue, Failure> {
+        let queues = u64::try_from(self.queues.len()).unwrap_or(1);
+        let place = lock_number.cast_unsigned().checked_rem(queues).unwrap_or(0);
+        let queue = usize::try_from(place).ok().and_then(|place| self.queues.get(place));
+        queue.map(|queue| &**queue).ok_or(Failure::Overloaded)
+    }
+}

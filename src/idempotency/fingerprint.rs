@@ -1,0 +1,177 @@
+//! The fingerprint: what makes two requests "the same request".
+
+use sha2::{Digest, Sha256};
+
+/// The layout described at [`Fingerprint`].
+const VERSION: u8 = 1;
+
+/// Bytes a member takes: few enough to store with every key; two values of one member share a
+/// hash by accident once in 2⁶⁴.
+const HASH_LENGTH: usize = 8;
+
+/// What a member that the request didn't have stands as. No present member hashes to it.
+const ABSENT: [u8; HASH_LENGTH] = [0; HASH_LENGTH];
+
+/// A fingerprint of a validated command: its operation and each of its members, hashed one by one.
+///
+/// Comparing two names the members that differ without the members having been stored. The bytes
+/// are a version, then eight bytes (SHA-256, cut) for the operation and for each member in the order
+/// in which the command adds them. A stored fingerprint that is shorter, written before the command
+/// had its later members, compares as if these had been absent: so members are only ever added, at
+/// the end, and never change their place, name or encoding.
+///
+/// It is no secret-keeping: who can read the table can try out likely values.
+///
+/// ```
+/// use payonce::idempotency::Fingerprint;
+///
+/// let paid = Fingerprint::of("pay").member("user_id", b"user_1").member("amount", b"100");
+/// let more = Fingerprint::of("pay").member("user_id", b"user_1").member("amount", b"900");
+/// assert_eq!(paid.differing(more.as_bytes()).unwrap(), ["amount"]);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    bytes: Vec<u8>,
+    members: Vec<&'static str>,
+}
+
+/// A stored fingerprint that this version of the program can't compare: a newer one wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stored fingerprint has a layout that this version doesn't know")]
+pub struct UnknownLayout;
+
+impl Fingerprint {
+    /// Begins the fingerprint of a command of this operation.
+    #[must_use]
+    pub fn of(operation: &str) -> Self {
+        let mut bytes = Vec::with_capacity(1 + 4 * HASH_LENGTH);
+        bytes.push(VERSION);
+        bytes.extend(hash("", operation.as_bytes()));
+        Self { bytes, members: Vec::with_capacity(3) }
+    }
+
+    /// Adds a member that the request had.
+    #[must_use]
+    pub fn member(self, name: &'static str, value: &[u8]) -> Self {
+        self.optional(name, Some(value))
+    }
+
+    /// Adds a member that the request may have had.
+    #[must_use]
+    pub fn optional(mut self, name: &'static str, value: Option<&[u8]>) -> Self {
+        self.bytes.extend(value.map_or(ABSENT, |value| hash(name, value)));
+        self.members.push(name);
+        self
+    }
+
+    /// The bytes to store: 1 + 8 × (1 + number of members).
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The names of the members in which the stored request differs from this one; none when they
+    /// are the same request. Members of different operations can't be compared: the answer is
+    /// `operation` alone. A member that this version of the program doesn't know is `other`.
+    ///
+    /// # Errors
+    /// When the stored bytes have a layout that isn't known here.
+    pub fn differing(&self, stored: &[u8]) -> Result<Vec<&'static str>, UnknownLayout> {
+        let (operation, members) = split(&self.bytes).ok_or(UnknownLayout)?;
+        let (stored_operation, stored_members) = split(stored).ok_or(UnknownLayout)?;
+        if operation != stored_operation {
+            return Ok(vec!["operation"]);
+        }
+        let count = members.len().max(stored_members.len());
+        let at = |members: &[[u8; HASH_LENGTH]], place: usize| {
+            members.get(place).copied().unwrap_or(ABSENT)
+        };
+        let mut differing = Vec::new();
+        for place in 0..count {
+            if at(members, place) != at(stored_members, place) {
+                differing.push(self.members.get(place).copied().unwrap_or("other"));
+            }
+        }
+        Ok(differing)
+    }
+}
+
+/// The hashes of a fingerprint: the operation's, and the members'.
+fn split(bytes: &[u8]) -> Option<(&[u8; HASH_LENGTH], &[[u8; HASH_LENGTH]])> {
+    let (&VERSION, hashes) = bytes.split_first()? else { return None };
+    let (hashes, []) = hashes.as_chunks() else { return None };
+    hashes.split_first()
+}
+
+/// The name goes in with its length, so that no name and value run together into another pair.
+fn hash(name: &str, value: &[u8]) -> [u8; HASH_LENGTH] {
+    let digest = Sha256::new()
+        .chain_update(u64::try_from(name.len()).unwrap_or(u64::MAX).to_be_bytes())
+        .chain_update(name)
+        .chain_update(value)
+        .finalize();
+    match digest.first_chunk().copied().unwrap_or(ABSENT) {
+        ABSENT => [0, 0, 0, 0, 0, 0, 0, 1],
+        hash => hash,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn paid(user: &str, amount: &str) -> Fingerprint {
+        Fingerprint::of("pay")
+            .member("user_id", user.as_bytes())
+            .member("amount", amount.as_bytes())
+    }
+
+    #[test]
+    fn a_later_member_never_breaks_an_older_fingerprint() {
+        let old = paid("u", "1");
+        let now = |currency: Option<&str>| {
+            paid("u", "1").optional("currency", currency.map(str::as_bytes))
+        };
+        assert_eq!(now(None).differing(old.as_bytes()), Ok(vec![]));
+        assert_eq!(now(Some("EUR")).differing(old.as_bytes()), Ok(vec!["currency"]));
+        assert_eq!(old.differing(now(None).as_bytes()), Ok(vec![]));
+        assert_eq!(old.differing(now(Some("EUR")).as_bytes()), Ok(vec!["other"]));
+    }
+
+    #[test]
+    fn another_operation_is_another_request_whatever_its_members() {
+        let refund = Fingerprint::of("refund").member("user_id", b"u").member("amount", b"1");
+        assert_eq!(refund.differing(paid("u", "1").as_bytes()), Ok(vec!["operation"]));
+    }
+
+    #[test]
+    fn the_stored_bytes_never_change() {
+        let hex: String =
+            paid("user_1", "100").as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "018cdb4ce465d76012ff40bf75f3433b2a193d7a02ed1f5468");
+    }
+
+    #[test]
+    fn unreadable_bytes_are_an_error_and_not_a_difference() {
+        for stored in [&[][..], &[1], &[1, 2, 3], &[2, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(paid("u", "1").differing(stored), Err(UnknownLayout));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn members_differ_exactly_where_their_values_do(a in ".{0,4}", b in ".{0,4}", x in "[0-9]", y in "[0-9]") {
+            let mut expected = Vec::new();
+            if a != b { expected.push("user_id") }
+            if x != y { expected.push("amount") }
+            prop_assert_eq!(paid(&a, &x).differing(paid(&b, &y).as_bytes()), Ok(expected));
+        }
+
+        #[test]
+        fn comparing_with_any_bytes_never_panics(stored in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = paid("u", "1").differing(&stored);
+        }
+    }
+}

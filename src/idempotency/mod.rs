@@ -1,0 +1,115 @@
+//! Executes commands exactly once: an idempotency layer on PostgreSQL, for any command.
+//!
+//! A client names one intended effect with an idempotency key and may then send its request as often
+//! as it likes. The layer claims the key, has the command executed and stores the response in **one
+//! transaction**, so that the three exist together or not at all; the table's unique constraint on the
+//! key settles races, between requests and between servers. There is no lease, no lock table and no
+//! "processing" state for anybody to clean up after a crash.
+//!
+//! Handlers don't open that transaction. They hand the command to a [`Committer`], which owns a
+//! connection and runs whatever has queued since its last COMMIT in one transaction (group commit), in
+//! a handful of statements over the whole batch. With [`Settings::max_batch`] 1 it is a transaction
+//! for each command, and everything holds there too.
+//!
+//! # What is promised
+//!
+//! - A command is executed and committed at most once for each key of each account, whatever crashes
+//!   and whoever retries, as long as the key is kept ([`Settings::key_ttl`]; for ever by default).
+//! - Nobody hears of an outcome before it is committed, and every copy of the request hears the same:
+//!   the first answer, to the byte, for [`Settings::response_ttl`] and then [`Outcome::Expired`].
+//! - Another request with a used key is told so ([`Outcome::Reused`]) and changes nothing.
+//! - Every call ends by [`Settings::request_deadline`]. A [`Failure`] is never stored, and sending the
+//!   same request again is always safe.
+//! - What one command provokes fails that command alone: others in its batch succeed.
+//! - A server that hangs with keys claimed holds up nobody else's keys, and PostgreSQL frees its own.
+//!
+//! # What is not
+//!
+//! - Effects outside the database. A command that calls another system from
+//!   [`execute`](Command::execute) may call it again after a rollback. Write down in the transaction
+//!   what is to be done (an outbox), and do it afterwards, with the execution's id as *its* key.
+//! - More than PostgreSQL keeps: a restored backup has forgotten what came after it, and so has a
+//!   standby that is promoted without having been synchronous.
+//! - A mutual exclusion of different keys. The layer is not for that; the command's own rows are.
+//! - Authentication. Whose a key is, the caller says, with an id of its own.
+//!
+//! # A complete example
+//!
+//! The tables are in `migrations/0001_idempotency.sql`, which a service copies among its own.
+//!
+//! ```no_run
+//! use payonce::idempotency::{
+//!     Command, Committer, Execution, Fingerprint, IdempotencyKey, Outcome, Response, Settings,
+//! };
+//! use sqlx::PgConnection;
+//! use uuid::Uuid;
+//!
+//! /// Sends a greeting; never two for one request.
+//! struct Greet {
+//!     name: String,
+//! }
+//!
+//! impl Command for Greet {
+//!     const OPERATION: &'static str = "greet";
+//!
+//!     fn fingerprint(&self) -> Fingerprint {
+//!         Fingerprint::of(Self::OPERATION).member("name", self.name.as_bytes())
+//!     }
+//!
+//!     async fn execute(
+//!         batch: &[Execution<'_, Self>],
+//!         conn: &mut PgConnection,
+//!     ) -> Result<Vec<Response>, sqlx::Error> {
+//!         sqlx::query("INSERT INTO greetings (id, name) SELECT * FROM unnest($1::uuid[], $2::text[])")
+//!             .bind(batch.iter().map(|one| one.execution_id).collect::<Vec<_>>())
+//!             .bind(batch.iter().map(|one| one.command.name.as_str()).collect::<Vec<_>>())
+//!             .execute(conn)
+//!             .await?;
+//!         Ok(batch.iter().map(|one| Response::new(201, format!("{:?}", one.command.name))).collect())
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = "postgres://localhost/greetings".parse()?;
+//! let committer = Committer::start(&options, &Settings::default()).await?;
+//!
+//! let key = IdempotencyKey::parse(b"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"")?;
+//! let greet = Greet { name: "Ada".to_owned() };
+//! match committer.submit(Uuid::nil(), key, greet).await? {
+//!     Outcome::New { response, .. } => println!("greeted: {:?}", response.body()),
+//!     Outcome::Replay { response, .. } => println!("greeted before: {:?}", response.body()),
+//!     Outcome::Reused { members } => println!("the key was used with another {members:?}"),
+//!     Outcome::Expired { execution_id } => println!("greeted long ago, as {execution_id}"),
+//!     Outcome::InFlight => println!("another server is at it"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where things are
+//!
+//! `committer` is the way in, `queue` where copies of one request meet, `lane` the loop that takes
+//! batches and mends what fails, `batch` the one transaction, `store` its statements, `connection`
+//! what it runs on, `sweeper` what frees space.
+
+mod batch;
+mod command;
+mod committer;
+mod connection;
+mod error;
+mod fingerprint;
+mod key;
+mod lane;
+mod queue;
+mod response;
+mod store;
+mod sweeper;
+
+pub use command::{Command, Execution};
+pub use committer::{Committer, Outcome, Settings};
+pub use connection::UnfitServer;
+pub use error::{Failure, loggable};
+pub use fingerprint::{Fingerprint, UnknownLayout};
+pub use key::{IdempotencyKey, InvalidKey};
+pub use response::{MalformedHeader, Response};
+pub use sweeper::{Swept, Sweeper};

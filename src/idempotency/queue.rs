@@ -1,0 +1,339 @@
+//! Where commands wait for a committer, and where copies of one request meet.
+//!
+//! A key is in the queue at most once: the first command that brings it leads, later ones follow it,
+//! whether it still waits or is being executed. A follower takes no place in the queue and never
+//! reaches the database while its leader's outcome answers it too.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use super::{
+    Failure, Outcome, batch::Verdict, command::AnyCommand, fingerprint::Fingerprint,
+    key::ScopedKey, response::Response,
+};
+
+/// What a caller hears.
+pub(super) type Reply = Result<Outcome, Failure>;
+
+/// One call of `submit`.
+pub(super) struct Submission {
+    pub(super) scope: ScopedKey,
+    pub(super) lock_number: i64,
+    pub(super) execution_id: Uuid,
+    pub(super) operation: &'static str,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) command: Box<dyn AnyCommand>,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+impl Submission {
+    /// The caller may have gone; then nobody needs to hear it.
+    fn answer(self, reply: Reply) {
+        let _ = self.reply.send(reply);
+    }
+
+    /// What this request gets when its key stands for `execution_id`.
+    fn judged_by(
+        &self,
+        execution_id: Uuid,
+        fingerprint: &[u8],
+        response: Option<&Response>,
+    ) -> Reply {
+        let members = self.fingerprint.differing(fingerprint).map_err(|error| {
+            Failure::Internal(
+                format!("idempotency_keys.fingerprint of {execution_id}: {error}").into(),
+            )
+        })?;
+        Ok(match response {
+            _ if !members.is_empty() => Outcome::Reused { members },
+            Some(response) => Outcome::Replay { execution_id, response: response.clone() },
+            None => Outcome::Expired { execution_id },
+        })
+    }
+}
+
+/// A key's leader, taken out of the queue to be executed.
+pub(super) struct Running {
+    pub(super) leader: Submission,
+    /// How often the connection was lost with this one in the transaction.
+    pub(super) losses: u32,
+    /// A COMMIT with this one in it was sent and never answered.
+    pub(super) in_doubt: bool,
+    /// How often it was found in flight elsewhere.
+    pub(super) delays: u32,
+}
+
+/// How far a key's leader has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No transaction that could still commit has it.
+    Waiting,
+    /// It is in a transaction, or was in one whose fate isn't known.
+    Begun,
+}
+
+struct Group {
+    stage: Stage,
+    /// Its place in `State::order`, kept when the group goes back there.
+    place: u64,
+    /// `None` while it is out to be executed.
+    leader: Option<(u64, Submission)>,
+    followers: BTreeMap<u64, Submission>,
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<ScopedKey, Group>,
+    /// The groups that wait, in their order of arrival.
+    order: BTreeMap<u64, ScopedKey>,
+    closed: bool,
+    /// Numbers submissions and, with them, places.
+    next: u64,
+}
+
+/// One committer's queue.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    arrivals: Notify,
+    limit: usize,
+}
+
+/// A caller's place, left when it stops waiting: by [`leave`](Self::leave), or by dropping it.
+pub(super) struct Seat<'a> {
+    queue: &'a Queue,
+    scope: ScopedKey,
+    number: u64,
+    left: bool,
+}
+
+impl Queue {
+    /// `limit` counts keys, waiting and being executed.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { state: Mutex::default(), arrivals: Notify::new(), limit }
+    }
+
+    /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a command in, as its key's leader or as a follower.
+    pub(super) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
+        let scope = submission.scope.clone();
+        let mut state = self.state();
+        if state.closed {
+            return Err(Failure::Overloaded);
+        }
+        let number = state.next;
+        if let Some(group) = state.groups.get_mut(&scope) {
+            group.followers.insert(number, submission);
+        } else if state.groups.len() < self.limit {
+            let group = Group {
+                stage: Stage::Waiting,
+                place: number,
+                leader: Some((number, submission)),
+                followers: BTreeMap::new(),
+            };
+            state.groups.insert(scope.clone(), group);
+            state.order.insert(number, scope.clone());
+            self.arrivals.notify_one();
+        } else {
+            return Err(Failure::Overloaded);
+        }
+        state.next += 1;
+        Ok(Seat { queue: self, scope, number, left: false })
+    }
+
+    /// Takes out up to `limit` leaders, the oldest first, to be executed.
+    pub(super) fn take(&self, limit: usize) -> Vec<Running> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut taken = Vec::with_capacity(limit.min(state.order.len()));
+        while taken.len() < limit {
+            let Some((_, scope)) = state.order.pop_first() else { break };
+            let Some(group) = state.groups.get_mut(&scope) else { continue };
+            let Some((_, leader)) = group.leader.take() else { continue };
+            group.stage = Stage::Begun;
+            taken.push(Running { leader, losses: 0, in_doubt: false, delays: 0 });
+        }
+        taken
+    }
+
+    /// Waits until [`take`](Self::take) may find something, or the queue has been closed.
+    pub(super) async fn arrival(&self) {
+        self.arrivals.notified().await;
+    }
+
+    /// Says how far these have come, for those of their callers who stop waiting.
+    pub(super) fn mark<'a>(&self, batch: impl IntoIterator<Item = &'a Running>, stage: Stage) {
+        let mut state = self.state();
+        for running in batch {
+            if let Some(group) = state.groups.get_mut(&running.leader.scope) {
+                group.stage = if running.in_doubt { Stage::Begun } else { stage };
+            }
+        }
+    }
+
+    /// Answers the leader and all who follow it by what was found or done.
+    pub(super) fn settle(&self, running: Running, verdict: Verdict) {
+        let group = self.remove(&mut self.state(), &running.leader.scope);
+        let followers = group.into_iter().flat_map(|group| group.followers.into_values());
+        let Running { leader, .. } = running;
+        match verdict {
+            Verdict::Executed(response) => {
+                let execution_id = leader.execution_id;
+                let fingerprint = leader.fingerprint.clone();
+                leader.answer(Ok(Outcome::New { execution_id, response: response.clone() }));
+                for follower in followers {
+                    let reply =
+                        follower.judged_by(execution_id, fingerprint.as_bytes(), Some(&response));
+                    follower.answer(reply);
+                }
+            }
+            Verdict::Used { execution_id, fingerprint, response } => {
+                for submission in std::iter::once(leader).chain(followers) {
+                    let reply = match &response {
+                        // Committed by a connection that was lost before it could say so.
+                        Some(response) if submission.execution_id == execution_id => {
+                            Ok(Outcome::New { execution_id, response: response.clone() })
+                        }
+                        response => {
+                            submission.judged_by(execution_id, &fingerprint, response.as_ref())
+                        }
+                    };
+                    submission.answer(reply);
+                }
+            }
+        }
+    }
+
+    /// Fails the leader, and with it those who sent the same request. Others with its key haven't
+    /// been tried: the first of them leads.
+    pub(super) fn fail(&self, running: Running, failure: &Failure) {
+        let mut state = self.state();
+        let Some(mut group) = self.remove(&mut state, &running.leader.scope) else { return };
+        let Running { leader, .. } = running;
+        let same = |follower: &Submission| follower.fingerprint == leader.fingerprint;
+        let (failed, others): (BTreeMap<_, _>, _) = std::mem::take(&mut group.followers)
+            .into_iter()
+            .partition(|(_, follower)| same(follower));
+        group.followers = others;
+        if let Some(next) = group.followers.pop_first() {
+            group.leader = Some(next);
+            group.stage = Stage::Waiting;
+            state.order.insert(group.place, leader.scope.clone());
+            state.groups.insert(leader.scope.clone(), group);
+            self.arrivals.notify_one();
+        }
+        drop(state);
+        for submission in std::iter::once(leader).chain(failed.into_values()) {
+            submission.answer(Err(failure.clone()));
+        }
+    }
+
+    /// The same key with the next of its followers as leader, as long as the leader's caller is gone,
+    /// its deadline has passed, or it has waited `in_flight_wait` for a key that is in flight
+    /// elsewhere. `None`: nobody is left who waits for this key.
+    pub(super) fn relead(
+        &self,
+        mut running: Running,
+        in_flight_wait: Option<Duration>,
+    ) -> Option<Running> {
+        loop {
+            let leader = &running.leader;
+            let reply = if in_flight_wait.is_some_and(|wait| leader.arrived.elapsed() >= wait) {
+                Ok(Outcome::InFlight)
+            } else if leader.reply.is_closed() || leader.deadline <= Instant::now() {
+                Err(if running.in_doubt {
+                    Failure::OutcomeUnknown
+                } else {
+                    Failure::DatabaseUnavailable
+                })
+            } else {
+                return Some(running);
+            };
+            let next = self.next_leader(&leader.scope);
+            std::mem::replace(&mut running.leader, next?).answer(reply);
+        }
+    }
+
+    /// The first of a key's followers, taken out; where there is none, the key leaves the queue.
+    fn next_leader(&self, scope: &ScopedKey) -> Option<Submission> {
+        let mut state = self.state();
+        let next = state.groups.get_mut(scope)?.followers.pop_first();
+        if next.is_none() {
+            self.remove(&mut state, scope);
+        }
+        next.map(|(_, follower)| follower)
+    }
+
+    /// No more commands are taken in; what waits is still taken out.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.arrivals.notify_one();
+    }
+
+    /// Whether it is closed, and every key in it was answered.
+    pub(super) fn is_drained(&self) -> bool {
+        let state = self.state();
+        state.closed && state.groups.is_empty()
+    }
+
+    /// The key leaves the queue. Whoever waits for a closed queue to be drained is told.
+    fn remove(&self, state: &mut State, scope: &ScopedKey) -> Option<Group> {
+        let group = state.groups.remove(scope);
+        if state.closed && state.groups.is_empty() {
+            self.arrivals.notify_one();
+        }
+        group
+    }
+}
+
+impl Seat<'_> {
+    /// The caller has heard its outcome: there is nothing to leave.
+    pub(super) fn answered(mut self) {
+        self.left = true;
+    }
+
+    /// The caller stops waiting. Says how far its request had come, so far as can be known.
+    pub(super) fn leave(mut self) -> Stage {
+        self.left = true;
+        self.vacate()
+    }
+
+    fn vacate(&self) -> Stage {
+        let mut state = self.queue.state();
+        let state = &mut *state;
+        let Some(group) = state.groups.get_mut(&self.scope) else { return Stage::Begun };
+        let stage = group.stage;
+        if group.leader.as_ref().is_some_and(|(number, _)| *number == self.number) {
+            group.leader = group.followers.pop_first();
+            if group.leader.is_none() {
+                state.order.remove(&group.place);
+                self.queue.remove(state, &self.scope);
+            }
+        } else {
+            group.followers.remove(&self.number);
+        }
+        stage
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if !self.left {
+            self.vacate();
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The layer's statements: one function each, over whole batches.
+
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{key::ScopedKey, response::Response};
+
+/// A key to claim, with what will be remembered of the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub(super) scope: &'a ScopedKey,
+    pub(super) lock_number: i64,
+    pub(super) execution_id: Uuid,
+    pub(super) operation: &'static str,
+    pub(super) fingerprint: &'a [u8],
+}
+
+/// A key that is used up, as it stands in the tables.
+#[derive(Debug)]
+pub(super) struct UsedKey {
+    /// Which of the keys asked for it is.
+    pub(super) place: usize,
+    pub(super) execution_id: Uuid,
+    pub(super) fingerprint: Vec<u8>,
+    /// `None` when the response can't be replayed any more.
+    pub(super) response: Option<Response>,
+}
+
+/// Takes the advisory locks of these keys, for the transaction, and says of each whether it got it.
+///
+/// For [`forget`] alone, which must see everything committed before its lock was had: so the locks
+/// come in a statement of their own.
+pub(super) async fn lock(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+) -> Result<Vec<bool>, sqlx::Error> {
+    let numbers: Vec<i64> = claims.iter().map(|claim| claim.lock_number).collect();
+    sqlx::query_scalar(
+        "SELECT pg_try_advisory_xact_lock(number)
+         FROM unnest($1::bigint[]) WITH ORDINALITY AS lock(number, place) ORDER BY place",
+    )
+    .bind(numbers)
+    .fetch_all(conn)
+    .await
+}
+
+/// Deletes those of these keys that are older than `ttl` (seconds), with their responses.
+pub(super) async fn forget(
+    conn: &mut PgConnection,
+    scopes: &[&ScopedKey],
+    ttl: f64,
+) -> Result<(), sqlx::Error> {
+    let (accounts, keys) = columns(scopes);
+    sqlx::query(
+        "WITH old AS (
+             DELETE FROM idempotency_keys AS k
+             USING unnest($1::uuid[], $2::text[]) AS wanted(account_id, key)
+             WHERE k.account_id = wanted.account_id AND k.key = wanted.key COLLATE \"C\"
+               AND k.created_at <= now() - make_interval(secs => $3)
+             RETURNING k.execution_id
+         )
+         DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id",
+    )
+    .bind(accounts)
+    .bind(keys)
+    .bind(ttl)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Claims keys, sorted, and returns the execution ids of those that were new.
+///
+/// The unique constraint is the judge. The advisory lock only makes sure that nobody waits for a
+/// key that another server is executing.
+pub(super) async fn claim(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let scopes: Vec<&ScopedKey> = claims.iter().map(|claim| claim.scope).collect();
+    let (accounts, keys) = columns(&scopes);
+    sqlx::query_scalar(
+        "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+         SELECT account_id, key, execution_id, operation, fingerprint
+         FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bigint[])
+              AS claim(account_id, key, execution_id, operation, fingerprint, lock_number)
+         WHERE pg_try_advisory_xact_lock(lock_number)
+         ORDER BY account_id, key COLLATE \"C\"
+         ON CONFLICT (account_id, key) DO NOTHING
+         RETURNING execution_id",
+    )
+    .bind(accounts)
+    .bind(keys)
+    .bind(claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>())
+    .bind(claims.iter().map(|claim| claim.operation).collect::<Vec<_>>())
+    .bind(claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>())
+    .bind(claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await
+}
+
+/// What became of keys that are used up. A key that nobody has used, or that somebody is using
+/// right now, is not in the answer.
+pub(super) async fn used(
+    conn: &mut PgConnection,
+    scopes: &[&ScopedKey],
+) -> Result<Vec<UsedKey>, sqlx::Error> {
+    let (accounts, keys) = columns(scopes);
+    let rows = sqlx::query(
+        "SELECT wanted.place, k.execution_id, k.fingerprint, r.status, r.headers, r.body
+         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
+         JOIN idempotency_keys AS k
+           ON k.account_id = wanted.account_id AND k.key = wanted.key COLLATE \"C\"
+         LEFT JOIN idempotency_responses AS r
+           ON r.execution_id = k.execution_id
+          AND (r.replayable_until IS NULL OR r.replayable_until > now())",
+    )
+    .bind(accounts)
+    .bind(keys)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(used_key).collect()
+}
+
+fn used_key(row: &PgRow) -> Result<UsedKey, sqlx::Error> {
+    let execution_id: Uuid = row.try_get("execution_id")?;
+    let response = match row.try_get::<Option<i16>, _>("status")? {
+        None => None,
+        Some(status) => {
+            let unreadable = |column: &str| {
+                let place =
+                    format!("idempotency_responses.{column} of {execution_id} is unreadable");
+                sqlx::Error::Decode(place.into())
+            };
+            let status = u16::try_from(status).map_err(|_| unreadable("status"))?;
+            let response =
+                Response::from_stored(status, row.try_get("headers")?, row.try_get("body")?);
+            Some(response.map_err(|_| unreadable("headers"))?)
+        }
+    };
+    Ok(UsedKey {
+        // WITH ORDINALITY counts from 1.
+        place: usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX),
+        execution_id,
+        fingerprint: row.try_get("fingerprint")?,
+        response,
+    })
+}
+
+/// Stores responses and returns how many. Those with a status of success can be replayed for `ttl`
+/// (seconds; `None`: as long as their key); the others, refusals, as long as their key.
+pub(super) async fn remember(
+    conn: &mut PgConnection,
+    responses: &[(Uuid, Response)],
+    ttl: Option<f64>,
+) -> Result<u64, sqlx::Error> {
+    let mut headers = Vec::with_capacity(responses.len());
+    for (_, response) in responses {
+        headers.push(response.header_lines().map_err(|error| sqlx::Error::Encode(error.into()))?);
+    }
+    let statuses: Vec<i16> = responses
+        .iter()
+        .map(|(_, response)| i16::try_from(response.status()).unwrap_or(i16::MAX))
+        .collect();
+    let stored = sqlx::query(
+        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+         SELECT execution_id, status, headers, body,
+                CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => $5) END
+         FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::bytea[])
+              AS response(execution_id, status, headers, body)",
+    )
+    .bind(responses.iter().map(|(execution_id, _)| *execution_id).collect::<Vec<_>>())
+    .bind(statuses)
+    .bind(headers)
+    .bind(responses.iter().map(|(_, response)| response.body().as_ref()).collect::<Vec<_>>())
+    .bind(ttl)
+    .execute(conn)
+    .await?;
+    Ok(stored.rows_affected())
+}
+
+/// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row: what it
+/// is about to acknowledge may have been committed by a connection that was lost before its standby
+/// confirmed.
+pub(super) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_logical_emit_message(true, 'payonce', '')").execute(conn).await?;
+    Ok(())
+}
+
+/// A page of responses that a sweep went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SweptPage<Position> {
+    pub(super) deleted: u64,
+    /// Where the next page begins; `None` when this was the last.
+    pub(super) next: Option<Position>,
+}
+
+/// Deletes the expired among the `limit` responses after `after` that are older than `before`.
+pub(super) async fn sweep_responses(
+    conn: &mut PgConnection,
+    after: Uuid,
+    before: Uuid,
+    limit: i64,
+) -> Result<SweptPage<Uuid>, sqlx::Error> {
+    let row = sqlx::query(
+        "WITH page AS MATERIALIZED (
+             SELECT execution_id, replayable_until FROM idempotency_responses
+             WHERE execution_id > $1 AND execution_id < $2
+             ORDER BY execution_id LIMIT $3
+         ), deleted AS (
+             DELETE FROM idempotency_responses AS r USING page
+             WHERE r.execution_id = page.execution_id AND page.replayable_until <= now()
+             RETURNING 1
+         )
+         SELECT (SELECT count(*) FROM deleted) AS deleted, (SELECT count(*) FROM page) AS seen,
+                (SELECT execution_id FROM page ORDER BY execution_id DESC LIMIT 1) AS last",
+    )
+    .bind(after)
+    .bind(before)
+    .bind(limit)
+    .fetch_one(conn)
+    .await?;
+    Ok(SweptPage {
+        deleted: count(&row, "deleted")?,
+        next: next(&row, limit, row.try_get("last")?)?,
+    })
+}
+
+/// Deletes those of the `limit` keys after `after` that are older than `ttl` (seconds), with their
+/// responses.
+pub(super) async fn sweep_keys(
+    conn: &mut PgConnection,
+    after: &(Uuid, String),
+    ttl: f64,
+    limit: i64,
+) -> Result<SweptPage<(Uuid, String)>, sqlx::Error> {
+    let row = sqlx::query(
+        "WITH page AS MATERIALIZED (
+             SELECT account_id, key, created_at FROM idempotency_keys
+             WHERE (account_id, key) > ($1, $2 COLLATE \"C\")
+             ORDER BY account_id, key LIMIT $4
+         ), old AS (
+             DELETE FROM idempotency_keys AS k USING page
+             WHERE k.account_id = page.account_id AND k.key = page.key
+               AND page.created_at <= now() - make_interval(secs => $3)
+               AND k.created_at <= now() - make_interval(secs => $3)
+             RETURNING k.execution_id
+         ), deleted AS (
+             DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id
+         ), last AS (
+             SELECT account_id, key FROM page ORDER BY account_id DESC, key DESC LIMIT 1
+         )
+         SELECT (SELECT count(*) FROM old) AS deleted, (SELECT count(*) FROM page) AS seen,
+                (SELECT account_id FROM last) AS last_account, (SELECT key FROM last) AS last_key",
+    )
+    .bind(after.0)
+    .bind(&after.1)
+    .bind(ttl)
+    .bind(limit)
+    .fetch_one(conn)
+    .await?;
+    let account: Option<Uuid> = row.try_get("last_account")?;
+    let last = account.zip(row.try_get("last_key")?);
+    Ok(SweptPage { deleted: count(&row, "deleted")?, next: next(&row, limit, last)? })
+}
+
+fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+}
+
+/// A page that was not full was the last.
+fn next<Position>(
+    row: &PgRow,
+    limit: i64,
+    last: Option<Position>,
+) -> Result<Option<Position>, sqlx::Error> {
+    let full = row.try_get::<i64, _>("seen")? >= limit;
+    Ok(last.filter(|_| full))
+}
+
+/// The two columns that say which keys are meant.
+fn columns<'a>(scopes: &[&'a ScopedKey]) -> (Vec<Uuid>, Vec<&'a str>) {
+    scopes.iter().map(|scope| (scope.account_id, scope.key.as_str())).unzip()
+}
