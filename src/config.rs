@@ -1,0 +1,243 @@
+//! Every setting: read from flags, then the environment, then `.env`, and validated once.
+
+use std::{fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{ArgAction, Args};
+use sqlx::postgres::PgConnectOptions;
+use thiserror::Error;
+
+use crate::{idempotency, keyed::ReplayStatus};
+
+/// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
+const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
+
+/// More than anybody keeps records; less than what PostgreSQL's intervals and dates can hold.
+const LONGEST_TTL: Duration = Duration::from_hours(24 * 36_500);
+
+/// A time to live, which may be for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl(pub Option<Duration>);
+
+impl FromStr for Ttl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" { Ok(Self(None)) } else { duration(text).map(|ttl| Self(Some(ttl))) }
+    }
+}
+
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(ttl) => humantime::format_duration(ttl).fmt(f),
+            None => f.write_str("never"),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write it as 500ms, 2s, 1m, 24h or 30d"))
+}
+
+/// The settings as they are written. Secrets have no flag: see [`database`].
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// Address or name to listen on
+    #[arg(long, env = "HOST", default_value = "127.0.0.1", global = true, hide_env_values = true)]
+    pub host: String,
+    /// Port to listen on; 0 takes any that is free
+    #[arg(long, env = "PORT", default_value_t = 5000, global = true, hide_env_values = true)]
+    pub port: u16,
+    /// How long an idle client connection is kept; longer than your load balancer's own (usually 60s)
+    #[arg(long, env = "KEEP_ALIVE", default_value = "75s", value_parser = duration, global = true, hide_env_values = true)]
+    pub keep_alive: Duration,
+    /// How long a stored answer can be replayed; later copies get 410
+    #[arg(
+        long,
+        env = "IDEMPOTENCY_RESPONSE_TTL",
+        default_value = "24h",
+        global = true,
+        hide_env_values = true
+    )]
+    pub idempotency_response_ttl: Ttl,
+    /// How long a key stays used up; after that it can pay again
+    #[arg(
+        long,
+        env = "IDEMPOTENCY_KEY_TTL",
+        default_value = "never",
+        global = true,
+        hide_env_values = true
+    )]
+    pub idempotency_key_ttl: Ttl,
+    /// With what status a stored 201 is replayed
+    #[arg(
+        long,
+        env = "IDEMPOTENCY_REPLAY_STATUS",
+        value_enum,
+        default_value = "ok",
+        global = true,
+        hide_env_values = true
+    )]
+    pub idempotency_replay_status: ReplayStatus,
+    /// How long a request waits for another server that is executing its key, before 409
+    #[arg(long, env = "IN_FLIGHT_WAIT", default_value = "2s", value_parser = duration, global = true, hide_env_values = true)]
+    pub in_flight_wait: Duration,
+    /// When a request is answered at the latest; time-outs towards PostgreSQL are parts of it
+    #[arg(long, env = "REQUEST_DEADLINE", default_value = "10s", value_parser = duration, global = true, hide_env_values = true)]
+    pub request_deadline: Duration,
+    /// Connections that commit payments
+    #[arg(long, env = "COMMITTERS", default_value = "1", global = true, hide_env_values = true)]
+    pub committers: NonZeroUsize,
+    /// Payments in one transaction at most; 1 is a transaction for each
+    #[arg(long, env = "MAX_BATCH", default_value = "512", global = true, hide_env_values = true)]
+    pub max_batch: NonZeroUsize,
+    /// Keys that may wait for a committer, before 503
+    #[arg(
+        long,
+        env = "QUEUE_LIMIT",
+        default_value = "4096",
+        global = true,
+        hide_env_values = true
+    )]
+    pub queue_limit: NonZeroUsize,
+    /// Connections that read
+    #[arg(long, env = "READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), global = true, hide_env_values = true)]
+    pub read_connections: u32,
+    /// How often what has expired is deleted; never leaves it to `payonce sweep`
+    #[arg(
+        long,
+        env = "SWEEP_INTERVAL",
+        default_value = "1m",
+        global = true,
+        hide_env_values = true
+    )]
+    pub sweep_interval: Ttl,
+    /// Whether serve migrates the database when it starts
+    #[arg(long, env = "AUTO_MIGRATE", default_value = "true", action = ArgAction::Set, global = true, hide_env_values = true)]
+    pub auto_migrate: bool,
+    /// Whether to work on a PostgreSQL with synchronous_commit off, which may lose answered payments
+    #[arg(long, env = "ALLOW_ASYNCHRONOUS_COMMIT", default_value = "false", action = ArgAction::Set, global = true, hide_env_values = true)]
+    pub allow_asynchronous_commit: bool,
+}
+
+/// Settings that contradict each other, or can't be read.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// There is no `DATABASE_URL`.
+    #[error(
+        "DATABASE_URL is not set, and payonce keeps everything in PostgreSQL. One of these gives it one:
+
+  docker compose up                  PostgreSQL and payonce, both in containers
+  scripts/with-postgres cargo run    a PostgreSQL of this repository's own, started and stopped for you
+  DATABASE_URL=postgres://user:password@host/database payonce
+                                     one that you have; the line may also stand in a file .env"
+    )]
+    NoDatabase,
+    /// It is no URL of a PostgreSQL database. What it says may be a secret.
+    #[error("DATABASE_URL can't be read: write it as postgres://user:password@host:5432/database")]
+    DatabaseUrl,
+    /// A relation between settings that doesn't hold.
+    #[error("{0}")]
+    Contradiction(String),
+    /// There is a `.env`, and it can't be read.
+    #[error("{path} can't be read: {reason}")]
+    DotEnv {
+        /// Where it is.
+        path: PathBuf,
+        /// Why; nothing of its content.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// Checks what clap can't: how settings stand to each other.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let never = Duration::MAX;
+        let key_ttl = ("IDEMPOTENCY_KEY_TTL", self.idempotency_key_ttl.0.unwrap_or(never));
+        let response_ttl =
+            ("IDEMPOTENCY_RESPONSE_TTL", self.idempotency_response_ttl.0.unwrap_or(never));
+        let deadline = ("REQUEST_DEADLINE", self.request_deadline);
+        let wait = ("IN_FLIGHT_WAIT", self.in_flight_wait);
+        let shown = |value: Duration| Ttl((value != never).then_some(value));
+        let demand = |holds: bool,
+                      (longer, a): (&str, Duration),
+                      relation: &str,
+                      (shorter, b): (&str, Duration)| {
+            let contradiction =
+                || format!("{longer} ({}) must be {relation} {shorter} ({})", shown(a), shown(b));
+            holds.then_some(()).ok_or_else(|| ConfigError::Contradiction(contradiction()))
+        };
+        demand(key_ttl.1 >= response_ttl.1, key_ttl, "at least", response_ttl)?;
+        demand(response_ttl.1 > deadline.1, response_ttl, "more than", deadline)?;
+        demand(deadline.1 > wait.1, deadline, "more than", wait)?;
+        demand(
+            deadline.1 >= SHORTEST_DEADLINE,
+            deadline,
+            "at least",
+            ("the shortest", SHORTEST_DEADLINE),
+        )?;
+        for ttl in [key_ttl, response_ttl].into_iter().filter(|ttl| ttl.1 != never) {
+            demand(ttl.1 <= LONGEST_TTL, ttl, "never, or at most", ("the longest", LONGEST_TTL))?;
+        }
+        Ok(())
+    }
+
+    /// What of this is for the committers.
+    #[must_use]
+    pub fn idempotency(&self) -> idempotency::Settings {
+        idempotency::Settings {
+            committers: self.committers.get(),
+            max_batch: self.max_batch.get(),
+            queue_limit: self.queue_limit.get(),
+            request_deadline: self.request_deadline,
+            in_flight_wait: self.in_flight_wait,
+            response_ttl: self.idempotency_response_ttl.0,
+            key_ttl: self.idempotency_key_ttl.0,
+            allow_asynchronous_commit: self.allow_asynchronous_commit,
+        }
+    }
+}
+
+/// Reads `.env` from here or a folder above, where there is one, into the environment. What the
+/// environment has already stays.
+///
+/// # Errors
+/// When there is one and it can't be read.
+pub fn read_dot_env() -> Result<(), ConfigError> {
+    let refuse = |reason: String| Err(ConfigError::DotEnv { path: PathBuf::from(".env"), reason });
+    match dotenvy::dotenv() {
+        Ok(_) => Ok(()),
+        Err(error) if error.not_found() => Ok(()),
+        // The line itself may hold a secret.
+        Err(dotenvy::Error::LineParse(line, place)) => {
+            let name = line.split('=').next().unwrap_or_default().trim();
+            refuse(format!("the line of {name:?} is not NAME=value, at character {place}"))
+        }
+        Err(error) => refuse(error.to_string()),
+    }
+}
+
+/// The database that `DATABASE_URL` names.
+///
+/// # Errors
+/// When it is not set, or no such URL.
+pub fn database() -> Result<PgConnectOptions, ConfigError> {
+    let url = std::env::var("DATABASE_URL").ok().filter(|url| !url.trim().is_empty());
+    let url = url.ok_or(ConfigError::NoDatabase)?;
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(ConfigError::DatabaseUrl);
+    }
+    url.parse().map_err(|_| ConfigError::DatabaseUrl)
+}
+
+/// A database's address as it may be shown: without its password.
+#[must_use]
+pub fn shown(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or_else(|| options.get_username());
+    format!("{}@{}:{}/{database}", options.get_username(), options.get_host(), options.get_port())
+}

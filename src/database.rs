@@ -1,0 +1,176 @@
+//! The database, apart from what commits: migrations, and a small pool to read with.
+
+use std::{collections::HashSet, sync::LazyLock, time::Duration};
+
+use log::{info, warn};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
+    migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use thiserror::Error;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    idempotency::loggable,
+    problem::{Kind, Problem},
+};
+
+/// The migrations of this binary. A database that has more, since a newer binary has been there, is
+/// fine: an upgrade replaces servers one by one.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!();
+    migrations.set_ignore_missing(true);
+    migrations
+});
+
+/// How long a migration waits for a lock: while it does, whoever needs the table waits behind it.
+const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long to try again, when another server is migrating or a table is in use.
+const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Why the database could not be migrated.
+#[derive(Debug, Error)]
+pub enum MigrationError {
+    /// No connection, or one that was lost.
+    #[error("{}", loggable(.0))]
+    Database(#[from] sqlx::Error),
+    /// A migration failed, or one that was applied has been changed since.
+    #[error("{}", describe(.0))]
+    Migration(#[from] MigrateError),
+}
+
+fn describe(error: &MigrateError) -> String {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => loggable(error),
+        other => other.to_string(),
+    }
+}
+
+/// Applies the migrations that are pending. Two servers may do so at once.
+///
+/// # Errors
+/// When the database can't be reached, or a migration fails.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrationError> {
+    let begun = Instant::now();
+    loop {
+        let mut conn = PgConnection::connect_with(options).await?;
+        let pending = pending(&mut conn).await?;
+        if pending == 0 {
+            info!("database is up to date");
+            return Ok(conn.close().await?);
+        }
+        let lock_timeout = format!("SET lock_timeout = {}", MIGRATION_LOCK_TIMEOUT.as_millis());
+        conn.execute(AssertSqlSafe(lock_timeout)).await?;
+        match MIGRATIONS.run(&mut conn).await {
+            Ok(()) => info!("database migrated: {pending} migrations applied"),
+            Err(error) if is_locked(&error) && begun.elapsed() < MIGRATION_PATIENCE => {
+                warn!("a migration waits for a lock, trying again");
+                sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // A connection to a server that has just waited for a lock may hold sqlx's own.
+        conn.close().await?;
+    }
+}
+
+fn is_locked(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| code == "55P03")
+}
+
+/// How many of this binary's migrations are not applied.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn pending(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let known: Option<String> = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations')::text")
+        .fetch_one(&mut *conn)
+        .await?;
+    let applied: HashSet<i64> = match known {
+        Some(_) => sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(conn)
+            .await?
+            .into_iter()
+            .collect(),
+        None => HashSet::new(),
+    };
+    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
+}
+
+/// Connections to read with.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    pool: PgPool,
+    limit: Duration,
+}
+
+impl Reads {
+    /// A pool of up to `connections`, opened as they are needed. A read takes no longer than `limit`.
+    #[must_use]
+    pub fn new(options: &PgConnectOptions, connections: u32, limit: Duration) -> Self {
+        let settings = format!(
+            "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce reads'",
+            limit.as_millis()
+        );
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(limit)
+            .after_connect(move |conn, _| {
+                let settings = settings.clone();
+                Box::pin(async move { conn.execute(AssertSqlSafe(settings)).await.map(drop) })
+            })
+            .connect_lazy_with(options.clone());
+        Self { pool, limit }
+    }
+
+    /// Runs a read on a connection of the pool.
+    ///
+    /// # Errors
+    /// `database-unavailable` when there is none, or no answer in time; `internal` when the statement
+    /// is at fault.
+    pub async fn run<T>(
+        &self,
+        read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Problem> {
+        let reading = async {
+            let mut conn = self.pool.acquire().await?;
+            read(&mut conn).await
+        };
+        match timeout(self.limit, reading).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(Problem::new(kind_of(&error)).caused_by(loggable(&error))),
+            Err(_elapsed) => {
+                Err(Problem::new(Kind::DatabaseUnavailable).caused_by("no answer in time"))
+            }
+        }
+    }
+
+    /// Closes the connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Whether it is the database that can't be had, or the statement that is wrong.
+fn kind_of(error: &sqlx::Error) -> Kind {
+    let sqlx::Error::Database(database) = error else {
+        return match error {
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnNotFound(_) => Kind::Internal,
+            _ => Kind::DatabaseUnavailable,
+        };
+    };
+    match database.code().as_deref().and_then(|code| code.get(..2)) {
+        Some("08" | "25" | "53" | "55" | "57") => Kind::DatabaseUnavailable,
+        _ => Kind::Internal,
+    }
+}

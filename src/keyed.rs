@@ -1,0 +1,173 @@
+//! What every keyed request goes through: media type and size, the key, the body, and then the key's
+//! place in the database. The URL table and the exchange around all requests come before.
+
+use std::future::{Ready, ready};
+
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse, ResponseError,
+    dev::Payload,
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+};
+use bytes::Bytes;
+use log::debug;
+use uuid::Uuid;
+
+use crate::{
+    exchange::Body,
+    idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
+    problem::{Kind, Problem},
+};
+
+/// The header that carries the key.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The header that tells a replay from the first answer.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The account of everybody, until accounts exist.
+pub const DEFAULT_ACCOUNT: Uuid = Uuid::nil();
+
+/// With what status a stored `201` is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ReplayStatus {
+    /// `200 OK`, since the request that is answered created nothing.
+    #[default]
+    Ok,
+    /// `201 Created`, as the first answer.
+    Original,
+}
+
+/// What answers keyed requests.
+#[derive(Clone)]
+pub struct Keyed {
+    /// Who executes them.
+    pub committer: Committer,
+    /// How replays show.
+    pub replay_status: ReplayStatus,
+}
+
+/// A request that has passed everything up to the validity of its body.
+#[derive(Debug)]
+pub struct KeyedRequest {
+    key: IdempotencyKey,
+    /// The key as it came, to be echoed.
+    field_value: HeaderValue,
+    body: Bytes,
+}
+
+impl FromRequest for KeyedRequest {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::read(req))
+    }
+}
+
+impl KeyedRequest {
+    fn read(req: &HttpRequest) -> Result<Self, Problem> {
+        check_media_type(req)?;
+        let body = Body::of(req)?;
+        let mut values = req.headers().get_all(IDEMPOTENCY_KEY);
+        let field_value = values.next().ok_or(Problem::new(Kind::KeyMissing))?.clone();
+        if values.next().is_some() {
+            return Err(Problem::new(Kind::KeyInvalid)
+                .with_detail("send one Idempotency-Key header, not several"));
+        }
+        let key = IdempotencyKey::parse(field_value.as_bytes())
+            .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_detail(invalid.to_string()))?;
+        Ok(Self { key, field_value, body })
+    }
+
+    /// Reads the command from the body, has it executed once, and answers. `location` is where the
+    /// thing can be found that an execution made.
+    pub async fn answer<C: Command>(
+        self,
+        keyed: &Keyed,
+        account_id: Uuid,
+        read: impl FnOnce(&[u8]) -> Result<C, Problem>,
+        location: impl FnOnce(Uuid) -> String,
+    ) -> HttpResponse {
+        let answered = match read(&self.body) {
+            Ok(command) => match keyed.committer.submit(account_id, self.key, command).await {
+                Ok(outcome) => keyed.respond(C::OPERATION, outcome, location),
+                Err(failure) => Err(failure.into()),
+            },
+            Err(problem) => Err(problem),
+        };
+        let mut response = answered.unwrap_or_else(|problem| problem.error_response());
+        response.headers_mut().insert(IDEMPOTENCY_KEY, self.field_value);
+        response
+    }
+}
+
+impl Keyed {
+    fn respond(
+        &self,
+        operation: &'static str,
+        outcome: Outcome,
+        location: impl FnOnce(Uuid) -> String,
+    ) -> Result<HttpResponse, Problem> {
+        match outcome {
+            Outcome::New { response, .. } => stored(&response, response.status(), false),
+            Outcome::Replay { execution_id, response } => {
+                debug!("Cached response: {operation} {execution_id}, status {}", response.status());
+                let created_nothing = response.status() == StatusCode::CREATED
+                    && self.replay_status == ReplayStatus::Ok;
+                let status =
+                    if created_nothing { StatusCode::OK.as_u16() } else { response.status() };
+                stored(&response, status, true)
+            }
+            Outcome::Reused { members } => Err(Problem::new(Kind::KeyReused).with_members(members)),
+            Outcome::Expired { execution_id } => Err(Problem::new(Kind::KeyExpired)
+                .with_header(header::LOCATION, location(execution_id))),
+            Outcome::InFlight => Err(Kind::KeyInFlight.into()),
+        }
+    }
+}
+
+/// A stored response as it goes out.
+fn stored(response: &Response, status: u16, replayed: bool) -> Result<HttpResponse, Problem> {
+    let status = StatusCode::from_u16(status)
+        .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
+    let mut answer = HttpResponse::build(status);
+    answer
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((IDEMPOTENT_REPLAYED, if replayed { "true" } else { "false" }));
+    for header in response.headers() {
+        answer.insert_header(header);
+    }
+    Ok(answer.body(response.body().clone()))
+}
+
+/// `application/json`, in UTF-8 where it says a charset, and as it is.
+fn check_media_type(req: &HttpRequest) -> Result<(), Problem> {
+    let refuse =
+        |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
+    if req.headers().contains_key(header::CONTENT_ENCODING) {
+        return refuse("send the body as it is, without Content-Encoding");
+    }
+    let content_type =
+        req.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if content_type.is_some_and(is_json) {
+        Ok(())
+    } else {
+        refuse("send Content-Type: application/json")
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    // By far the most frequent, and nothing to be parsed.
+    if content_type == "application/json" {
+        return true;
+    }
+    let Ok(parsed) = content_type.parse::<actix_web::mime::Mime>() else { return false };
+    let utf_8 = |(name, value): (actix_web::mime::Name<'_>, actix_web::mime::Name<'_>)| {
+        name == "charset" && value == "utf-8"
+    };
+    parsed.essence_str() == "application/json" && parsed.params().all(utf_8)
+}

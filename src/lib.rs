@@ -1,0 +1,29 @@
+//! payonce takes payments exactly once.
+//!
+//! A client sends `POST /payment` with an `Idempotency-Key`; however often the request arrives, by
+//! whatever path, through however many servers, during whatever crash, one payment is made and every
+//! copy of the request gets the same answer.
+//!
+//! # The map
+//!
+//! - [`idempotency`]: the layer that makes it so, for any command; a library inside this crate that
+//!   knows nothing of payments or of the server. Begin there.
+//! - [`payments`]: what is taken, and its endpoints.
+//! - [`routes`]: the URL table. [`exchange`] is around every request, [`keyed`] is what a keyed one
+//!   goes through, [`body`] reads its JSON, [`problem`] has every answer besides success.
+//! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
+//! - [`cli`] and [`config`]: the program.
+
+pub mod body;
+pub mod cli;
+pub mod config;
+pub mod database;
+pub mod exchange;
+pub mod health;
+pub mod idempotency;
+pub mod keyed;
+pub mod payments;
+pub mod problem;
+pub mod problem_pages;
+pub mod routes;
+pub mod server;

@@ -1,0 +1,7 @@
+//! The `payonce` program; what it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    payonce::cli::run()
+}

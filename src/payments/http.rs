@@ -1,0 +1,60 @@
+//! The endpoints of payments.
+
+use actix_web::{HttpResponse, http::header, web};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    money::Amount,
+    payment::{TakePayment, UserId, location},
+    store,
+};
+use crate::{
+    body::Members,
+    database::Reads,
+    keyed::{DEFAULT_ACCOUNT, Keyed, KeyedRequest},
+    problem::{Kind, Problem},
+};
+
+/// `POST /payment`: takes a payment, once.
+pub async fn take(request: KeyedRequest, keyed: web::Data<Keyed>) -> HttpResponse {
+    request.answer(&keyed, DEFAULT_ACCOUNT, read, location).await
+}
+
+/// Reads a payment from a body.
+///
+/// # Errors
+/// `malformed-json` or `invalid-payment`.
+pub fn read(body: &[u8]) -> Result<TakePayment, Problem> {
+    let mut members = Members::read(body, Kind::InvalidPayment)?;
+    let user_id = members.required(
+        "user_id",
+        "a string of 1 to 255 characters, not blank, without control characters",
+        |value| match value {
+            Value::String(text) => UserId::parse(text),
+            _ => None,
+        },
+    );
+    let amount = members.required(
+        "amount",
+        "a whole number of minor units, 1 to 9007199254740991, without fraction, exponent or quotes",
+        |value| value.as_u64().and_then(Amount::from_minor_units),
+    );
+    members.finish(user_id.zip(amount).map(|(user_id, amount)| TakePayment { user_id, amount }))
+}
+
+/// `GET /payment/{transaction_id}`: one payment.
+///
+/// # Errors
+/// `not-found`, also for an id that is not a UUID; `database-unavailable`.
+pub async fn show(
+    path: web::Path<String>,
+    reads: web::Data<Reads>,
+) -> Result<HttpResponse, Problem> {
+    let transaction_id = Uuid::parse_str(&path).map_err(|_| Kind::NotFound)?;
+    let payment = reads
+        .run(async |conn| store::find(conn, DEFAULT_ACCOUNT, transaction_id).await)
+        .await?
+        .ok_or(Kind::NotFound)?;
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(payment))
+}

@@ -1,0 +1,41 @@
+//! The statements of payments.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::payment::{Payment, TakePayment};
+use crate::idempotency::Execution;
+
+/// Inserts payments.
+pub(super) async fn insert(
+    conn: &mut PgConnection,
+    batch: &[Execution<'_, TakePayment>],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO payments (transaction_id, account_id, user_id, amount)
+         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])",
+    )
+    .bind(batch.iter().map(|execution| execution.execution_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.command.user_id.as_str()).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.command.amount.minor_units()).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// An account's payment of this id.
+pub(super) async fn find(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    transaction_id: Uuid,
+) -> Result<Option<Payment>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT transaction_id, status, user_id, amount, created_at
+         FROM payments WHERE transaction_id = $1 AND account_id = $2",
+    )
+    .bind(transaction_id)
+    .bind(account_id)
+    .fetch_optional(conn)
+    .await
+}

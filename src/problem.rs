@@ -1,0 +1,414 @@
+//! Every answer besides success: one table, rendered as RFC 9457 problem details.
+
+use std::{borrow::Cow, fmt};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{self, HeaderValue},
+    },
+};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::idempotency::Failure;
+
+/// What may be sent next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retry {
+    /// The very same request with the same key, after `Retry-After`.
+    SameRequest,
+    /// A corrected one; the key is still free.
+    CorrectedRequest,
+    /// Nothing: sending it again, in whatever form, changes nothing.
+    None,
+}
+
+/// What is the same whenever a problem occurs.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// What programs go by; also the end of the problem's `type`.
+    pub code: &'static str,
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What is wrong.
+    pub title: &'static str,
+    /// What may be sent next.
+    pub retry: Retry,
+    /// What to do, for people.
+    pub advice: &'static str,
+}
+
+/// The kinds of problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A keyed request without the header.
+    KeyMissing,
+    /// A header that is no key, or two of them.
+    KeyInvalid,
+    /// A body that is not JSON.
+    MalformedJson,
+    /// JSON that is not a payment.
+    InvalidPayment,
+    /// No such route, or no such thing.
+    NotFound,
+    /// A route that has other methods.
+    MethodNotAllowed,
+    /// A body that didn't come to its end.
+    RequestTimeout,
+    /// Another server is executing the key's request.
+    KeyInFlight,
+    /// The key's answer is kept no longer.
+    KeyExpired,
+    /// A body over the limit.
+    BodyTooLarge,
+    /// A body of another type, charset or encoding.
+    UnsupportedMediaType,
+    /// The key was used by another request.
+    KeyReused,
+    /// A defect.
+    Internal,
+    /// More than can be done.
+    Overloaded,
+    /// No database, and nothing begun.
+    DatabaseUnavailable,
+    /// No database, and something begun.
+    OutcomeUnknown,
+}
+
+impl Kind {
+    /// Every kind, in the order of their statuses.
+    pub const ALL: [Self; 16] = [
+        Self::KeyMissing,
+        Self::KeyInvalid,
+        Self::MalformedJson,
+        Self::InvalidPayment,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::KeyInFlight,
+        Self::KeyExpired,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::KeyReused,
+        Self::Internal,
+        Self::Overloaded,
+        Self::DatabaseUnavailable,
+        Self::OutcomeUnknown,
+    ];
+
+    /// The table.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table, an entry for each kind")]
+    pub fn entry(self) -> Entry {
+        use Retry::{CorrectedRequest, SameRequest};
+        let entry =
+            |status, code, retry, title, advice| Entry { code, status, title, retry, advice };
+        match self {
+            Self::KeyMissing => entry(
+                StatusCode::BAD_REQUEST,
+                "idempotency-key-missing",
+                CorrectedRequest,
+                "Idempotency-Key header is required",
+                "Make a random key (a UUID, say) for each payment that you intend, keep it with the payment, and \
+                 send it in the Idempotency-Key header: the same key again whenever you send the same request again.",
+            ),
+            Self::KeyInvalid => entry(
+                StatusCode::BAD_REQUEST,
+                "idempotency-key-invalid",
+                CorrectedRequest,
+                "Idempotency-Key header is not a valid key",
+                "Send one Idempotency-Key header with 1 to 255 printable ASCII characters: in double quotes, or bare \
+                 without space, comma, semicolon and double quote.",
+            ),
+            Self::MalformedJson => entry(
+                StatusCode::BAD_REQUEST,
+                "malformed-json",
+                CorrectedRequest,
+                "The body is not valid JSON",
+                "Correct the body. The key is still free: send the corrected request with the same one.",
+            ),
+            Self::InvalidPayment => entry(
+                StatusCode::BAD_REQUEST,
+                "invalid-payment",
+                CorrectedRequest,
+                "The body is not a valid payment",
+                "Correct the members that `errors` names. The key is still free: send the corrected request with the \
+                 same one.",
+            ),
+            Self::NotFound => entry(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                Retry::None,
+                "There is nothing here",
+                "Check the path, and the id in it.",
+            ),
+            Self::MethodNotAllowed => entry(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                Retry::None,
+                "This path doesn't take that method",
+                "The Allow header names the methods that it takes.",
+            ),
+            Self::RequestTimeout => entry(
+                StatusCode::REQUEST_TIMEOUT,
+                "request-timeout",
+                SameRequest,
+                "The body did not arrive in time",
+                "Nothing was executed. Send the same request again, with the same key.",
+            ),
+            Self::KeyInFlight => entry(
+                StatusCode::CONFLICT,
+                "idempotency-key-in-flight",
+                SameRequest,
+                "A request with this key is being executed",
+                "Send the same request again, with the same key, after Retry-After: it will be answered with what \
+                 the first one made.",
+            ),
+            Self::KeyExpired => entry(
+                StatusCode::GONE,
+                "idempotency-key-expired",
+                Retry::None,
+                "The answer to this key is not kept any longer",
+                "The request was executed, once, and is not executed again. Location names what it made.",
+            ),
+            Self::BodyTooLarge => entry(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                CorrectedRequest,
+                "The body is too large",
+                "Send at most 16 KiB. The key is still free.",
+            ),
+            Self::UnsupportedMediaType => entry(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                CorrectedRequest,
+                "The body is of a type that is not read here",
+                "Send JSON in UTF-8 with Content-Type: application/json and no Content-Encoding. The key is still free.",
+            ),
+            Self::KeyReused => entry(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                Retry::None,
+                "This key was used by another request",
+                "A key stands for one request, for ever. To repeat that request, send it as it was: `members` names \
+                 what differs. To make another, take another key; and find out why this one was used twice.",
+            ),
+            Self::Internal => entry(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                SameRequest,
+                "Something is wrong with the server",
+                "Nothing was executed. Sending the same request with the same key again is safe. If it persists, \
+                 report the instance: it stands in the server's log, with the cause.",
+            ),
+            Self::Overloaded => entry(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                SameRequest,
+                "The server has more work than it can do",
+                "Nothing was executed. Send the same request again, with the same key, after Retry-After.",
+            ),
+            Self::DatabaseUnavailable => entry(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "database-unavailable",
+                SameRequest,
+                "The database can't be reached",
+                "Nothing was executed. Send the same request again, with the same key, after Retry-After.",
+            ),
+            Self::OutcomeUnknown => entry(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "outcome-unknown",
+                SameRequest,
+                "It is not known yet whether the request was executed",
+                "Send the same request again, with the same key, after Retry-After: it is executed if it was not, and \
+                 answered with what it made if it was.",
+            ),
+        }
+    }
+
+    /// The kind with this code.
+    #[must_use]
+    pub fn of_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.entry().code == code)
+    }
+}
+
+/// One thing that is wrong with a body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberError {
+    /// Which member (a JSON Pointer, RFC 6901); empty for the body as a whole.
+    pub pointer: String,
+    /// What was expected.
+    pub detail: String,
+}
+
+/// A problem that occurred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    kind: Kind,
+    detail: Option<Cow<'static, str>>,
+    errors: Vec<MemberError>,
+    members: Vec<&'static str>,
+    header: Option<(header::HeaderName, String)>,
+    cause: Option<String>,
+}
+
+/// What a problem's answer says of it to the log: not sent to anybody.
+#[derive(Debug, Clone)]
+pub struct Reported {
+    /// The problem's code.
+    pub code: &'static str,
+    /// The UUID in its `instance`.
+    pub instance: Uuid,
+    /// What caused it, where that is not for the client.
+    pub cause: Option<String>,
+}
+
+impl Problem {
+    /// A problem of which there is no more to say than its kind does.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            detail: None,
+            errors: Vec::new(),
+            members: Vec::new(),
+            header: None,
+            cause: None,
+        }
+    }
+
+    /// Says what exactly is wrong, and what to do.
+    #[must_use]
+    pub fn with_detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// Names what is wrong with the body.
+    #[must_use]
+    pub fn with_errors(self, errors: Vec<MemberError>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// Names the members that differ.
+    #[must_use]
+    pub fn with_members(self, members: Vec<&'static str>) -> Self {
+        Self { members, ..self }
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn with_header(self, name: header::HeaderName, value: impl Into<String>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
+    }
+
+    /// Says for the log what caused it.
+    #[must_use]
+    pub fn caused_by(self, cause: impl fmt::Display) -> Self {
+        Self { cause: Some(cause.to_string()), ..self }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl From<Kind> for Problem {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Overloaded => Self::new(Kind::Overloaded),
+            Failure::DatabaseUnavailable => Self::new(Kind::DatabaseUnavailable),
+            Failure::OutcomeUnknown => Self::new(Kind::OutcomeUnknown),
+            Failure::Internal(cause) => Self::new(Kind::Internal).caused_by(cause),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.entry().title)
+    }
+}
+
+/// The body, with its members in the order of RFC 9457 and then our own.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    #[serde(serialize_with = "status_number")]
+    status: StatusCode,
+    detail: &'a str,
+    instance: uuid::fmt::Urn,
+    code: &'a str,
+    error: &'a str,
+    retry: Retry,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [MemberError],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    members: &'a [&'static str],
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn status_number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.entry().status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let Entry { code, status, title, retry, advice } = self.kind.entry();
+        let instance = Uuid::new_v4();
+        let mut response = HttpResponse::build(status);
+        response
+            .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+            .insert_header((header::CACHE_CONTROL, "no-store"));
+        if retry == Retry::SameRequest {
+            response.insert_header((
+                header::RETRY_AFTER,
+                HeaderValue::from(seconds_to_wait(self.kind)),
+            ));
+        }
+        if let Some((name, value)) = &self.header
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            response.insert_header((name.clone(), value));
+        }
+        let mut response = response.json(Body {
+            r#type: format!("/problems/{code}"),
+            title,
+            status,
+            detail: self.detail.as_deref().unwrap_or(advice),
+            instance: instance.urn(),
+            code,
+            error: title,
+            retry,
+            errors: &self.errors,
+            members: &self.members,
+        });
+        response.extensions_mut().insert(Reported { code, instance, cause: self.cause.clone() });
+        response
+    }
+}
+
+/// After how many seconds to come back: at once where only another server's transaction is waited
+/// for, else spread, so that a storm doesn't come back as one.
+fn seconds_to_wait(kind: Kind) -> u16 {
+    match kind {
+        Kind::KeyInFlight | Kind::RequestTimeout => 1,
+        _ => fastrand::u16(1..=10),
+    }
+}

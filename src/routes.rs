@@ -1,0 +1,50 @@
+//! The URL table.
+
+use std::future::{Ready, ready};
+
+use actix_web::{
+    FromRequest, Handler, HttpResponse, Resource, Responder, guard,
+    http::header,
+    web::{self, ServiceConfig},
+};
+
+use crate::{
+    health, payments,
+    problem::{Kind, Problem},
+    problem_pages,
+};
+
+/// Every route there is.
+pub fn configure(routes: &mut ServiceConfig) {
+    routes
+        .service(resource("/payment", "POST").route(web::post().to(payments::http::take)))
+        .service(
+            resource("/payment/{transaction_id}", "GET, HEAD").route(get(payments::http::show)),
+        )
+        .service(resource("/problems/{code}", "GET, HEAD").route(get(problem_pages::show)))
+        .service(resource("/health/live", "GET, HEAD").route(get(health::live)))
+        .service(resource("/health/ready", "GET, HEAD").route(get(health::ready)))
+        .default_service(web::to(not_found));
+}
+
+/// A path, with what to say to the methods that it doesn't take.
+fn resource(path: &'static str, allow: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move || {
+        let problem = Problem::new(Kind::MethodNotAllowed).with_header(header::ALLOW, allow);
+        ready(Err::<HttpResponse, _>(problem))
+    }))
+}
+
+/// GET, and HEAD with it.
+fn get<F, Args>(handler: F) -> actix_web::Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(handler)
+}
+
+fn not_found() -> Ready<Result<HttpResponse, Problem>> {
+    ready(Err(Kind::NotFound.into()))
+}

@@ -1,0 +1,228 @@
+//! Puts the server together, and takes it apart in the right order.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
+use log::{debug, info, warn};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use thiserror::Error;
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::{self, Settings, Ttl},
+    database::{self, MigrationError, Reads},
+    exchange::exchange,
+    health::Stopping,
+    idempotency::{Committer, Sweeper, UnfitServer, loggable},
+    keyed::Keyed,
+    routes,
+};
+
+/// Connections that wait to be accepted: room for a storm of retries.
+const BACKLOG: u32 = 4096;
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What stopping may take beyond the deadline of the last request.
+const STOPPING_MARGIN: Duration = Duration::from_secs(2);
+
+/// The pause between two pages of a sweep in the background.
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a server doesn't start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The database can't be migrated.
+    #[error("can't migrate the database: {0}")]
+    Migration(#[from] MigrationError),
+    /// The database lacks migrations, and `AUTO_MIGRATE` is off.
+    #[error("the database lacks {0} migrations: run payonce migrate, or set AUTO_MIGRATE=true")]
+    Unmigrated(usize),
+    /// PostgreSQL can't be reached, or isn't fit.
+    #[error(transparent)]
+    Database(#[from] UnfitServer),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// What was tried.
+        address: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+/// A server that runs.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    http: ServerHandle,
+    http_ended: JoinHandle<io::Result<()>>,
+    committer: Committer,
+    reads: Reads,
+    sweeper: Option<JoinHandle<()>>,
+    stopping: Stopping,
+    deadline: Duration,
+}
+
+impl Server {
+    /// Starts a server on an actix runtime.
+    ///
+    /// # Errors
+    /// When the database or the address can't be used.
+    pub async fn start(
+        settings: &Settings,
+        options: &PgConnectOptions,
+    ) -> Result<Self, StartError> {
+        prepare(settings, options).await?;
+        let committer = Committer::start(options, &settings.idempotency()).await?;
+        let reads = Reads::new(options, settings.read_connections, settings.request_deadline / 2);
+        let stopping = Stopping::default();
+
+        let keyed = web::Data::new(Keyed {
+            committer: committer.clone(),
+            replay_status: settings.idempotency_replay_status,
+        });
+        let (reads_data, stopping_data) =
+            (web::Data::new(reads.clone()), web::Data::new(stopping.clone()));
+        let deadline = settings.request_deadline;
+        let address = format!("{}:{}", bracketed(&settings.host), settings.port);
+        let http = HttpServer::new(move || {
+            App::new()
+                .app_data(keyed.clone())
+                .app_data(reads_data.clone())
+                .app_data(stopping_data.clone())
+                .wrap(from_fn(exchange))
+                .configure(routes::configure)
+        })
+        .backlog(BACKLOG)
+        .keep_alive(settings.keep_alive)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .shutdown_timeout((deadline + STOPPING_MARGIN).as_secs())
+        .disable_signals()
+        .bind(&address)
+        .map_err(|source| StartError::Listen { address, source })?;
+        let addresses = http.addrs();
+        let http = http.run();
+        Ok(Self {
+            addresses,
+            http: http.handle(),
+            http_ended: rt::spawn(http),
+            committer,
+            reads,
+            sweeper: settings
+                .sweep_interval
+                .0
+                .map(|pause| rt::spawn(sweep(settings.clone(), options.clone(), pause))),
+            stopping,
+            deadline,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops: accepts nothing more, lets what was accepted be committed and answered, closes. Takes no
+    /// longer than the deadline of a request and a little.
+    pub async fn stop(self) {
+        self.stopping.begin();
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.abort();
+        }
+        self.http.stop(true).await;
+        if let Ok(Err(error)) = self.http_ended.await {
+            warn!("the HTTP server ended with an error: {error}");
+        }
+        self.committer.close(self.deadline).await;
+        let _ = timeout(STOPPING_MARGIN, self.reads.close()).await;
+    }
+}
+
+/// Migrates the database, or makes sure that it is.
+async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), StartError> {
+    if settings.auto_migrate {
+        return Ok(database::migrate(options).await?);
+    }
+    let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error));
+    let mut conn = PgConnection::connect_with(options).await.map_err(unreachable)?;
+    match database::pending(&mut conn).await.map_err(unreachable)? {
+        0 => Ok(()),
+        pending => Err(StartError::Unmigrated(pending)),
+    }
+}
+
+/// An IPv6 address as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// Deletes what has expired, for ever, with a pause after each pass.
+async fn sweep(settings: Settings, options: PgConnectOptions, interval: Duration) {
+    let mut sweeper =
+        Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
+    loop {
+        sleep(interval).await;
+        match sweep_pass(&mut sweeper, &options, SWEEP_PAUSE).await {
+            Ok((0, 0)) => debug!("sweep: nothing has expired"),
+            Ok((responses, keys)) => {
+                info!("sweep: {responses} expired responses and {keys} expired keys deleted");
+            }
+            Err(error) => warn!("sweep: {}", loggable(&error)),
+        }
+    }
+}
+
+/// One pass of a sweeper: how many responses and keys it deleted.
+///
+/// # Errors
+/// When the database fails; what was deleted until then is.
+pub async fn sweep_pass(
+    sweeper: &mut Sweeper,
+    options: &PgConnectOptions,
+    pause: Duration,
+) -> Result<(u64, u64), sqlx::Error> {
+    let mut conn = PgConnection::connect_with(options).await?;
+    let (mut responses, mut keys) = (0, 0);
+    loop {
+        let swept = sweeper.step(&mut conn).await?;
+        responses += swept.responses;
+        keys += swept.keys;
+        if swept.done {
+            conn.close().await?;
+            return Ok((responses, keys));
+        }
+        sleep(pause).await;
+    }
+}
+
+/// Says what this server is, as it starts: nothing secret.
+pub fn announce(settings: &Settings, options: &PgConnectOptions, addresses: &[SocketAddr]) {
+    let listening: Vec<String> =
+        addresses.iter().map(|address| format!("http://{address}")).collect();
+    info!("payonce {} listens on {}", env!("CARGO_PKG_VERSION"), listening.join(", "));
+    info!("database {}", config::shown(options));
+    info!(
+        "keys stay used up: {}; answers are kept for {}; deadline {}, wait for other servers {}",
+        match settings.idempotency_key_ttl {
+            Ttl(None) => "for ever".to_owned(),
+            ttl => format!("for {ttl}"),
+        },
+        settings.idempotency_response_ttl,
+        Ttl(Some(settings.request_deadline)),
+        Ttl(Some(settings.in_flight_wait)),
+    );
+    info!(
+        "{} committers, batches of up to {}, queue of {}, {} connections to read",
+        settings.committers, settings.max_batch, settings.queue_limit, settings.read_connections
+    );
+    if settings.allow_asynchronous_commit {
+        warn!(
+            "ALLOW_ASYNCHRONOUS_COMMIT is on: a crash of PostgreSQL may lose payments that were answered"
+        );
+    }
+}
