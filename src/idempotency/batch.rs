@@ -71,7 +71,7 @@ async fn verdicts(
     let (new, old): (Vec<&Running>, Vec<&Running>) =
         batch.iter().partition(|running| claimed.contains(&running.leader.execution_id));
 
-    let mut verdicts = find_used(conn, &old).await?;
+    let mut verdicts = find_used(conn, &old, retention.key_ttl).await?;
     if !new.is_empty() {
         let executed = execute(conn, &new).await?;
         remember(conn, &executed, retention.response_ttl).await?;
@@ -115,12 +115,13 @@ async fn claim(
 async fn find_used(
     conn: &mut PgConnection,
     old: &[&Running],
+    key_ttl: Option<f64>,
 ) -> Result<HashMap<Uuid, Verdict>, sqlx::Error> {
     if old.is_empty() {
         return Ok(HashMap::new());
     }
     let scopes: Vec<_> = old.iter().map(|running| &running.leader.scope).collect();
-    let used = store::used(conn, &scopes).await?.into_iter();
+    let used = store::used(conn, &scopes, key_ttl).await?.into_iter();
     Ok(used
         .filter_map(|UsedKey { place, execution_id, fingerprint, response }| {
             let asks = old.get(place)?.leader.execution_id;

@@ -148,9 +148,11 @@ mod tests {
 
     #[test]
     fn the_stored_bytes_never_change() {
-        let hex: String =
-            paid("user_1", "100").as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "018cdb4ce465d76012ff40bf75f3433b2a193d7a02ed1f5468");
+        let operation = 0x8cdb_4ce4_65d7_6012_u64.to_be_bytes();
+        let user_id = 0xff40_bf75_f343_3b2a_u64.to_be_bytes();
+        let amount = 0x193d_7a02_ed1f_5468_u64.to_be_bytes();
+        let expected = [&[VERSION][..], &operation, &user_id, &amount].concat();
+        assert_eq!(paid("user_1", "100").as_bytes(), expected);
     }
 
     #[test]

@@ -112,4 +112,4 @@ pub use error::{Failure, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use key::{IdempotencyKey, InvalidKey};
 pub use response::{MalformedHeader, Response};
-pub use sweeper::{Swept, Sweeper};
+pub use sweeper::{Sweeper, Swept};

@@ -263,8 +263,11 @@ impl Queue {
             } else {
                 return Some(running);
             };
-            let next = self.next_leader(&leader.scope);
-            std::mem::replace(&mut running.leader, next?).answer(reply);
+            let Some(next) = self.next_leader(&leader.scope) else {
+                running.leader.answer(reply);
+                return None;
+            };
+            std::mem::replace(&mut running.leader, next).answer(reply);
         }
     }
 

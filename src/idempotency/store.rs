@@ -99,11 +99,13 @@ pub(super) async fn claim(
     .await
 }
 
-/// What became of keys that are used up. A key that nobody has used, or that somebody is using
-/// right now, is not in the answer.
+/// What became of keys that are used up. A key that nobody has used, or that somebody is using right
+/// now, is not in the answer; nor is one older than `key_ttl` (seconds), which another server is about
+/// to use anew.
 pub(super) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
+    key_ttl: Option<f64>,
 ) -> Result<Vec<UsedKey>, sqlx::Error> {
     let (accounts, keys) = columns(scopes);
     let rows = sqlx::query(
@@ -113,10 +115,12 @@ pub(super) async fn used(
            ON k.account_id = wanted.account_id AND k.key = wanted.key COLLATE \"C\"
          LEFT JOIN idempotency_responses AS r
            ON r.execution_id = k.execution_id
-          AND (r.replayable_until IS NULL OR r.replayable_until > now())",
+          AND (r.replayable_until IS NULL OR r.replayable_until > now())
+         WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)",
     )
     .bind(accounts)
     .bind(keys)
+    .bind(key_ttl)
     .fetch_all(conn)
     .await?;
     rows.iter().map(used_key).collect()
