@@ -1,0 +1,243 @@
+//! Bodies: what is a payment, and what is said of what isn't.
+
+use reqwest::Method;
+
+use crate::support::{PAYMENT, TestServer};
+
+fn with_amount(amount: &str) -> String {
+    format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)
+}
+
+fn with_user(user: &str) -> String {
+    format!(r#"{{"user_id": {user}, "amount": 100}}"#)
+}
+
+async fn assert_invalid(server: &TestServer, body: &str, pointers: &[&str]) {
+    let answer = server.pay("k", body).await;
+    answer.assert_problem(400, "invalid-payment");
+    assert_eq!(answer.pointers(), pointers, "{body}");
+}
+
+#[tokio::test]
+async fn an_amount_is_a_whole_number_of_minor_units() {
+    let server = TestServer::start().await;
+    for amount in [
+        "0",
+        "-1",
+        "-0",
+        "1.5",
+        "100.0",
+        "1e2",
+        "1E2",
+        "\"100\"",
+        "null",
+        "true",
+        "[]",
+        "{}",
+        "9007199254740992",
+        "9223372036854775807",
+        "9223372036854775808",
+        "18446744073709551616",
+        "1e300",
+    ] {
+        assert_invalid(&server, &with_amount(amount), &["/amount"]).await;
+    }
+    for (key, amount) in [("least", "1"), ("most", "9007199254740991")] {
+        let answer = server.pay(key, &with_amount(amount)).await;
+        assert_eq!((answer.status, answer.member("amount").as_str()), (201, amount));
+    }
+}
+
+#[tokio::test]
+async fn a_user_id_is_1_to_255_characters_and_not_blank() {
+    let server = TestServer::start().await;
+    let too_long = format!("\"{}\"", "é".repeat(256));
+    for user in [
+        "\"\"",
+        "\" \"",
+        "\"\\u00a0\"",
+        "\"a\\u0000b\"",
+        "\"a\\nb\"",
+        "\"\\u0085\"",
+        "1",
+        "null",
+        "[]",
+        &too_long,
+    ] {
+        assert_invalid(&server, &with_user(user), &["/user_id"]).await;
+    }
+    let longest = "é".repeat(255);
+    let answer = server.pay("longest", &with_user(&format!("\"{longest}\""))).await;
+    assert_eq!((answer.status, answer.member("user_id")), (201, longest));
+}
+
+#[tokio::test]
+async fn every_member_that_is_wrong_is_named_at_once() {
+    let server = TestServer::start().await;
+    assert_invalid(&server, "{}", &["/user_id", "/amount"]).await;
+    assert_invalid(
+        &server,
+        r#"{"user_id": 1, "amount": 0, "a/~b": 1}"#,
+        &["/user_id", "/amount", "/a~1~0b"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn unknown_and_repeated_members_are_refused() {
+    let server = TestServer::start().await;
+    assert_invalid(&server, r#"{"user_id": "u", "amount": 1, "amout": 2}"#, &["/amout"]).await;
+    assert_invalid(&server, r#"{"user_id": "u", "amount": 1, "amount": 1}"#, &["/amount"]).await;
+    assert_invalid(&server, r#"{"user_id": "u", "user_id": "u", "amount": 1}"#, &["/user_id"])
+        .await;
+    assert_invalid(&server, r#"{"user_id": "u", "amount": 1, "\u0061mount": 2}"#, &["/amount"])
+        .await;
+}
+
+#[tokio::test]
+async fn json_that_is_no_object_is_no_payment() {
+    let server = TestServer::start().await;
+    for body in [r#"["user_1", 100]"#, "[]", "\"text\"", "1", "-1", "1.5", "null", "true"] {
+        assert_invalid(&server, body, &[""]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_refused() {
+    let server = TestServer::start().await;
+    let deep = format!(r#"{{"user_id": {}"#, "[".repeat(10_000));
+    let unbalanced =
+        format!(r#"{{"user_id": {}{}, "amount": 1}}"#, "[".repeat(5000), "]".repeat(5000));
+    for body in [
+        "",
+        " ",
+        "{",
+        "{}}",
+        "{\"user_id\": \"u\", \"amount\": 1,}",
+        "user_id=u&amount=1",
+        "{'user_id': 'u'}",
+        "\u{feff}{\"user_id\": \"u\", \"amount\": 1}",
+        r#"{"user_id": "\ud800", "amount": 1}"#,
+        r#"{"user_id": "u", "amount": 01}"#,
+        r#"{"user_id": "u", "amount": NaN}"#,
+        "[1",
+        &deep,
+        &unbalanced,
+    ] {
+        let answer = server.pay("k", body).await;
+        answer.assert_problem(400, "malformed-json");
+        assert_eq!(answer.pointers(), [""]);
+    }
+    let mut wire = server.wire().await;
+    let body = b"{\"user_id\": \"\xff\", \"amount\": 1}";
+    let head = "POST /payment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n";
+    wire.send([format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat())
+        .await;
+    let (_, body) = wire.answer().await.unwrap();
+    assert!(body.contains("malformed-json"), "{body}");
+}
+
+#[tokio::test]
+async fn a_body_has_up_to_16_kib() {
+    let server = TestServer::start().await;
+    let padded = |size: usize| format!("{PAYMENT}{}", " ".repeat(size - PAYMENT.len()));
+    assert_eq!(server.pay("k", &padded(16 * 1024)).await.status, 201);
+    server.pay("other", &padded(16 * 1024 + 1)).await.assert_problem(413, "body-too-large");
+    server.pay("other", &padded(1024 * 1024)).await.assert_problem(413, "body-too-large");
+    assert_eq!(server.database.payments().await, 1);
+}
+
+#[tokio::test]
+async fn a_body_may_come_in_chunks() {
+    let server = TestServer::start().await;
+    let mut wire = server.wire().await;
+    wire.send("POST /payment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
+    wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
+    for part in PAYMENT.as_bytes().chunks(5) {
+        wire.send([format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    wire.send("0\r\n\r\n").await;
+    assert_eq!(wire.status().await, 201);
+    assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_chunked_body_has_up_to_16_kib_too() {
+    let server = TestServer::start().await;
+    let mut wire = server.wire().await;
+    wire.send("POST /payment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
+    wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
+    for _ in 0..5 {
+        wire.send(format!("1000\r\n{}\r\n", " ".repeat(0x1000))).await;
+    }
+    assert_eq!(wire.status().await, 413);
+}
+
+#[tokio::test]
+async fn only_json_in_utf_8_is_read() {
+    let server = TestServer::start().await;
+    let send = async |headers: &[(&str, &str)]| {
+        let headers = [headers, &[("idempotency-key", "k")]].concat();
+        server.request(Method::POST, "/payment", &headers, PAYMENT).await
+    };
+    for content_type in [
+        "text/plain",
+        "application/xml",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=latin1",
+        "application/json; charset=utf-8; charset=utf-16",
+        "application/problem+json",
+        "json",
+        "",
+    ] {
+        send(&[("content-type", content_type)]).await.assert_problem(415, "unsupported-media-type");
+    }
+    send(&[]).await.assert_problem(415, "unsupported-media-type");
+    for encoding in ["gzip", "identity"] {
+        let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
+        send(&headers).await.assert_problem(415, "unsupported-media-type");
+    }
+    for content_type in [
+        "application/json",
+        "application/json;charset=UTF-8",
+        "Application/JSON; charset=\"utf-8\"",
+    ] {
+        assert!(
+            [200, 201].contains(&send(&[("content-type", content_type)]).await.status),
+            "{content_type}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_judged_in_the_order_of_the_contract() {
+    let server = TestServer::start().await;
+    let large = " ".repeat(20_000);
+    let send = async |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {
+        server.request(method, path, headers, body).await
+    };
+    let json = ("content-type", "application/json");
+    let bad_key = ("idempotency-key", "a b");
+    send(Method::POST, "/nowhere", &[bad_key], &large).await.assert_problem(404, "not-found");
+    send(Method::PUT, "/payment", &[bad_key], &large)
+        .await
+        .assert_problem(405, "method-not-allowed");
+    send(Method::POST, "/payment", &[bad_key], &large)
+        .await
+        .assert_problem(415, "unsupported-media-type");
+    send(Method::POST, "/payment", &[json, bad_key], &large)
+        .await
+        .assert_problem(413, "body-too-large");
+    send(Method::POST, "/payment", &[json, bad_key], "{")
+        .await
+        .assert_problem(400, "idempotency-key-invalid");
+    send(Method::POST, "/payment", &[json], "{")
+        .await
+        .assert_problem(400, "idempotency-key-missing");
+    let used = ("idempotency-key", "used");
+    assert_eq!(send(Method::POST, "/payment", &[json, used], PAYMENT).await.status, 201);
+    send(Method::POST, "/payment", &[json, used], "{}")
+        .await
+        .assert_problem(400, "invalid-payment");
+}

@@ -1,0 +1,173 @@
+//! Answers that are kept no longer, keys that are free again, and the sweeper. Time is made to pass
+//! by SQL.
+
+use std::time::Duration;
+
+use payonce::{idempotency::Sweeper, server::sweep_pass};
+
+use crate::support::{PAYMENT, TestServer};
+
+const AGE_RESPONSES: &str =
+    "UPDATE idempotency_responses SET replayable_until = now() - interval '1 second'";
+const AGE_KEYS: &str = "UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'";
+
+/// With keys that expire as late as their answers.
+const FORGETFUL: [&str; 2] = ["--idempotency-key-ttl", "24h"];
+
+#[tokio::test]
+async fn an_expired_answer_is_gone_and_nothing_executes_again() {
+    let server = TestServer::start().await;
+    let first = server.pay("k", PAYMENT).await;
+    server.database.execute(AGE_RESPONSES).await;
+    for _ in 0..2 {
+        let answer = server.pay("k", PAYMENT).await;
+        answer.assert_problem(410, "idempotency-key-expired");
+        assert_eq!(answer.header("location"), first.header("location"));
+        assert_eq!(answer.header("idempotency-key"), "k");
+        // The same once the sweeper has been there.
+        server.database.execute("DELETE FROM idempotency_responses").await;
+    }
+    let other = server.pay("k", r#"{"user_id": "user_1", "amount": 101}"#).await;
+    other.assert_problem(422, "idempotency-key-reused");
+    assert_eq!(server.database.payments().await, 1);
+    assert_eq!(server.get(first.header("location")).await.status, 200);
+}
+
+#[tokio::test]
+async fn how_long_an_answer_is_kept_is_fixed_when_it_is_stored() {
+    let seconds = "SELECT extract(epoch FROM replayable_until - created_at)::bigint FROM idempotency_responses";
+    let mut server = TestServer::start_with(&["--idempotency-response-ttl", "2h"]).await;
+    server.pay("k", PAYMENT).await;
+    assert_eq!(server.database.number(seconds).await, 7200);
+    server.stop();
+    let server = server.another().await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+    assert_eq!(server.database.number(seconds).await, 7200);
+}
+
+#[tokio::test]
+async fn an_answer_can_be_kept_for_ever() {
+    let server = TestServer::start_with(&["--idempotency-response-ttl", "never"]).await;
+    server.pay("k", PAYMENT).await;
+    let kept = "SELECT count(*) FROM idempotency_responses WHERE replayable_until IS NULL";
+    assert_eq!(server.database.number(kept).await, 1);
+    assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+}
+
+#[tokio::test]
+async fn keys_stay_used_up_for_ever_by_default() {
+    let server = TestServer::start().await;
+    server.pay("k", PAYMENT).await;
+    server.database.execute("UPDATE idempotency_keys SET created_at = '2001-01-01'").await;
+    server.database.execute(AGE_RESPONSES).await;
+    server.pay("k", PAYMENT).await.assert_problem(410, "idempotency-key-expired");
+}
+
+#[tokio::test]
+async fn a_key_older_than_its_ttl_is_new_again() {
+    let server = TestServer::start_with(&FORGETFUL).await;
+    let first = server.pay("k", PAYMENT).await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+    server.database.execute(AGE_KEYS).await;
+    let again = server.pay("k", PAYMENT).await;
+    assert_eq!(again.status, 201);
+    assert_ne!(again.member("transaction_id"), first.member("transaction_id"));
+    assert_eq!(server.pay("k", PAYMENT).await.body, again.body);
+    assert_eq!(server.database.payments().await, 2);
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_responses").await, 1);
+}
+
+#[tokio::test]
+async fn an_old_key_executes_once_when_two_servers_find_it_too_old() {
+    let server = TestServer::start_with(&FORGETFUL).await;
+    let other = TestServer::start_on(&server.database, &FORGETFUL).await;
+    let keys: Vec<String> = (0..100).map(|key| format!("key-{key}")).collect();
+    for key in &keys {
+        server.pay(key, PAYMENT).await;
+    }
+    server.database.execute(AGE_KEYS).await;
+    let sums = futures_util::future::join_all(keys.iter().map(async |key| {
+        let (one, two) = tokio::join!(server.pay(key, PAYMENT), other.pay(key, PAYMENT));
+        assert_eq!(one.body, two.body);
+        one.status + two.status
+    }))
+    .await;
+    assert!(sums.iter().all(|sum| *sum == 401), "{sums:?}");
+    assert_eq!(server.database.payments().await, 200);
+}
+
+async fn sweep(server: &TestServer, key_ttl: Option<Duration>) -> (u64, u64) {
+    let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), key_ttl);
+    sweep_pass(&mut sweeper, &server.database.options, Duration::ZERO).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_sweep_deletes_expired_answers_and_nothing_else() {
+    let server = TestServer::start().await;
+    for key in ["expired", "refused", "kept"] {
+        server.pay(key, PAYMENT).await;
+    }
+    let of = |key| format!("(SELECT execution_id FROM idempotency_keys WHERE key = '{key}')");
+    let (expired, refused) = (of("expired"), of("refused"));
+    server.database.execute(&format!("{AGE_RESPONSES} WHERE execution_id = {expired}")).await;
+    server
+        .database
+        .execute(&format!(
+            "UPDATE idempotency_responses SET replayable_until = NULL, status = 402 WHERE execution_id = {refused}"
+        ))
+        .await;
+    assert_eq!(sweep(&server, None).await, (1, 0));
+    assert_eq!(sweep(&server, None).await, (0, 0));
+    server.pay("expired", PAYMENT).await.assert_problem(410, "idempotency-key-expired");
+    assert_eq!(server.pay("refused", PAYMENT).await.status, 402);
+    assert_eq!(server.pay("kept", PAYMENT).await.status, 200);
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_keys").await, 3);
+}
+
+#[tokio::test]
+async fn a_sweep_deletes_old_keys_only_where_keys_expire() {
+    let server = TestServer::start().await;
+    server.pay("old", PAYMENT).await;
+    server.database.execute(AGE_KEYS).await;
+    server.pay("young", PAYMENT).await;
+    assert_eq!(sweep(&server, None).await, (0, 0));
+    assert_eq!(sweep(&server, Some(Duration::from_hours(24))).await, (0, 1));
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_keys").await, 1);
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_responses").await, 1);
+    assert_eq!(server.pay("old", PAYMENT).await.status, 201);
+    assert_eq!(server.database.payments().await, 3);
+}
+
+#[tokio::test]
+async fn a_sweep_goes_through_more_than_a_page() {
+    let server = TestServer::start().await;
+    server
+        .database
+        .execute(
+            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+             SELECT lpad(to_hex(i), 32, '0')::uuid, 201, '', '',
+                    CASE WHEN i % 2 = 0 THEN now() - interval '1 day' END
+             FROM generate_series(1, 5000) AS i;
+             INSERT INTO idempotency_keys
+             SELECT gen_random_uuid(), 'k' || i, gen_random_uuid(), 'pay', '', now() - interval '2 days' * (i % 2)
+             FROM generate_series(1, 5000) AS i",
+        )
+        .await;
+    assert_eq!(sweep(&server, Some(Duration::from_hours(24))).await, (2500, 2500));
+}
+
+#[tokio::test]
+async fn the_server_sweeps_by_itself() {
+    let server = TestServer::start_with(&["--sweep-interval", "50ms"]).await;
+    server.pay("k", PAYMENT).await;
+    server.database.execute(AGE_RESPONSES).await;
+    // Of age by its id too, as it would be a day later.
+    server.database.execute("UPDATE idempotency_responses SET execution_id = '00000000-0000-7000-8000-000000000001'").await;
+    for _ in 0..200 {
+        if server.database.number("SELECT count(*) FROM idempotency_responses").await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the expired response is still there");
+}

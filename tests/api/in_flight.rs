@@ -1,0 +1,140 @@
+//! A key that somebody else is executing, and rows that somebody else has locked.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{PgConnection, raw_sql};
+
+use crate::support::{PAYMENT, TestServer};
+
+const PATIENT: [&str; 2] = ["--in-flight-wait", "600ms"];
+
+/// Claims a key as another server would, in a transaction that stays open.
+async fn claim(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnection {
+    let mut conn = server.database.connect().await;
+    raw_sql("BEGIN").execute(&mut conn).await.unwrap();
+    if advisory_lock {
+        sqlx::query(
+            "SELECT pg_advisory_xact_lock(('x' || encode(substr(sha256(decode(repeat('00', 16), 'hex') || $1::bytea), 1, 8), 'hex'))::bit(64)::bigint)",
+        )
+        .bind(key.as_bytes())
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    }
+    sqlx::query(
+        "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+         VALUES ('00000000-0000-0000-0000-000000000000', $1, gen_random_uuid(), 'pay', '\\x01')",
+    )
+    .bind(key)
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    conn
+}
+
+async fn assert_others_unharmed(server: &TestServer, name: &str) {
+    for number in 0..20 {
+        let begun = Instant::now();
+        assert_eq!(server.pay(&format!("{name}-{number}"), PAYMENT).await.status, 201);
+        assert!(
+            begun.elapsed() < Duration::from_millis(500),
+            "{name}-{number}: {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_another_server_is_executing_is_waited_for_and_then_refused() {
+    let server = TestServer::start_with(&PATIENT).await;
+    let mut holder = claim(&server, "held", true).await;
+    let (held, ()) = tokio::join!(
+        async {
+            let begun = Instant::now();
+            (server.pay("held", PAYMENT).await, begun.elapsed())
+        },
+        assert_others_unharmed(&server, "other"),
+    );
+    held.0.assert_problem(409, "idempotency-key-in-flight");
+    assert!((600..2000).contains(&held.1.as_millis()), "{:?}", held.1);
+
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(server.pay("held", PAYMENT).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_request_is_executed_when_the_other_server_gives_its_key_up_in_time() {
+    let server = TestServer::start().await;
+    let mut holder = claim(&server, "held", true).await;
+    let (answer, ()) = tokio::join!(server.pay("held", PAYMENT), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    });
+    assert_eq!(answer.status, 201);
+}
+
+#[tokio::test]
+async fn a_request_is_replayed_when_the_other_server_commits_in_time() {
+    let server = TestServer::start().await;
+    let first = server.pay("held", PAYMENT).await;
+    // What was committed is taken back, and put there again by a transaction that stays open a while.
+    let mut holder = server.database.connect().await;
+    raw_sql(
+        "CREATE TABLE kept AS SELECT * FROM idempotency_keys; DELETE FROM idempotency_keys; BEGIN;
+         SELECT pg_advisory_xact_lock(('x' || encode(substr(sha256(decode(repeat('00', 16), 'hex') || 'held'::bytea), 1, 8), 'hex'))::bit(64)::bigint);
+         INSERT INTO idempotency_keys SELECT * FROM kept",
+    )
+    .execute(&mut holder)
+    .await
+    .unwrap();
+    let (answer, ()) = tokio::join!(server.pay("held", PAYMENT), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    });
+    assert_eq!((answer.status, answer.body), (200, first.body));
+}
+
+#[tokio::test]
+async fn a_key_row_that_is_locked_by_something_else_holds_up_nobody_else() {
+    let server = TestServer::start_with(&PATIENT).await;
+    let mut holder = claim(&server, "held", false).await;
+    server.pay("held", PAYMENT).await.assert_problem(409, "idempotency-key-in-flight");
+    // Known by now: it goes aside at once.
+    let (held, ()) =
+        tokio::join!(server.pay("held", PAYMENT), assert_others_unharmed(&server, "other"));
+    held.assert_problem(409, "idempotency-key-in-flight");
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(server.pay("held", PAYMENT).await.status, 201);
+}
+
+#[tokio::test]
+async fn one_locked_row_in_a_full_batch_is_put_aside() {
+    let server = TestServer::start_with(&PATIENT).await;
+    let mut holder = claim(&server, "key-50", false).await;
+    let keys: Vec<String> = (0..100).map(|key| format!("key-{key}")).collect();
+    let answers =
+        futures_util::future::join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await;
+    for (key, answer) in keys.iter().zip(&answers) {
+        assert_eq!(answer.status, if key == "key-50" { 409 } else { 201 }, "{key}");
+    }
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(server.pay("key-50", PAYMENT).await.status, 201);
+    assert_eq!(server.database.payments().await, 100);
+}
+
+#[tokio::test]
+async fn a_locked_table_is_waited_for() {
+    let server = TestServer::start().await;
+    let mut holder = server.database.connect().await;
+    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
+    let (answers, ()) = tokio::join!(
+        futures_util::future::join_all(keys.iter().map(|key| server.pay(key, PAYMENT))),
+        async {
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+            raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+        }
+    );
+    assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
+    assert_eq!(server.database.payments().await, 20);
+}

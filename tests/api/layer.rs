@@ -1,0 +1,538 @@
+//! The idempotency layer as another service would use it: with commands of its own, some of which
+//! misbehave.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use payonce::idempotency::{
+    Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Outcome, Response,
+    Settings,
+};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::support::{TestDatabase, database::maintenance};
+
+/// What a command does, besides having its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Succeed,
+    Refuse,
+    /// Runs this statement in its transaction.
+    Run(&'static str),
+    Swallow,
+    Panic,
+    ForgetResponse,
+    MalformHeader,
+}
+
+struct Effect(Act);
+
+impl Command for Effect {
+    const OPERATION: &'static str = "effect";
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(Self::OPERATION).member("act", format!("{:?}", self.0).as_bytes())
+    }
+
+    async fn execute(
+        batch: &[Execution<'_, Self>],
+        conn: &mut PgConnection,
+    ) -> Result<Vec<Response>, sqlx::Error> {
+        let mut responses = Vec::new();
+        for Execution { execution_id, command, .. } in batch {
+            sqlx::query("INSERT INTO effects VALUES ($1)")
+                .bind(execution_id)
+                .execute(&mut *conn)
+                .await?;
+            let response = Response::new(201, execution_id.to_string());
+            match command.0 {
+                Act::Succeed => responses.push(response),
+                Act::Refuse => responses.push(Response::new(402, "no")),
+                Act::Run(sql) => {
+                    conn.execute(sql).await?;
+                    responses.push(response);
+                }
+                Act::Swallow => {
+                    let _ = conn.execute("SELECT 1 / 0").await;
+                    responses.push(response);
+                }
+                Act::Panic => panic!("a defect, on purpose"),
+                Act::ForgetResponse => {}
+                Act::MalformHeader => responses.push(response.with_header("a", "b\r\nc: d")),
+            }
+        }
+        Ok(responses)
+    }
+}
+
+/// A second type of command in the same committer.
+struct Other;
+
+impl Command for Other {
+    const OPERATION: &'static str = "other";
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(Self::OPERATION)
+    }
+
+    async fn execute(
+        batch: &[Execution<'_, Self>],
+        conn: &mut PgConnection,
+    ) -> Result<Vec<Response>, sqlx::Error> {
+        for one in batch {
+            sqlx::query("INSERT INTO effects VALUES ($1)")
+                .bind(one.execution_id)
+                .execute(&mut *conn)
+                .await?;
+        }
+        Ok(batch.iter().map(|_| Response::new(200, "other")).collect())
+    }
+}
+
+fn key(name: &str) -> IdempotencyKey {
+    IdempotencyKey::parse(name.as_bytes()).unwrap()
+}
+
+struct Layer {
+    committer: Committer,
+    database: Arc<TestDatabase>,
+}
+
+impl Layer {
+    async fn start() -> Self {
+        Self::start_with(Settings::default()).await
+    }
+
+    async fn start_with(settings: Settings) -> Self {
+        let database = Arc::new(TestDatabase::create().await);
+        database
+            .execute(
+                "CREATE TABLE effects (execution_id uuid PRIMARY KEY); CREATE SEQUENCE attempts",
+            )
+            .await;
+        let committer = Committer::start(&database.options, &settings).await.unwrap();
+        Self { committer, database }
+    }
+
+    async fn submit(&self, name: &str, act: Act) -> Result<Outcome, Failure> {
+        self.committer.submit(Uuid::nil(), key(name), Effect(act)).await
+    }
+
+    /// Keeps the committer busy, so that what is submitted now shares the next transaction.
+    fn busy(&self, milliseconds: u32) -> tokio::task::JoinHandle<()> {
+        let committer = self.committer.clone();
+        let sql: &'static str = format!("SELECT pg_sleep({milliseconds}::float8 / 1000)").leak();
+        tokio::spawn(async move {
+            committer.submit(Uuid::nil(), key("busy"), Effect(Act::Run(sql))).await.unwrap();
+        })
+    }
+
+    async fn effects(&self) -> i64 {
+        self.database.number("SELECT count(*) FROM effects").await
+    }
+}
+
+fn is_new(outcome: &Result<Outcome, Failure>) -> bool {
+    matches!(outcome, Ok(Outcome::New { .. }))
+}
+
+#[tokio::test]
+async fn a_guilty_command_fails_alone() {
+    for guilty in [
+        Act::Run("INSERT INTO effects VALUES (NULL)"),
+        Act::Run("SELECT 9223372036854775807 + 1"),
+        Act::Run("SELECT * FROM nowhere"),
+        Act::Swallow,
+        Act::Panic,
+        Act::ForgetResponse,
+        Act::MalformHeader,
+    ] {
+        let layer = Layer::start().await;
+        let busy = layer.busy(100);
+        sleep(Duration::from_millis(30)).await;
+        let outcomes = join_all((0..20).map(async |number| {
+            let act = if number == 7 { guilty } else { Act::Succeed };
+            layer.submit(&format!("key-{number}"), act).await
+        }))
+        .await;
+        busy.await.unwrap();
+        for (number, outcome) in outcomes.iter().enumerate() {
+            if number == 7 {
+                assert!(matches!(outcome, Err(Failure::Internal(_))), "{guilty:?}: {outcome:?}");
+            } else {
+                assert!(is_new(outcome), "{guilty:?}: {outcome:?}");
+            }
+        }
+        assert_eq!(layer.effects().await, 20, "{guilty:?}");
+        // Nothing of it was remembered.
+        assert_eq!(layer.database.number("SELECT count(*) FROM idempotency_keys").await, 20);
+        assert!(is_new(&layer.submit("key-7", Act::Succeed).await));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_remembered_and_replayed() {
+    let layer = Layer::start().await;
+    let first = layer.submit("k", Act::Refuse).await;
+    assert!(matches!(&first, Ok(Outcome::New { response, .. }) if response.status() == 402));
+    let second = layer.submit("k", Act::Refuse).await;
+    assert!(matches!(&second, Ok(Outcome::Replay { response, .. }) if response.status() == 402));
+    let kept = "SELECT count(*) FROM idempotency_responses WHERE replayable_until IS NULL";
+    assert_eq!(layer.database.number(kept).await, 1, "a refusal is kept as long as its key");
+}
+
+#[tokio::test]
+async fn what_waits_shares_one_transaction_whatever_its_type() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(200);
+    sleep(Duration::from_millis(50)).await;
+    let (effects, others) = tokio::join!(
+        join_all(
+            (0..10).map(async |number| layer.submit(&format!("e-{number}"), Act::Succeed).await)
+        ),
+        join_all((0..10).map(async |number| {
+            layer.committer.submit(Uuid::nil(), key(&format!("o-{number}")), Other).await
+        })),
+    );
+    busy.await.unwrap();
+    assert!(effects.iter().chain(&others).all(is_new));
+    assert_eq!(layer.database.number("SELECT count(DISTINCT xmin::text) FROM effects").await, 2);
+}
+
+#[tokio::test]
+async fn a_key_of_one_operation_is_reused_by_another() {
+    let layer = Layer::start().await;
+    assert!(is_new(&layer.submit("k", Act::Succeed).await));
+    let reused = layer.committer.submit(Uuid::nil(), key("k"), Other).await;
+    assert_eq!(reused, Ok(Outcome::Reused { members: vec!["operation"] }));
+}
+
+#[tokio::test]
+async fn keys_of_different_accounts_never_meet() {
+    let layer = Layer::start().await;
+    for account in 0..3 {
+        let outcome =
+            layer.committer.submit(Uuid::from_u128(account), key("k"), Effect(Act::Succeed)).await;
+        assert!(is_new(&outcome));
+    }
+    assert_eq!(layer.effects().await, 3);
+}
+
+/// Fails with this SQLSTATE the first few times, as counted by a sequence, which no rollback undoes.
+fn failing(times: u32, statement: &str) -> Act {
+    Act::Run(
+        format!("DO $$ BEGIN IF nextval('attempts') <= {times} THEN {statement}; END IF; END $$")
+            .leak(),
+    )
+}
+
+#[tokio::test]
+async fn a_transaction_that_met_another_is_run_again() {
+    for state in ["40001", "40P01"] {
+        let layer = Layer::start().await;
+        let act = failing(6, &format!("RAISE SQLSTATE '{state}'"));
+        assert!(is_new(&layer.submit("k", act).await), "{state}");
+        assert_eq!(
+            (layer.effects().await, layer.database.number("SELECT nextval('attempts')").await),
+            (1, 8)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_whose_connection_is_lost_is_run_again() {
+    let layer = Layer::start().await;
+    let act = failing(1, "PERFORM pg_terminate_backend(pg_backend_pid())");
+    let busy = layer.busy(100);
+    sleep(Duration::from_millis(30)).await;
+    let outcomes = join_all((0..20).map(async |number| {
+        let act = if number == 7 { act } else { Act::Succeed };
+        layer.submit(&format!("key-{number}"), act).await
+    }))
+    .await;
+    busy.await.unwrap();
+    assert!(outcomes.iter().all(is_new), "{outcomes:?}");
+    assert_eq!(layer.effects().await, 21);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_waited_for() {
+    let layer = Layer::start().await;
+    let act = failing(4, "RAISE SQLSTATE '25006'");
+    let begun = Instant::now();
+    assert!(is_new(&layer.submit("k", act).await));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_command_that_kills_its_connection_ends_up_alone() {
+    let settings = Settings {
+        request_deadline: Duration::from_secs(3),
+        in_flight_wait: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let layer = Layer::start_with(settings).await;
+    let busy = layer.busy(100);
+    sleep(Duration::from_millis(30)).await;
+    let begun = Instant::now();
+    let outcomes = join_all((0..50).map(async |number| {
+        let kill = Act::Run("SELECT pg_terminate_backend(pg_backend_pid())");
+        let outcome = layer
+            .submit(&format!("key-{number}"), if number == 7 { kill } else { Act::Succeed })
+            .await;
+        (number, outcome, begun.elapsed())
+    }))
+    .await;
+    busy.await.unwrap();
+    for (number, outcome, took) in outcomes {
+        if number == 7 {
+            let unserved = [Err(Failure::OutcomeUnknown), Err(Failure::DatabaseUnavailable)];
+            assert!(unserved.contains(&outcome), "{outcome:?}");
+        } else {
+            assert!(
+                is_new(&outcome) && took < Duration::from_secs(2),
+                "{number}: {outcome:?} after {took:?}"
+            );
+        }
+    }
+    assert_eq!(layer.effects().await, 50);
+}
+
+#[tokio::test]
+async fn a_server_that_has_run_out_of_something_is_overloaded() {
+    for state in ["53100", "53200", "57014"] {
+        let layer = Layer::start().await;
+        let act = failing(1, &format!("RAISE SQLSTATE '{state}'"));
+        assert_eq!(layer.submit("k", act).await, Err(Failure::Overloaded), "{state}");
+        assert!(is_new(&layer.submit("k", act).await), "{state}");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_given_up() {
+    let settings = Settings {
+        request_deadline: Duration::from_secs(2),
+        in_flight_wait: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let layer = Layer::start_with(settings).await;
+    assert_eq!(
+        layer.submit("slow", Act::Run("SELECT pg_sleep(60)")).await,
+        Err(Failure::Overloaded)
+    );
+    assert!(is_new(&layer.submit("next", Act::Succeed).await));
+    assert_eq!(layer.effects().await, 1);
+}
+
+#[tokio::test]
+async fn a_command_whose_caller_left_before_it_began_is_not_executed() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(200);
+    sleep(Duration::from_millis(50)).await;
+    let left =
+        tokio::time::timeout(Duration::from_millis(20), layer.submit("left", Act::Succeed)).await;
+    assert!(left.is_err());
+    busy.await.unwrap();
+    assert!(is_new(&layer.submit("next", Act::Succeed).await));
+    assert_eq!(layer.effects().await, 2);
+}
+
+#[tokio::test]
+async fn a_follower_leads_when_its_leader_has_left() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(200);
+    sleep(Duration::from_millis(50)).await;
+    let leader = tokio::time::timeout(Duration::from_millis(30), layer.submit("k", Act::Succeed));
+    let follower = async {
+        sleep(Duration::from_millis(10)).await;
+        layer.submit("k", Act::Refuse).await
+    };
+    let (left, outcome) = tokio::join!(leader, follower);
+    assert!(left.is_err());
+    assert!(matches!(outcome, Ok(Outcome::New { response, .. }) if response.status() == 402));
+    busy.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_follower_with_another_request_is_tried_when_its_leader_fails() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(100);
+    sleep(Duration::from_millis(30)).await;
+    let guilty = Act::Run("SELECT 1 / 0");
+    let (one, two, other) = tokio::join!(
+        layer.submit("k", guilty),
+        async {
+            sleep(Duration::from_millis(5)).await;
+            layer.submit("k", guilty).await
+        },
+        async {
+            sleep(Duration::from_millis(10)).await;
+            layer.submit("k", Act::Succeed).await
+        },
+    );
+    busy.await.unwrap();
+    assert!(
+        matches!(one, Err(Failure::Internal(_))) && one == two,
+        "the same request fails with it"
+    );
+    assert!(is_new(&other), "{other:?}");
+}
+
+#[tokio::test]
+async fn who_reaches_its_deadline_hears_whether_it_had_begun() {
+    let settings = Settings {
+        max_batch: 1,
+        request_deadline: Duration::from_secs(2),
+        in_flight_wait: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let layer = Layer::start_with(settings).await;
+    let sleepy = Act::Run("SET LOCAL statement_timeout = 0; SELECT pg_sleep(0.55)");
+    let submit = async |order: u64, name: &str| {
+        sleep(Duration::from_millis(10 * order)).await;
+        layer.submit(name, sleepy).await
+    };
+    let (one, two, three, begun, waiting) = tokio::join!(
+        submit(0, "1"),
+        submit(1, "2"),
+        submit(2, "3"),
+        submit(3, "begun"),
+        submit(4, "waiting")
+    );
+    assert!(is_new(&one) && is_new(&two) && is_new(&three));
+    assert_eq!((begun, waiting), (Err(Failure::OutcomeUnknown), Err(Failure::DatabaseUnavailable)));
+    // What had begun is committed, and the retry is told; what had not is not.
+    assert!(matches!(submit(0, "begun").await, Ok(Outcome::Replay { .. })));
+    assert_eq!(layer.effects().await, 4);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let layer = Layer::start_with(Settings { queue_limit: 4, ..Settings::default() }).await;
+    let busy = layer.busy(300);
+    sleep(Duration::from_millis(50)).await;
+    let begun = Instant::now();
+    let outcomes = join_all((0..10).map(async |number| {
+        let outcome = layer.submit(&format!("key-{number}"), Act::Succeed).await;
+        (outcome, begun.elapsed())
+    }))
+    .await;
+    busy.await.unwrap();
+    let refused: Vec<_> =
+        outcomes.iter().filter(|(outcome, _)| *outcome == Err(Failure::Overloaded)).collect();
+    assert_eq!(refused.len(), 7, "one is being executed, three wait");
+    assert!(refused.iter().all(|(_, took)| *took < Duration::from_millis(100)), "{refused:?}");
+    assert!(is_new(&layer.submit("later", Act::Succeed).await));
+}
+
+#[tokio::test]
+async fn places_of_callers_who_left_are_free() {
+    let layer = Layer::start_with(Settings { queue_limit: 4, ..Settings::default() }).await;
+    let busy = layer.busy(300);
+    sleep(Duration::from_millis(50)).await;
+    for round in 0..5 {
+        let callers = join_all((0..3).map(|number| {
+            let name = format!("{round}-{number}");
+            let layer = &layer;
+            async move {
+                tokio::time::timeout(Duration::from_millis(5), layer.submit(&name, Act::Succeed))
+                    .await
+            }
+        }));
+        assert!(callers.await.iter().all(Result::is_err), "all of them waited");
+    }
+    busy.await.unwrap();
+    assert_eq!(layer.effects().await, 1);
+}
+
+#[tokio::test]
+async fn closing_answers_what_was_taken_in_and_takes_nothing_more() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(200);
+    sleep(Duration::from_millis(50)).await;
+    let (outcomes, all) = tokio::join!(
+        join_all(
+            (0..20).map(async |number| layer.submit(&format!("key-{number}"), Act::Succeed).await)
+        ),
+        async {
+            sleep(Duration::from_millis(20)).await;
+            layer.committer.close(Duration::from_secs(5)).await
+        },
+    );
+    assert!(all && outcomes.iter().all(is_new), "{outcomes:?}");
+    busy.await.unwrap();
+    assert_eq!(layer.submit("late", Act::Succeed).await, Err(Failure::Overloaded));
+}
+
+#[tokio::test]
+async fn closing_takes_no_longer_than_it_may() {
+    let layer = Layer::start().await;
+    let stuck = tokio::spawn({
+        let committer = layer.committer.clone();
+        async move {
+            committer
+                .submit(Uuid::nil(), key("stuck"), Effect(Act::Run("SELECT pg_sleep(20)")))
+                .await
+        }
+    });
+    sleep(Duration::from_millis(50)).await;
+    let begun = Instant::now();
+    assert!(!layer.committer.close(Duration::from_millis(200)).await);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(stuck.await.unwrap(), Err(Failure::OutcomeUnknown));
+}
+
+#[tokio::test]
+async fn a_fingerprint_that_cannot_be_read_is_a_failure_and_not_another_request() {
+    let layer = Layer::start().await;
+    assert!(is_new(&layer.submit("k", Act::Succeed).await));
+    layer.database.execute("UPDATE idempotency_keys SET fingerprint = '\\x02'").await;
+    assert!(matches!(layer.submit("k", Act::Succeed).await, Err(Failure::Internal(_))));
+}
+
+#[tokio::test]
+async fn a_stored_response_that_cannot_be_read_fails_its_own_request_alone() {
+    let layer = Layer::start().await;
+    assert!(is_new(&layer.submit("broken", Act::Succeed).await));
+    layer.database.execute("UPDATE idempotency_responses SET headers = 'no header'").await;
+    let busy = layer.busy(100);
+    sleep(Duration::from_millis(30)).await;
+    let (broken, fine) =
+        tokio::join!(layer.submit("broken", Act::Succeed), layer.submit("fine", Act::Succeed));
+    busy.await.unwrap();
+    assert!(matches!(broken, Err(Failure::Internal(_))) && is_new(&fine));
+}
+
+#[tokio::test]
+async fn a_server_that_could_not_keep_the_promises_is_refused() {
+    let database = TestDatabase::create().await;
+    let start = async |settings: Settings| {
+        Committer::start(&database.options, &settings)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    let error = start(Settings { max_batch: 1_000_000, ..Settings::default() }).await.unwrap_err();
+    assert!(error.contains("max_locks_per_transaction"), "{error}");
+
+    database.set("synchronous_commit = off").await;
+    let error = start(Settings::default()).await.unwrap_err();
+    assert!(error.contains("synchronous_commit is off"), "{error}");
+    assert_eq!(
+        start(Settings { allow_asynchronous_commit: true, ..Settings::default() }).await,
+        Ok(())
+    );
+
+    let mut conn = PgConnection::connect_with(&maintenance()).await.unwrap();
+    let name = format!("{}_ascii", database.options.get_database().unwrap());
+    let create =
+        format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'");
+    conn.execute(AssertSqlSafe(create)).await.unwrap();
+    let options = database.options.clone().database(&name);
+    let error =
+        Committer::start(&options, &Settings::default()).await.map(drop).unwrap_err().to_string();
+    conn.execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).await.unwrap();
+    assert!(error.contains("encoding is SQL_ASCII"), "{error}");
+}

@@ -1,0 +1,26 @@
+//! What clients may rely on, in sentences, over HTTP, on real PostgreSQL.
+
+#![expect(unreachable_pub, reason = "a binary's modules")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests fail loudly"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod example;
+mod expiry;
+mod in_flight;
+mod keys;
+mod layer;
+mod problems;
+mod program;
+mod races;
+mod reads;
+mod replays;

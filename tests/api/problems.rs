@@ -1,0 +1,147 @@
+//! What every exchange has in common: problems, their pages, `X-Request-Id`, connections.
+
+use payonce::problem::Kind;
+use reqwest::Method;
+
+use crate::support::{PAYMENT, TestServer};
+
+#[tokio::test]
+async fn an_unknown_path_is_not_found() {
+    let server = TestServer::start().await;
+    for path in ["/", "/payments", "/payment/", "/payment/1/2", "/PAYMENT", "/health", "/%ff"] {
+        server.get(path).await.assert_problem(404, "not-found");
+        server.request(Method::POST, path, &[], PAYMENT).await.assert_problem(404, "not-found");
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_take_is_refused_with_those_that_it_takes() {
+    let server = TestServer::start().await;
+    let id = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
+    for (path, allow) in [
+        ("/payment", "POST"),
+        (&format!("/payment/{id}"), "GET, HEAD"),
+        ("/problems/internal", "GET, HEAD"),
+        ("/health/live", "GET, HEAD"),
+        ("/health/ready", "GET, HEAD"),
+    ] {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
+            let answer = server.request(method.parse().unwrap(), path, &[], "").await;
+            let allowed = allow.split(", ").any(|allowed| allowed == method);
+            assert_eq!(answer.status == 405, !allowed, "{method} {path}: {}", answer.status);
+            if !allowed {
+                if method != "HEAD" {
+                    answer.assert_problem(405, "method-not-allowed");
+                }
+                assert_eq!(answer.header("allow"), allow);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_problem_has_a_page_for_people() {
+    let server = TestServer::start().await;
+    for kind in Kind::ALL {
+        let entry = kind.entry();
+        let page = server.get(&format!("/problems/{}", entry.code)).await;
+        assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+        for text in [entry.code, entry.title, entry.advice, &entry.status.as_u16().to_string()] {
+            assert!(page.body.contains(text), "{text} in {}", page.body);
+        }
+    }
+    server.get("/problems/no-such-problem").await.assert_problem(404, "not-found");
+}
+
+#[test]
+fn every_problem_has_a_code_of_its_own_and_a_status_of_an_error() {
+    let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.entry().code).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    assert_eq!(codes.len(), Kind::ALL.len());
+    for kind in Kind::ALL {
+        let entry = kind.entry();
+        assert!(entry.status.is_client_error() || entry.status.is_server_error());
+        assert_eq!(Kind::of_code(entry.code), Some(kind));
+        assert!(entry.advice.ends_with('.') && !entry.title.ends_with('.'), "{}", entry.code);
+    }
+}
+
+#[tokio::test]
+async fn a_valid_request_id_is_echoed_and_another_is_not() {
+    let server = TestServer::start().await;
+    let longest = "a".repeat(64);
+    let too_long = "a".repeat(65);
+    for (id, echoed) in [
+        ("req-1.A_b", true),
+        (longest.as_str(), true),
+        (&too_long, false),
+        ("a b", false),
+        ("", false),
+    ] {
+        for path in ["/health/live", "/nowhere"] {
+            let answer = server.request(Method::GET, path, &[("x-request-id", id)], "").await;
+            assert_eq!(answer.header("x-request-id"), if echoed { id } else { "" });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_leaves_its_connection_usable() {
+    let server = TestServer::start().await;
+    let json = "Content-Type: application/json\r\n";
+    let mut wire = server.wire().await;
+    for (head, status) in [
+        (json, 400),
+        ("", 415),
+        ("Content-Type: text/plain\r\nIdempotency-Key: k\r\n", 415),
+        ("Content-Type: application/json\r\nIdempotency-Key: a b\r\n", 400),
+    ] {
+        wire.send_payment(head, &" ".repeat(16_000)).await;
+        assert_eq!(wire.status().await, status);
+    }
+    wire.send(format!(
+        "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{}",
+        "x".repeat(9000)
+    ))
+    .await;
+    assert_eq!(wire.status().await, 404);
+    wire.send(format!(
+        "PUT /payment HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{}",
+        "x".repeat(9000)
+    ))
+    .await;
+    assert_eq!(wire.status().await, 405);
+    wire.send(format!(
+        "GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{}",
+        "x".repeat(9000)
+    ))
+    .await;
+    assert_eq!(wire.status().await, 200);
+    wire.send_payment(&format!("{json}Idempotency-Key: k\r\n"), PAYMENT).await;
+    assert_eq!(wire.status().await, 201);
+}
+
+#[tokio::test]
+async fn requests_sent_ahead_on_one_connection_are_answered_in_order() {
+    let server = TestServer::start().await;
+    let mut wire = server.wire().await;
+    for key in ["a", "b", "a"] {
+        wire.send_payment(
+            &format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n"),
+            PAYMENT,
+        )
+        .await;
+    }
+    assert_eq!([wire.status().await, wire.status().await, wire.status().await], [201, 201, 200]);
+}
+
+#[tokio::test]
+async fn no_answer_invites_other_origins() {
+    let server = TestServer::start().await;
+    let headers = [("origin", "https://example.org"), ("access-control-request-method", "POST")];
+    for (method, path) in [(Method::OPTIONS, "/payment"), (Method::GET, "/health/live")] {
+        let answer = server.request(method, path, &headers, "").await;
+        assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+    }
+}

@@ -1,0 +1,418 @@
+//! The program: how it starts, what it says, how it stops.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Command};
+use payonce::config::Settings;
+use sqlx::{Connection, PgConnection, raw_sql};
+
+use crate::support::{
+    PAYMENT, TestDatabase,
+    binary::{Serve, payonce, run, url},
+    client::Wire,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Sends a payment and returns the connection, before its answer.
+async fn begin_payment(serve: &Serve, key: &str) -> Wire {
+    let mut wire = Wire::connect(serve.address).await;
+    wire.send_payment(
+        &format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n"),
+        PAYMENT,
+    )
+    .await;
+    wire
+}
+
+/// An empty folder, deleted at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("payonce-test-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn without_a_database_it_says_how_to_get_one() {
+    let (code, stdout, stderr) = run(&mut payonce(&[]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    for way in [
+        "DATABASE_URL is not set",
+        "docker compose up",
+        "scripts/with-postgres cargo run",
+        "postgres://",
+    ] {
+        assert!(stderr.contains(way), "{way:?} in {stderr}");
+    }
+    assert!(!stderr.contains("stack backtrace"), "{stderr}");
+    assert_eq!(run(payonce(&[]).env("DATABASE_URL", "")).0, 1);
+}
+
+#[test]
+fn a_database_that_cannot_be_reached_is_said_plainly() {
+    let url = "postgres://payonce:se-cret@127.0.0.1:1/payonce";
+    for command in ["serve", "migrate", "sweep"] {
+        let (code, _, stderr) = run(payonce(&[command]).env("DATABASE_URL", url));
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains("Connection refused") && !stderr.contains("se-cret"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_database_url_that_is_none_is_refused_without_being_shown() {
+    for url in
+        ["mysql://root:se-cret@localhost/x", "se-cret", "postgres://user:se-cret@host:notaport/x"]
+    {
+        let (code, _, stderr) = run(payonce(&[]).env("DATABASE_URL", url));
+        assert_eq!(code, 1);
+        assert!(
+            stderr.contains("DATABASE_URL can't be read") && !stderr.contains("se-cret"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    for (flags, message) in [
+        (
+            ["--idempotency-key-ttl=1h", "--idempotency-response-ttl=2h"],
+            "IDEMPOTENCY_KEY_TTL (1h) must be at least",
+        ),
+        (
+            ["--idempotency-key-ttl=2h", "--idempotency-response-ttl=never"],
+            "IDEMPOTENCY_KEY_TTL (2h) must be at least",
+        ),
+        (
+            ["--idempotency-response-ttl=5s", "--port=0"],
+            "IDEMPOTENCY_RESPONSE_TTL (5s) must be more than REQUEST_DEADLINE",
+        ),
+        (
+            ["--in-flight-wait=10s", "--port=0"],
+            "REQUEST_DEADLINE (10s) must be more than IN_FLIGHT_WAIT (10s)",
+        ),
+        (
+            ["--request-deadline=400ms", "--in-flight-wait=1ms"],
+            "REQUEST_DEADLINE (400ms) must be at least",
+        ),
+        (["--idempotency-response-ttl=200years", "--port=0"], "must be never, or at most"),
+    ] {
+        let (code, _, stderr) = run(payonce(&flags).env("DATABASE_URL", "postgres://localhost/x"));
+        assert!(code == 1 && stderr.contains(message), "{flags:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_setting_that_cannot_be_read_is_named() {
+    for (variable, value) in [
+        ("PORT", "70000"),
+        ("IN_FLIGHT_WAIT", "2"),
+        ("MAX_BATCH", "0"),
+        ("IDEMPOTENCY_REPLAY_STATUS", "200"),
+        ("AUTO_MIGRATE", "perhaps"),
+        ("READ_CONNECTIONS", "0"),
+    ] {
+        let (code, _, stderr) = run(payonce(&[]).env(variable, value));
+        let flag = format!("--{}", variable.to_lowercase().replace('_', "-"));
+        assert!(
+            code == 2 && stderr.contains(&flag) && stderr.contains(value),
+            "{variable}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn the_help_lists_every_setting() {
+    let (code, stdout, _) = run(&mut payonce(&["--help"]));
+    assert_eq!(code, 0);
+    for argument in Settings::augment_args(Command::new("settings")).get_arguments() {
+        let variable = argument.get_env().unwrap().to_str().unwrap();
+        assert!(stdout.contains(&format!("[env: {variable}]")), "{variable}");
+    }
+    for text in
+        ["serve", "migrate", "sweep", "healthcheck", "DATABASE_URL", "RUST_LOG", "Exit codes"]
+    {
+        assert!(stdout.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn the_example_environment_has_every_setting_with_its_default() {
+    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example")).unwrap();
+    let mut lines: Vec<&str> =
+        example.lines().filter(|line| line.contains('=') && !line.contains(' ')).collect();
+    for argument in Settings::augment_args(Command::new("settings")).get_arguments() {
+        let variable = argument.get_env().unwrap().to_str().unwrap();
+        let default = argument.get_default_values()[0].to_str().unwrap();
+        let line = format!("#{variable}={default}");
+        let place = lines
+            .iter()
+            .position(|found| *found == line)
+            .unwrap_or_else(|| panic!("{line} is missing"));
+        lines.remove(place);
+    }
+    lines.retain(|line| !line.starts_with("DATABASE_URL=") && !line.starts_with("#RUST_LOG=info"));
+    assert!(lines.is_empty(), "not known: {lines:?}");
+}
+
+#[tokio::test]
+async fn settings_are_read_from_flags_then_the_environment_then_dot_env() {
+    let database = TestDatabase::create().await;
+    let folder = Folder::new("precedence");
+    let dot_env =
+        format!("DATABASE_URL={}\nMAX_BATCH=3\nQUEUE_LIMIT=33\nPORT=0\n", url(&database.options));
+    fs::write(folder.0.join(".env"), dot_env).unwrap();
+    let mut command = payonce(&["--committers", "2", "--queue-limit", "35"]);
+    command
+        .current_dir(&folder.0)
+        .env("QUEUE_LIMIT", "34")
+        .env("COMMITTERS", "7")
+        .env("IN_FLIGHT_WAIT", "1s");
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
+    child.wait().unwrap();
+    assert!(log.contains("2 committers, batches of up to 3, queue of 35"), "{log}");
+    assert!(log.contains("wait for other servers 1s"), "{log}");
+}
+
+#[test]
+fn a_broken_dot_env_is_reported_without_what_stands_in_it() {
+    let folder = Folder::new("broken");
+    fs::write(folder.0.join(".env"), "PORT=5001\nDATABASE_URL='postgres://user:se-cret@host/x\n")
+        .unwrap();
+    let (code, _, stderr) = run(payonce(&[]).current_dir(&folder.0));
+    assert!(code == 1 && stderr.contains(".env can't be read"), "{stderr}");
+    assert!(!stderr.contains("se-cret"), "{stderr}");
+}
+
+#[tokio::test]
+async fn it_says_at_start_what_matters_and_nothing_secret() {
+    let database = TestDatabase::create().await;
+    let options = database.options.clone().password("se-cret");
+    let serve = Serve::start(&options, &[]);
+    let log = serve.log();
+    let name = database.options.get_database().unwrap();
+    for text in
+        [&format!("payonce {} listens on http://127.0.0.1:", env!("CARGO_PKG_VERSION")), name]
+    {
+        assert!(log.contains(text), "{text:?} in {log}");
+    }
+    assert!(!log.contains("se-cret"), "{log}");
+}
+
+#[tokio::test]
+async fn a_replay_is_logged_and_no_key_body_or_path_is() {
+    let database = TestDatabase::create().await;
+    let mut serve = Serve::start(
+        &database.options,
+        &[("RUST_LOG", "trace,sqlx=warn,mio=warn,actix_http=warn")],
+    );
+    for status in [201, 200] {
+        assert_eq!(begin_payment(&serve, "se-cret-key").await.status().await, status);
+    }
+    let mut wire = Wire::connect(serve.address).await;
+    wire.send(
+        "GET /payment/se-cret-path?se=cret HTTP/1.1\r\nHost: x\r\nX-Request-Id: my-id\r\n\r\n",
+    )
+    .await;
+    let (_, problem) = wire.answer().await.unwrap();
+    let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
+
+    let log = serve.wait_for(instance);
+    assert!(log.contains("DEBUG payonce::keyed] Cached response"), "{log}");
+    assert!(
+        log.contains("GET /payment/{transaction_id}, instance") && log.contains("request id my-id"),
+        "{log}"
+    );
+    assert!(log.contains("POST /payment 201 in "), "a line for each request can be had: {log}");
+    for secret in ["se-cret", "user_1", "se=cret"] {
+        assert!(!log.contains(secret), "{secret:?} in {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_logged_with_its_cause_and_without_the_values_of_rows() {
+    let database = TestDatabase::create().await;
+    database
+        .execute("ALTER TABLE payments ADD CONSTRAINT no_such_user CHECK (user_id <> 'user_1')")
+        .await;
+    let mut serve = Serve::start(&database.options, &[]);
+    let (_, problem) = begin_payment(&serve, "k").await.answer().await.unwrap();
+    let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
+    let log = serve.wait_for(instance);
+    let line = log.lines().find(|line| line.contains(instance)).unwrap();
+    assert!(
+        line.contains("ERROR") && line.contains("no_such_user") && line.contains("SQLSTATE 23514"),
+        "{line}"
+    );
+    assert!(!log.contains("user_1"), "{log}");
+}
+
+#[tokio::test]
+async fn serve_migrates_and_a_second_server_at_once_does_no_harm() {
+    let database = TestDatabase::create_empty().await;
+    let (one, two) = std::thread::scope(|scope| {
+        let start = || Serve::start(&database.options, &[]);
+        let (one, two) = (scope.spawn(start), scope.spawn(start));
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    assert_eq!(begin_payment(&one, "k").await.status().await, 201);
+    assert_eq!(begin_payment(&two, "k").await.status().await, 200);
+}
+
+#[tokio::test]
+async fn migrate_can_be_left_to_somebody_else() {
+    let database = TestDatabase::create_empty().await;
+    let database_url = url(&database.options);
+    let serve =
+        || run(payonce(&["serve"]).env("DATABASE_URL", &database_url).env("AUTO_MIGRATE", "false"));
+    let (code, _, stderr) = serve();
+    assert!(
+        code == 1 && stderr.contains("lacks 2 migrations") && stderr.contains("payonce migrate"),
+        "{stderr}"
+    );
+    for _ in 0..2 {
+        assert_eq!(run(payonce(&["migrate"]).env("DATABASE_URL", &database_url)).0, 0);
+    }
+    let serve = Serve::start(&database.options, &[("AUTO_MIGRATE", "false")]);
+    assert_eq!(begin_payment(&serve, "k").await.status().await, 201);
+}
+
+#[tokio::test]
+async fn a_migration_does_not_wait_for_ever_for_a_table_in_use() {
+    let database = TestDatabase::create_empty().await;
+    let mut holder = database.connect().await;
+    // The lock that every migration takes first.
+    raw_sql("CREATE TABLE _sqlx_migrations (version bigint PRIMARY KEY, description text NOT NULL,
+             installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL, checksum bytea NOT NULL,
+             execution_time bigint NOT NULL); BEGIN; LOCK TABLE _sqlx_migrations IN SHARE MODE")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let database_url = url(&database.options);
+    let migrate = tokio::task::spawn_blocking(move || {
+        run(payonce(&["migrate"]).env("DATABASE_URL", database_url))
+    });
+    tokio::time::sleep(3 * SECOND).await;
+    assert!(!migrate.is_finished());
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    let (code, _, stderr) = migrate.await.unwrap();
+    assert!(code == 0 && stderr.contains("a migration waits for a lock"), "{stderr}");
+}
+
+#[tokio::test]
+async fn sweep_says_what_it_deleted() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[]);
+    begin_payment(&serve, "k").await.status().await;
+    database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
+    let (code, stdout, _) = run(payonce(&["sweep"]).env("DATABASE_URL", url(&database.options)));
+    assert_eq!((code, stdout.as_str()), (0, "1 expired responses and 0 expired keys deleted\n"));
+}
+
+#[tokio::test]
+async fn healthcheck_exits_by_whether_the_server_is_ready() {
+    let database = TestDatabase::create().await;
+    let mut serve = Serve::start(&database.options, &[]);
+    let port = serve.address.port().to_string();
+    let check = |host: &str| run(payonce(&["healthcheck"]).env("PORT", &port).env("HOST", host)).0;
+    assert_eq!((check("127.0.0.1"), check("0.0.0.0"), check("localhost")), (0, 0, 0));
+    database.execute("UPDATE _sqlx_migrations SET success = false").await;
+    assert_eq!(check("127.0.0.1"), 1);
+    serve.signal("KILL");
+    serve.wait(SECOND);
+    assert_eq!(check("127.0.0.1"), 1);
+}
+
+/// Makes every payment wait until the table is free, for up to a second.
+async fn lock_payments(database: &TestDatabase) -> PgConnection {
+    let mut holder = database.connect().await;
+    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    holder
+}
+
+#[tokio::test]
+async fn a_signal_lets_what_was_accepted_be_answered() {
+    for signal in ["TERM", "INT"] {
+        let database = TestDatabase::create().await;
+        let mut serve = Serve::start(&database.options, &[]);
+        let mut idle = Wire::connect(serve.address).await;
+        idle.send("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert_eq!(idle.status().await, 200);
+        let holder = lock_payments(&database).await;
+        let mut accepted = begin_payment(&serve, "k").await;
+        tokio::time::sleep(SECOND / 5).await;
+        serve.signal(signal);
+        serve.wait_for("what was accepted is finished");
+        tokio::time::sleep(SECOND / 5).await;
+        holder.close().await.unwrap();
+        assert_eq!(accepted.status().await, 201);
+        drop(accepted);
+        let (status, log) = serve.wait(15 * SECOND);
+        assert!(status.success() && log.contains("stopped"), "{status}: {log}");
+        assert_eq!(database.payments().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn idle_clients_do_not_hold_up_a_stop() {
+    let database = TestDatabase::create().await;
+    let mut serve = Serve::start(&database.options, &[]);
+    let mut idle = Wire::connect(serve.address).await;
+    idle.send("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(idle.status().await, 200);
+    let _silent = Wire::connect(serve.address).await;
+    let begun = Instant::now();
+    serve.signal("TERM");
+    let (status, _) = serve.wait(15 * SECOND);
+    assert!(status.success() && begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let database = TestDatabase::create().await;
+    let mut serve = Serve::start(&database.options, &[]);
+    let _holder = lock_payments(&database).await;
+    let _accepted = begin_payment(&serve, "k").await;
+    tokio::time::sleep(SECOND / 5).await;
+    serve.signal("TERM");
+    serve.wait_for("again to stop at once");
+    let begun = Instant::now();
+    serve.signal("TERM");
+    let (status, _) = serve.wait(2 * SECOND);
+    assert_eq!(status.code(), Some(130));
+    assert!(begun.elapsed() < SECOND);
+}
+
+#[tokio::test]
+async fn stopping_is_bounded_when_the_database_is_stuck() {
+    let database = TestDatabase::create().await;
+    let mut serve =
+        Serve::start(&database.options, &[("REQUEST_DEADLINE", "1s"), ("IN_FLIGHT_WAIT", "500ms")]);
+    let _holder = lock_payments(&database).await;
+    let mut accepted = begin_payment(&serve, "k").await;
+    tokio::time::sleep(SECOND / 5).await;
+    serve.signal("TERM");
+    let status = accepted.status().await;
+    assert!([409, 503].contains(&status), "{status}");
+    let (status, _) = serve.wait(6 * SECOND);
+    assert!(status.success());
+}

@@ -1,0 +1,101 @@
+//! Requests with one key at once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::join_all;
+
+use crate::support::{Answer, PAYMENT, TestDatabase, TestServer};
+
+/// Sends copies of one request at once, to these servers in turn.
+async fn storm(servers: &[&TestServer], copies: usize) -> Vec<Answer> {
+    join_all((0..copies).map(|copy| servers[copy % servers.len()].pay("storm", PAYMENT))).await
+}
+
+/// Asserts that exactly one payment was made, and everybody was told of it.
+async fn assert_one_payment(answers: &[Answer], database: &TestDatabase) {
+    let mut statuses = BTreeMap::new();
+    for answer in answers {
+        *statuses.entry(answer.status).or_insert(0) += 1;
+        assert_eq!(answer.body, answers[0].body);
+        let replayed = if answer.status == 201 { "false" } else { "true" };
+        assert_eq!(answer.header("idempotent-replayed"), replayed);
+    }
+    assert_eq!(statuses, BTreeMap::from([(200, answers.len() - 1), (201, 1)]));
+    assert_eq!(database.payments().await, 1);
+}
+
+#[tokio::test]
+async fn fifty_copies_at_once_make_one_payment() {
+    let server = TestServer::start().await;
+    assert_one_payment(&storm(&[&server], 50).await, &server.database).await;
+}
+
+#[tokio::test]
+async fn five_hundred_copies_at_once_make_one_payment() {
+    let server = TestServer::start().await;
+    assert_one_payment(&storm(&[&server], 500).await, &server.database).await;
+}
+
+#[tokio::test]
+async fn five_hundred_copies_at_two_servers_make_one_payment() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    assert_one_payment(&storm(&[&server, &other], 500).await, &server.database).await;
+}
+
+#[tokio::test]
+async fn many_keys_at_two_servers_make_one_payment_each() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    let keys: Vec<String> = (0..300).map(|key| format!("key-{key}")).collect();
+    let pairs = join_all(keys.iter().map(async |key| {
+        let (one, two) = tokio::join!(server.pay(key, PAYMENT), other.pay(key, PAYMENT));
+        (one.status + two.status, one.body == two.body)
+    }))
+    .await;
+    assert!(pairs.iter().all(|pair| *pair == (401, true)), "{pairs:?}");
+    assert_eq!(server.database.payments().await, 300);
+}
+
+#[tokio::test]
+async fn different_requests_at_once_with_one_key_make_one_payment() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    let bodies: Vec<String> =
+        (1..=5).map(|amount| format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)).collect();
+    let answers = join_all((0..100).map(async |copy| {
+        let server = if copy % 2 == 0 { &server } else { &other };
+        let place = copy % bodies.len();
+        (place, server.pay("k", &bodies[place]).await)
+    }))
+    .await;
+    let (winner, first) =
+        answers.iter().find(|(_, answer)| answer.status == 201).expect("one is new");
+    assert_eq!(answers.iter().filter(|(_, answer)| answer.status == 201).count(), 1);
+    for (place, answer) in &answers {
+        if place == winner {
+            assert_eq!(answer.body, first.body);
+        } else {
+            answer.assert_problem(422, "idempotency-key-reused");
+            assert_eq!(answer.member("members"), r#"["amount"]"#);
+        }
+    }
+    assert_eq!(server.database.payments().await, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_defaults_to_stricter_isolation_changes_nothing() {
+    for level in ["repeatable read", "serializable"] {
+        let database = Arc::new(TestDatabase::create().await);
+        database.set(&format!("default_transaction_isolation = '{level}'")).await;
+        let server = TestServer::start_on(&database, &[]).await;
+        let other = server.another().await;
+        assert_one_payment(&storm(&[&server, &other], 200).await, &database).await;
+    }
+}
+
+#[tokio::test]
+async fn a_storm_on_one_key_takes_no_place_in_the_queue() {
+    let server = TestServer::start_with(&["--queue-limit", "8"]).await;
+    assert_one_payment(&storm(&[&server], 200).await, &server.database).await;
+}

@@ -1,0 +1,121 @@
+//! Reading payments, and asking how the server is.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use reqwest::Method;
+
+use crate::support::{PAYMENT, TestDatabase, TestServer};
+
+#[tokio::test]
+async fn a_payment_can_be_read_where_its_answer_says() {
+    let server = TestServer::start().await;
+    let taken = server.pay("k", PAYMENT).await;
+    let answer = server.get(taken.header("location")).await;
+    assert_eq!(answer.status, 200);
+    let (id, created_at) = (taken.member("transaction_id"), answer.member("created_at"));
+    let expected = format!(
+        r#"{{"transaction_id":"{id}","status":"success","user_id":"user_1","amount":100,"created_at":"{created_at}"}}"#
+    );
+    assert_eq!(answer.body, expected);
+    assert_eq!(created_at.len(), "2026-11-24T09:00:00.000Z".len());
+    let age = Utc::now() - created_at.parse::<DateTime<Utc>>().unwrap();
+    assert!(age.num_seconds().abs() < 60, "{created_at}");
+    assert_eq!(answer.header("cache-control"), "no-store");
+}
+
+#[tokio::test]
+async fn a_payment_that_is_not_there_is_not_found() {
+    let server = TestServer::start().await;
+    for id in ["01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0", "not-a-uuid", "%00", "1"] {
+        server.get(&format!("/payment/{id}")).await.assert_problem(404, "not-found");
+    }
+}
+
+#[tokio::test]
+async fn a_payment_of_another_account_is_not_found() {
+    let server = TestServer::start().await;
+    let taken = server.pay("k", PAYMENT).await;
+    server
+        .database
+        .execute("UPDATE payments SET account_id = '01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0'")
+        .await;
+    server.get(taken.header("location")).await.assert_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_get_ignores_the_key_header() {
+    let server = TestServer::start().await;
+    let taken = server.pay("k", PAYMENT).await;
+    let answer = server
+        .request(Method::GET, taken.header("location"), &[("idempotency-key", "a b")], "")
+        .await;
+    assert_eq!((answer.status, answer.header("idempotency-key")), (200, ""));
+}
+
+#[tokio::test]
+async fn head_answers_as_get_without_the_body() {
+    let server = TestServer::start().await;
+    let payment = server.pay("k", PAYMENT).await.header("location").to_owned();
+    for path in [&payment, "/problems/internal", "/health/live", "/health/ready"] {
+        let (get, head) =
+            (server.get(path).await, server.request(Method::HEAD, path, &[], "").await);
+        assert_eq!((get.status, head.status, head.body.as_str()), (200, 200, ""), "{path}");
+        assert_eq!(get.header("content-length"), head.header("content-length"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_works_is_live_and_ready() {
+    let server = TestServer::start().await;
+    let version = env!("CARGO_PKG_VERSION");
+    let live = server.get("/health/live").await;
+    assert_eq!(
+        (live.status, live.body),
+        (200, format!(r#"{{"status":"live","version":"{version}"}}"#))
+    );
+    let ready = server.get("/health/ready").await;
+    assert_eq!(
+        (ready.status, ready.body),
+        (200, format!(r#"{{"status":"ready","version":"{version}"}}"#))
+    );
+}
+
+#[tokio::test]
+async fn a_server_is_not_ready_while_a_migration_that_it_needs_is_missing() {
+    let server = TestServer::start().await;
+    server.database.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 2").await;
+    let answer = server.get("/health/ready").await;
+    answer.assert_problem(503, "database-unavailable");
+    assert_eq!(server.get("/health/live").await.status, 200);
+    server.database.execute("UPDATE _sqlx_migrations SET success = true").await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_is_ready_on_a_schema_that_is_newer_than_it() {
+    let database = Arc::new(TestDatabase::create().await);
+    database
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'from the future', true, '', 0)",
+        )
+        .await;
+    let server = TestServer::start_on(&database, &[]).await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_read_that_takes_too_long_is_refused() {
+    let server =
+        TestServer::start_with(&["--request-deadline", "600ms", "--in-flight-wait", "100ms"]).await;
+    let payment = server.pay("k", PAYMENT).await.header("location").to_owned();
+    let mut holder = server.database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let begun = std::time::Instant::now();
+    server.get(&payment).await.assert_problem(503, "database-unavailable");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(server.get(&payment).await.status, 200);
+}

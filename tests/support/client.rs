@@ -1,0 +1,203 @@
+//! Requests and answers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use reqwest::{Method, header::HeaderMap};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::server::TestServer;
+
+/// The body of the example everything starts from.
+pub const PAYMENT: &str = r#"{"user_id": "user_1", "amount": 100}"#;
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    async fn of(response: reqwest::Response) -> Self {
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.text().await.unwrap(),
+        }
+    }
+
+    /// A header's value; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// A member of the body, as text; empty where there is none.
+    pub fn member(&self, name: &str) -> String {
+        match self.json().get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+            None => String::new(),
+        }
+    }
+
+    /// Asserts that this is a problem as CONTRACT.md has them all, with this status and code.
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, code: &str) {
+        assert_eq!((self.status, self.member("code").as_str()), (status, code), "{}", self.body);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(self.header("cache-control"), "no-store");
+        assert_eq!(self.member("type"), format!("/problems/{code}"));
+        assert_eq!(self.member("status"), status.to_string());
+        assert_eq!(self.member("error"), self.member("title"));
+        assert!(
+            !self.member("title").is_empty() && !self.member("detail").is_empty(),
+            "{}",
+            self.body
+        );
+        let instance = self.member("instance");
+        let uuid =
+            instance.strip_prefix("urn:uuid:").unwrap_or_else(|| panic!("instance: {instance}"));
+        uuid.parse::<uuid::Uuid>().unwrap();
+        let retry = match code {
+            "not-found"
+            | "method-not-allowed"
+            | "idempotency-key-expired"
+            | "idempotency-key-reused" => "none",
+            _ if status >= 500 || matches!(status, 408 | 409) => "same_request",
+            _ => "corrected_request",
+        };
+        assert_eq!(self.member("retry"), retry);
+        let seconds: u32 = self.header("retry-after").parse().unwrap_or(0);
+        let expected = if retry == "same_request" { 1..=10 } else { 0..=0 };
+        assert!(expected.contains(&seconds), "Retry-After: {seconds}");
+    }
+
+    /// The pointers of what a problem names as wrong.
+    pub fn pointers(&self) -> Vec<String> {
+        let json = self.json();
+        let errors =
+            json["errors"].as_array().unwrap_or_else(|| panic!("no errors: {}", self.body));
+        for error in errors {
+            assert!(!error["detail"].as_str().unwrap().is_empty());
+        }
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl TestServer {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Sends a request with these headers.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        self.try_request(method, path, headers, body).await.unwrap()
+    }
+
+    /// As [`request`](Self::request), and the connection may fail.
+    pub async fn try_request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, reqwest::Error> {
+        let mut request = self.client.request(method, self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(Answer::of(request.body(body.to_owned()).send().await?).await)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request(Method::GET, path, &[], "").await
+    }
+
+    /// `POST /payment` with a key.
+    pub async fn pay(&self, key: &str, body: &str) -> Answer {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        self.request(Method::POST, "/payment", &headers, body).await
+    }
+
+    /// A connection on which every byte is the test's own.
+    pub async fn wire(&self) -> Wire {
+        Wire::connect(self.address).await
+    }
+}
+
+/// One connection.
+pub struct Wire {
+    pub stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Wire {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Sends `POST /payment` with this head, which needs no Content-Length, and this body.
+    pub async fn send_payment(&mut self, head: &str, body: &str) {
+        let length = body.len();
+        self.send(format!(
+            "POST /payment HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+    }
+
+    /// The next answer: its head, and a body as long as it says. `None` when the connection ends.
+    pub async fn answer(&mut self) -> Option<(String, String)> {
+        let head_end = loop {
+            if let Some(place) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
+                break place + 4;
+            }
+            self.read_more().await?;
+        };
+        let head =
+            String::from_utf8(self.unread.drain(..head_end).collect()).unwrap().to_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+            .unwrap_or(0);
+        while self.unread.len() < length {
+            self.read_more().await?;
+        }
+        Some((head, String::from_utf8(self.unread.drain(..length).collect()).unwrap()))
+    }
+
+    /// The status of the next answer; 0 when the connection ends.
+    pub async fn status(&mut self) -> u16 {
+        match self.answer().await {
+            Some((head, _)) => head.split(' ').nth(1).unwrap().parse().unwrap(),
+            None => 0,
+        }
+    }
+
+    async fn read_more(&mut self) -> Option<()> {
+        let mut chunk = [0; 4096];
+        let read = timeout(Duration::from_secs(20), self.stream.read(&mut chunk)).await;
+        let count = read.expect("an answer, or the end of the connection").unwrap_or(0);
+        self.unread.extend_from_slice(&chunk[..count]);
+        (count > 0).then_some(())
+    }
+}

@@ -1,0 +1,178 @@
+//! A migrated database for each test, copied from a template in milliseconds.
+//!
+//! `DATABASE_URL` may name production: nothing is ever written in the database that it names. It is
+//! connected to only to create, list and drop databases called `payonce_test_…`.
+
+use std::{
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use tokio::{sync::OnceCell, time::sleep};
+
+/// Left behind by a run that was killed, when older than this.
+const STALE_AFTER: Duration = Duration::from_hours(1);
+
+/// The one thing of the environment, or of `.env`, that tests go by.
+pub fn maintenance() -> PgConnectOptions {
+    let url = std::env::var("DATABASE_URL").ok().or_else(|| {
+        let variables = dotenvy::dotenv_iter().ok()?.flatten();
+        variables.into_iter().find(|(name, _)| name == "DATABASE_URL").map(|(_, url)| url)
+    });
+    let url = url.expect(
+        "tests need a PostgreSQL: run scripts/with-postgres cargo test, or set DATABASE_URL",
+    );
+    url.parse().expect("DATABASE_URL is a PostgreSQL URL")
+}
+
+/// Dropped, with the database, when the test is over.
+pub struct TestDatabase {
+    name: String,
+    pub options: PgConnectOptions,
+}
+
+impl TestDatabase {
+    /// A database with all migrations, and nothing in it.
+    pub async fn create() -> Self {
+        static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+        let template = TEMPLATE.get_or_init(template).await;
+        Self::create_from(template).await
+    }
+
+    /// A database without any table.
+    pub async fn create_empty() -> Self {
+        Self::create_from("template0").await
+    }
+
+    async fn create_from(template: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("payonce_test_{}_{}_{number}", seconds(), process::id());
+        let mut conn = PgConnection::connect_with(&maintenance()).await.unwrap();
+        // Another test may be copying the template this moment, or autovacuum looking into it.
+        for attempt in 0.. {
+            let create = format!("CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'");
+            match conn.execute(AssertSqlSafe(create)).await {
+                Ok(_) => break,
+                Err(_) if attempt < 50 => sleep(Duration::from_millis(50)).await,
+                Err(error) => panic!("can't create a database for a test: {error}"),
+            }
+        }
+        Self { options: maintenance().database(&name), name }
+    }
+
+    /// A connection of the test's own.
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect_with(&self.options).await.unwrap()
+    }
+
+    /// Runs statements.
+    pub async fn execute(&self, sql: &str) {
+        let mut conn = self.connect().await;
+        conn.execute(AssertSqlSafe(sql)).await.unwrap();
+        conn.close().await.unwrap();
+    }
+
+    /// Sets a parameter for all who connect from now on.
+    pub async fn set(&self, parameter: &str) {
+        self.execute(&format!("ALTER DATABASE {} SET {parameter}", self.name)).await;
+    }
+
+    /// The number that a query gives.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let mut conn = self.connect().await;
+        let number = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        number
+    }
+
+    /// How many payments there are.
+    pub async fn payments(&self) -> i64 {
+        self.number("SELECT count(*) FROM payments").await
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        block_on_elsewhere(async move {
+            let mut conn = PgConnection::connect_with(&maintenance()).await?;
+            conn.execute(AssertSqlSafe(drop)).await.map(|_| ())
+        });
+    }
+}
+
+/// Runs a future to its end from code that is not async, inside a runtime or not.
+fn block_on_elsewhere<F>(future: F)
+where
+    F: Future<Output = Result<(), sqlx::Error>> + Send + 'static,
+{
+    let thread = std::thread::spawn(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    });
+    if let Ok(Err(error)) = thread.join() {
+        eprintln!("a test database stays behind: {error}");
+    }
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The name of a migrated database, made by whichever test process comes first.
+async fn template() -> String {
+    let name = format!("payonce_test_template_{:016x}", fingerprint_of_migrations());
+    let mut conn = PgConnection::connect_with(&maintenance()).await.unwrap();
+    conn.execute("SELECT pg_advisory_lock(hashtext('payonce tests: template'))").await.unwrap();
+    drop_stale(&mut conn).await;
+    let exists: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+            .bind(&name)
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+    if !exists {
+        // Under its own name only when it is complete: this process may be killed on the way.
+        let unfinished = format!("payonce_test_{}_{}_unfinished", seconds(), process::id());
+        let create = format!("CREATE DATABASE {unfinished} TEMPLATE template0 ENCODING 'UTF8'");
+        conn.execute(AssertSqlSafe(create)).await.unwrap();
+        payonce::database::migrate(&maintenance().database(&unfinished)).await.unwrap();
+        let rename = format!("ALTER DATABASE {unfinished} RENAME TO {name}");
+        conn.execute(AssertSqlSafe(rename)).await.unwrap();
+    }
+    conn.close().await.unwrap();
+    name
+}
+
+/// Drops what killed runs left behind.
+async fn drop_stale(conn: &mut PgConnection) {
+    let names: Vec<String> = sqlx::query_scalar(
+        r"SELECT datname FROM pg_database WHERE datname ~ '^payonce_test_[0-9]+_'",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .unwrap();
+    for name in names {
+        let made =
+            name.split('_').nth(2).and_then(|seconds| seconds.parse().ok()).unwrap_or(u64::MAX);
+        if made.saturating_add(STALE_AFTER.as_secs()) < seconds() {
+            let _ = conn.execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).await;
+        }
+    }
+}
+
+/// Changes whenever a migration does.
+fn fingerprint_of_migrations() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        std::fs::read(file).unwrap().hash(&mut hasher);
+    }
+    hasher.finish()
+}
