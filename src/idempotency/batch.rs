@@ -19,11 +19,19 @@ use super::{
 /// the loser of a race could not read what the winner committed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// How long keys and responses are kept, in seconds; `None` is for ever.
+/// The same for parts of a batch that are run only to find out whose row is locked: a tenth of the
+/// usual lock_timeout, since everybody else waits meanwhile.
+const BEGIN_SEARCHING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 10";
+
+/// What batches on one connection have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Retention {
+pub(super) struct Terms {
+    /// How long a response can be replayed, in seconds; `None` is for ever.
     pub(super) response_ttl: Option<f64>,
+    /// How long a key is kept, in seconds; `None` is for ever.
     pub(super) key_ttl: Option<f64>,
+    /// Whether the server waits for a standby before it acknowledges a COMMIT.
+    pub(super) synchronous_standby: bool,
 }
 
 /// What a key turned out to be, for whoever sent it.
@@ -44,11 +52,12 @@ pub(super) enum Verdict {
 pub(super) async fn run(
     conn: &mut PgConnection,
     batch: &[Running],
-    retention: Retention,
+    terms: Terms,
+    searching: bool,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<Verdict>>, sqlx::Error> {
-    let mut transaction = conn.begin_with(BEGIN).await?;
-    match verdicts(&mut transaction, batch, retention).await {
+    let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
+    match verdicts(&mut transaction, batch, terms).await {
         Ok(verdicts) => {
             *commit_sent = true;
             transaction.commit().await?;
@@ -65,20 +74,23 @@ pub(super) async fn run(
 async fn verdicts(
     conn: &mut PgConnection,
     batch: &[Running],
-    retention: Retention,
+    terms: Terms,
 ) -> Result<Vec<Option<Verdict>>, sqlx::Error> {
-    let claimed = claim(conn, batch, retention.key_ttl).await?;
+    let claimed = claim(conn, batch, terms.key_ttl).await?;
     let (new, old): (Vec<&Running>, Vec<&Running>) =
         batch.iter().partition(|running| claimed.contains(&running.leader.execution_id));
 
-    let mut verdicts = find_used(conn, &old, retention.key_ttl).await?;
+    let mut verdicts = find_used(conn, &old, terms.key_ttl).await?;
+    // What is about to be acknowledged again may have been committed by a connection that was lost, or
+    // a server that was restarted, before its standby had it.
+    let unconfirmed = terms.synchronous_standby && !verdicts.is_empty();
     if !new.is_empty() {
         let executed = execute(conn, &new).await?;
-        remember(conn, &executed, retention.response_ttl).await?;
+        remember(conn, &executed, terms.response_ttl).await?;
         verdicts
             .extend(executed.into_iter().map(|(id, response)| (id, Verdict::Executed(response))));
     }
-    if batch.iter().any(|running| running.in_doubt) {
+    if unconfirmed || batch.iter().any(|running| running.in_doubt) {
         store::write_to_log(conn).await?;
     }
     Ok(batch.iter().map(|running| verdicts.remove(&running.leader.execution_id)).collect())

@@ -89,12 +89,29 @@ pub enum Outcome {
     InFlight,
 }
 
-/// A handle to the tasks that commit; cheap to clone.
+/// A handle to the tasks that commit; cheap to clone. When the last one is dropped, the tasks end
+/// after what they have taken in.
 #[derive(Clone)]
-pub struct Committer {
-    queues: Arc<[Arc<Queue>]>,
-    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+pub struct Committer(Arc<Shared>);
+
+struct Shared {
+    queues: Vec<Arc<Queue>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     request_deadline: Duration,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close_queues();
+    }
+}
+
+impl Shared {
+    fn close_queues(&self) {
+        for queue in &self.queues {
+            queue.close();
+        }
+    }
 }
 
 impl Committer {
@@ -108,22 +125,23 @@ impl Committer {
         settings: &Settings,
     ) -> Result<Self, UnfitServer> {
         let committers = settings.committers.max(1);
-        let mut queues = Vec::with_capacity(committers);
-        let mut tasks = Vec::with_capacity(2 * committers);
+        let mut connectors = Vec::with_capacity(committers);
         for _ in 0..committers {
-            let queue = Arc::new(Queue::new(settings.queue_limit.div_ceil(committers)));
             let mut connector = Connector::new(options.clone(), settings);
             connector.connect().await?;
+            connectors.push(connector);
+        }
+        let mut queues = Vec::with_capacity(committers);
+        let mut tasks = Vec::with_capacity(2 * committers);
+        for connector in connectors {
+            let queue = Arc::new(Queue::new(settings.queue_limit.div_ceil(committers)));
             let (main, aside) =
                 lanes(&queue, settings, (connector, Connector::new(options.clone(), settings)));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
             queues.push(queue);
         }
-        Ok(Self {
-            queues: queues.into(),
-            tasks: Arc::new(Mutex::new(tasks)),
-            request_deadline: settings.request_deadline,
-        })
+        let request_deadline = settings.request_deadline;
+        Ok(Self(Arc::new(Shared { queues, tasks: Mutex::new(tasks), request_deadline })))
     }
 
     /// Has a command executed, exactly once for this key of this account, and says what came of it.
@@ -141,7 +159,7 @@ impl Committer {
         let scope = ScopedKey { account_id, key };
         let lock_number = scope.lock_number();
         let arrived = Instant::now();
-        let deadline = arrived + self.request_deadline;
+        let deadline = arrived + self.0.request_deadline;
         let (reply, mut answer) = oneshot::channel();
         let seat = self.queue(lock_number)?.join(Submission {
             scope,
@@ -174,8 +192,9 @@ impl Committer {
     /// After `limit` the rest is given up, which is as safe as any crash. Returns whether all was
     /// answered.
     pub async fn close(&self, limit: Duration) -> bool {
-        self.queues.iter().for_each(|queue| queue.close());
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.close_queues();
+        let tasks =
+            std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         let end = Instant::now() + limit;
         let mut all = true;
         for mut task in tasks {
@@ -192,9 +211,9 @@ impl Committer {
 
     /// A key always comes to the same queue, and so meets its copies there.
     fn queue(&self, lock_number: i64) -> Result<&Queue, Failure> {
-        let queues = u64::try_from(self.queues.len()).unwrap_or(1);
+        let queues = u64::try_from(self.0.queues.len()).unwrap_or(1);
         let place = lock_number.cast_unsigned().checked_rem(queues).unwrap_or(0);
-        let queue = usize::try_from(place).ok().and_then(|place| self.queues.get(place));
+        let queue = usize::try_from(place).ok().and_then(|place| self.0.queues.get(place));
         queue.map(|queue| &**queue).ok_or(Failure::Overloaded)
     }
 }

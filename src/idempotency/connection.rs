@@ -3,15 +3,19 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Connection, Decode, Executor, PgConnection, Postgres, Row, Type,
+    postgres::{PgConnectOptions, PgRow},
+};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use super::{
     Settings,
-    batch::{self, Retention, Verdict},
+    batch::{self, Terms, Verdict},
     error::{Remedy, loggable},
     queue::Running,
+    store,
 };
 
 /// How long a statement waits for a row that another transaction holds. Other servers' batches are
@@ -43,6 +47,10 @@ pub enum UnfitServer {
          Turn it on, or say ALLOW_ASYNCHRONOUS_COMMIT=true to accept that"
     )]
     AsynchronousCommit,
+    /// A COMMIT of this process waits for a standby; what came after it would wait behind it, on one
+    /// connection after the other.
+    #[error("a COMMIT waits for a synchronous standby")]
+    AwaitsStandby,
     /// PostgreSQL's shared lock table has no room for the locks of full batches.
     #[error(
         "{wanted} keys could be locked at once, and PostgreSQL's lock table has room for {room}: lower \
@@ -87,16 +95,33 @@ pub(super) struct Fault {
     pub(super) message: String,
 }
 
+impl Fault {
+    /// The batch did not begin.
+    pub(super) fn no_server(unfit: &UnfitServer) -> Self {
+        Self { remedy: Remedy::AwaitServer, in_doubt: false, message: unfit.to_string() }
+    }
+}
+
+/// A connection, and what is known of the server at its other end.
+struct Session {
+    conn: PgConnection,
+    backend: i32,
+    synchronous_standby: bool,
+}
+
 /// One connection, opened when it is needed.
 pub(super) struct Connector {
     options: PgConnectOptions,
     timeouts: Timeouts,
-    retention: Retention,
+    response_ttl: Option<f64>,
+    key_ttl: Option<f64>,
     max_locks: usize,
     allow_asynchronous_commit: bool,
-    connection: Option<PgConnection>,
+    session: Option<Session>,
     /// Whether the batch that runs, or ran last, may have been committed.
     commit_sent: bool,
+    /// The backend of a connection that was given up during COMMIT, while it may still be at it.
+    committing: Option<i32>,
     /// How often in a row there was no usable server.
     setbacks: u32,
 }
@@ -106,40 +131,59 @@ impl Connector {
         Self {
             options,
             timeouts: Timeouts::within(settings.request_deadline),
-            retention: Retention {
-                response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
-                key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
-            },
+            response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
+            key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
             max_locks: settings.max_batch.saturating_mul(settings.committers),
             allow_asynchronous_commit: settings.allow_asynchronous_commit,
-            connection: None,
+            session: None,
             commit_sent: false,
+            committing: None,
             setbacks: 0,
         }
     }
 
-    /// Runs a batch in one transaction, within the time that a batch may take.
+    /// Makes sure that there is a connection.
+    ///
+    /// # Errors
+    /// When the server can't be reached, or isn't fit.
+    pub(super) async fn connect(&mut self) -> Result<(), UnfitServer> {
+        if self.session.is_some() && self.committing.is_none() {
+            return Ok(());
+        }
+        let limit = self.timeouts.connect;
+        let connected =
+            timeout(limit, self.open()).await.unwrap_or(Err(UnfitServer::Silent(limit)));
+        if connected.is_err() {
+            self.setbacks = self.setbacks.saturating_add(1);
+        }
+        connected
+    }
+
+    /// Runs a batch in one transaction on the connection that there is, within the time that a batch
+    /// may take.
     ///
     /// The connection is kept only if it is known to be at rest: after success, or after an error
     /// that the server reported and that was rolled back. A time-out, a lost connection, a panic or
     /// a cancelled future drop it, and PostgreSQL ends what it had begun.
-    pub(super) async fn run(&mut self, batch: &[Running]) -> Result<Vec<Option<Verdict>>, Fault> {
+    pub(super) async fn run(
+        &mut self,
+        batch: &[Running],
+        searching: bool,
+    ) -> Result<Vec<Option<Verdict>>, Fault> {
         self.commit_sent = false;
-        let mut conn = match self.take().await {
-            Ok(conn) => conn,
-            Err(error) => {
-                self.setbacks = self.setbacks.saturating_add(1);
-                return Err(Fault {
-                    remedy: Remedy::AwaitServer,
-                    in_doubt: false,
-                    message: error.to_string(),
-                });
-            }
+        let Some(mut session) = self.session.take() else {
+            let message = "there is no connection".to_owned();
+            return Err(Fault { remedy: Remedy::AwaitServer, in_doubt: false, message });
         };
-        let run = batch::run(&mut conn, batch, self.retention, &mut self.commit_sent);
+        let terms = Terms {
+            response_ttl: self.response_ttl,
+            key_ttl: self.key_ttl,
+            synchronous_standby: session.synchronous_standby,
+        };
+        let run = batch::run(&mut session.conn, batch, terms, searching, &mut self.commit_sent);
         let (remedy, message) = match timeout(self.timeouts.batch, run).await {
             Ok(Ok(verdicts)) => {
-                self.connection = Some(conn);
+                self.session = Some(session);
                 self.setbacks = 0;
                 return Ok(verdicts);
             }
@@ -149,13 +193,15 @@ impl Connector {
             }
         };
         let lost = matches!(remedy, Remedy::Reconnect | Remedy::AwaitServer);
+        let in_doubt = lost && self.commit_sent;
         if lost {
+            self.committing = in_doubt.then_some(session.backend);
             self.setbacks = self.setbacks.saturating_add(1);
         } else {
-            self.connection = Some(conn);
+            self.session = Some(session);
             self.setbacks = 0;
         }
-        Err(Fault { remedy, in_doubt: lost && self.commit_sent, message })
+        Err(Fault { remedy, in_doubt, message })
     }
 
     /// Whether the last batch, of which nothing else is known, may have been committed.
@@ -163,30 +209,21 @@ impl Connector {
         self.commit_sent
     }
 
-    /// Opens a connection where there is none.
-    ///
-    /// # Errors
-    /// When the server can't be reached, or isn't fit.
-    pub(super) async fn connect(&mut self) -> Result<(), UnfitServer> {
-        self.connection = Some(self.take().await?);
-        Ok(())
-    }
-
     /// Says goodbye to the server.
     pub(super) async fn close(&mut self) {
-        if let Some(conn) = self.connection.take() {
+        if let Some(session) = self.session.take() {
             // What matters is committed; a server that is gone needs no goodbye.
-            let _ = timeout(self.timeouts.connect, conn.close()).await;
+            let _ = timeout(self.timeouts.connect, session.conn.close()).await;
         }
     }
 
     /// Finds out whether an idle connection still stands, before a command has to; and keeps
     /// firewalls from forgetting it.
     pub(super) async fn probe(&mut self) {
-        if let Some(mut conn) = self.connection.take()
-            && let Ok(Ok(())) = timeout(self.timeouts.connect, conn.ping()).await
+        if let Some(mut session) = self.session.take()
+            && let Ok(Ok(())) = timeout(self.timeouts.connect, session.conn.ping()).await
         {
-            self.connection = Some(conn);
+            self.session = Some(session);
         }
     }
 
@@ -200,57 +237,80 @@ impl Connector {
         }
     }
 
-    async fn take(&mut self) -> Result<PgConnection, UnfitServer> {
-        if let Some(conn) = self.connection.take() {
-            return Ok(conn);
+    async fn open(&mut self) -> Result<(), UnfitServer> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.session().await?,
+        };
+        if let Some(backend) = self.committing {
+            let waits = store::waits_for_standby(&mut session.conn, backend).await;
+            if waits.map_err(UnfitServer::Unreachable)? {
+                self.session = Some(session);
+                return Err(UnfitServer::AwaitsStandby);
+            }
+            self.committing = None;
         }
-        let limit = self.timeouts.connect;
-        timeout(limit, self.open()).await.map_err(|_| UnfitServer::Silent(limit))?
+        self.session = Some(session);
+        Ok(())
     }
 
-    async fn open(&self) -> Result<PgConnection, UnfitServer> {
+    async fn session(&self) -> Result<Session, UnfitServer> {
         let mut conn =
             PgConnection::connect_with(&self.options).await.map_err(UnfitServer::Unreachable)?;
         let Timeouts { lock, idle_in_transaction, statement, batch, .. } = self.timeouts;
-        // By SET, not as options of the connection, which some poolers refuse. force_custom_plan: a
-        // plan made while the tables were empty reads all of them when they are full.
+        // By SET, not as options of the connection, which some poolers refuse. Plans are made for each
+        // execution, and by index where there is one: a plan made while the tables were empty reads all
+        // of them when they are full, and so does one for small tables that have grown since ANALYZE.
         let settings = format!(
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
-             SET tcp_user_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce'",
+             SET tcp_user_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
+             SET application_name = 'payonce'",
             lock.as_millis(),
             idle_in_transaction.as_millis(),
             statement.as_millis(),
             batch.as_millis(),
         );
         conn.execute(AssertSqlSafe(settings)).await.map_err(UnfitServer::Unreachable)?;
-        self.check(&mut conn).await?;
-        Ok(conn)
+        self.check(conn).await
     }
 
-    async fn check(&self, conn: &mut PgConnection) -> Result<(), UnfitServer> {
+    /// Makes sure that the promises can be kept on this server.
+    async fn check(&self, mut conn: PgConnection) -> Result<Session, UnfitServer> {
         let row = conn
             .fetch_one(
-                "SELECT current_setting('server_encoding') AS encoding,
+                "SELECT pg_backend_pid() AS backend,
+                        current_setting('server_encoding') AS encoding,
                         current_setting('synchronous_commit') AS synchronous_commit,
+                        current_setting('synchronous_standby_names') <> '' AS synchronous_standby,
                         current_setting('max_locks_per_transaction')::bigint
                       * (current_setting('max_connections')::bigint
                        + current_setting('max_prepared_transactions')::bigint) AS locks",
             )
             .await
             .map_err(UnfitServer::Unreachable)?;
-        let text = |column| row.try_get::<String, _>(column).map_err(UnfitServer::Unreachable);
-        let encoding = text("encoding")?;
+        let encoding: String = column(&row, "encoding")?;
         if encoding != "UTF8" {
             return Err(UnfitServer::Encoding(encoding));
         }
-        if text("synchronous_commit")? == "off" && !self.allow_asynchronous_commit {
+        if column::<String>(&row, "synchronous_commit")? == "off" && !self.allow_asynchronous_commit
+        {
             return Err(UnfitServer::AsynchronousCommit);
         }
-        let locks: i64 = row.try_get("locks").map_err(UnfitServer::Unreachable)?;
-        let room = usize::try_from(locks).unwrap_or(0) / 2;
+        let room = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0) / 2;
         if self.max_locks > room {
             return Err(UnfitServer::LockTable { wanted: self.max_locks, room });
         }
-        Ok(())
+        Ok(Session {
+            backend: column(&row, "backend")?,
+            synchronous_standby: column(&row, "synchronous_standby")?,
+            conn,
+        })
     }
+}
+
+fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
+    row: &'r PgRow,
+    name: &str,
+) -> Result<T, UnfitServer> {
+    row.try_get(name).map_err(UnfitServer::Unreachable)
 }

@@ -46,9 +46,14 @@ impl Remedy {
     pub(super) fn of(error: &sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(error) => {
-                let fatal = error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| {
+                let of_postgres = error.try_downcast_ref::<PgDatabaseError>();
+                let fatal = of_postgres.is_some_and(|error| {
                     matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
                 });
+                // A statement prepared before a migration changed the type of its result.
+                if of_postgres.and_then(PgDatabaseError::routine) == Some("RevalidateCachedQuery") {
+                    return Self::Reconnect;
+                }
                 match error.code().as_deref() {
                     Some(code) => Self::of_sqlstate(code, fatal),
                     None => Self::Reconnect,
@@ -72,8 +77,8 @@ impl Remedy {
             "25006" | "57P03" => Self::AwaitServer,
             // A command swallowed a statement's error: its own fault, and not the connection's.
             "25P02" => Self::Isolate,
-            // A statement prepared before a migration changed a type, or lost behind a pooler.
-            "0A000" | "26000" => Self::Reconnect,
+            // A prepared statement that a pooler has lost, or that another client made there before.
+            "26000" | "42P05" => Self::Reconnect,
             _ if fatal => Self::Reconnect,
             _ => match code.get(..2) {
                 Some("53") => Self::Refuse,
@@ -117,6 +122,7 @@ mod tests {
             ("57P01", Remedy::Reconnect),
             ("57P02", Remedy::Reconnect),
             ("26000", Remedy::Reconnect),
+            ("42P05", Remedy::Reconnect),
             ("25006", Remedy::AwaitServer),
             ("57P03", Remedy::AwaitServer),
             ("53100", Remedy::Refuse),

@@ -68,6 +68,8 @@ pub(super) struct Lane {
     delayed: Vec<(Instant, Running)>,
     /// How often in a row a batch had to be repeated because it met other transactions.
     repeats: u32,
+    /// Whether these parts are being run to find out whose row is locked.
+    searching: bool,
 }
 
 /// A committer's two lanes. The connectors are for one each.
@@ -86,6 +88,7 @@ pub(super) fn lanes(
         parts: Vec::new(),
         delayed: Vec::new(),
         repeats: 0,
+        searching: false,
     };
     let (main_connector, aside_connector) = connectors;
     (
@@ -127,6 +130,12 @@ impl Lane {
 
     /// The next batch: whatever has queued by now, and what is due for another look.
     fn gather(&mut self) -> Vec<Running> {
+        if let Role::Aside { put_aside } = &mut self.role
+            && let Ok(arrived) = put_aside.try_recv()
+        {
+            // Before those that have been looked at already: this one may be free by now.
+            return vec![arrived];
+        }
         let now = Instant::now();
         let mut room = self.max_batch;
         let due = self.delayed.extract_if(.., |(due, _)| {
@@ -135,17 +144,19 @@ impl Lane {
             taken
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
-        match &mut self.role {
-            Role::Main { aside, sidestepped } => {
-                for running in self.queue.take(room) {
+        if let Role::Main { aside, sidestepped } = &mut self.role {
+            // Until there is a batch, or nothing left: what is put aside makes room.
+            while batch.len() < self.max_batch {
+                let taken = self.queue.take(self.max_batch - batch.len());
+                if taken.is_empty() {
+                    break;
+                }
+                for running in taken {
                     match sidestepped.get(&running.leader.scope) {
                         Some(until) if *until > now => put_aside(aside, &self.queue, running),
                         _ => batch.push(running),
                     }
                 }
-            }
-            Role::Aside { put_aside } => {
-                batch.extend(std::iter::from_fn(|| put_aside.try_recv().ok()).take(room));
             }
         }
         batch.sort_by(|a, b| a.leader.scope.cmp(&b.leader.scope));
@@ -196,14 +207,20 @@ impl Lane {
         if part.is_empty() {
             return;
         }
-        self.queue.mark(&part, Stage::Begun);
         self.parts.push(part);
-        let Some(part) = self.parts.last() else { return };
-        let run = self.connector.run(part).await;
+        let run = match self.connector.connect().await {
+            Ok(()) => {
+                let Some(part) = self.parts.last() else { return };
+                self.queue.mark(part, Stage::Begun);
+                self.connector.run(part, self.searching).await
+            }
+            Err(unfit) => Err(Fault::no_server(&unfit)),
+        };
         let Some(part) = self.parts.pop() else { return };
         match run {
             Ok(verdicts) => {
                 self.repeats = 0;
+                self.searching &= !self.parts.is_empty();
                 for (running, verdict) in part.into_iter().zip(verdicts) {
                     match verdict {
                         Some(verdict) => self.queue.settle(running, verdict),
@@ -292,14 +309,18 @@ impl Lane {
     /// Finds the command whose row somebody else has locked, and puts it aside. The others, which
     /// have waited for it, are then run together: most likely nothing is wrong with them.
     fn sidestep(&mut self, part: Vec<Running>, message: &str) {
+        self.searching = matches!(self.role, Role::Main { .. });
         if let Some(suspect) = self.halve(part) {
-            warn!(
-                "key {} is locked by another session, put aside: {message}",
-                suspect.leader.scope
-            );
+            if self.searching {
+                warn!(
+                    "key {} is locked by another session, put aside: {message}",
+                    suspect.leader.scope
+                );
+            }
             self.put_aside(suspect);
             let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
             rest.sort_by(|a, b| a.leader.scope.cmp(&b.leader.scope));
+            self.searching &= !rest.is_empty();
             self.parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
         }
     }

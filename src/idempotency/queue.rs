@@ -164,7 +164,6 @@ impl Queue {
             let Some((_, scope)) = state.order.pop_first() else { break };
             let Some(group) = state.groups.get_mut(&scope) else { continue };
             let Some((_, leader)) = group.leader.take() else { continue };
-            group.stage = Stage::Begun;
             taken.push(Running { leader, losses: 0, in_doubt: false, delays: 0 });
         }
         taken
@@ -218,9 +217,11 @@ impl Queue {
         }
     }
 
-    /// Fails the leader, and with it those who sent the same request. Others with its key haven't
-    /// been tried: the first of them leads.
+    /// Fails the leader, and with it those who sent the same request; where a COMMIT with it was never
+    /// answered, none of them can be told more than that. Others with its key haven't been tried: the
+    /// first of them leads.
     pub(super) fn fail(&self, running: Running, failure: &Failure) {
+        let failure = if running.in_doubt { &Failure::OutcomeUnknown } else { failure };
         let mut state = self.state();
         let Some(mut group) = self.remove(&mut state, &running.leader.scope) else { return };
         let Running { leader, .. } = running;

@@ -183,12 +183,23 @@ pub(super) async fn remember(
     Ok(stored.rows_affected())
 }
 
-/// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row: what it
-/// is about to acknowledge may have been committed by a connection that was lost before its standby
-/// confirmed.
+/// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.
 pub(super) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_logical_emit_message(true, 'payonce', '')").execute(conn).await?;
     Ok(())
+}
+
+/// Whether this backend still waits for a standby to confirm a COMMIT.
+pub(super) async fn waits_for_standby(
+    conn: &mut PgConnection,
+    backend: i32,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep')",
+    )
+    .bind(backend)
+    .fetch_one(conn)
+    .await
 }
 
 /// A page of responses that a sweep went through.
