@@ -2,66 +2,59 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde::{
+    Deserialize,
+    de::{Deserializer, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use crate::problem::{Kind, MemberError, Problem};
 
 /// The members of a JSON object, to be taken one by one. What is wrong is gathered, so that one
 /// answer names all of it.
 #[derive(Debug)]
-pub struct Members {
-    left: Vec<(String, Value)>,
+pub struct Members<'a> {
+    left: Vec<(String, &'a RawValue)>,
     errors: Vec<MemberError>,
     /// Of what problem the errors are.
     kind: Kind,
 }
 
-impl Members {
+impl<'a> Members<'a> {
     /// Reads a body.
     ///
     /// # Errors
     /// `malformed-json` when it isn't JSON; `kind` when it is JSON, but not an object.
-    pub fn read(body: &[u8], kind: Kind) -> Result<Self, Problem> {
-        let whole = |detail: String| vec![MemberError { pointer: String::new(), detail }];
-        let read: Top = serde_json::from_slice(body).map_err(|error| {
-            Problem::new(Kind::MalformedJson).with_errors(whole(error.to_string()))
-        })?;
-        match read {
-            Top::Object(members) => Ok(Self { left: members, errors: Vec::new(), kind }),
-            Top::Other => {
-                Err(Problem::new(kind).with_errors(whole("expected a JSON object".to_owned())))
-            }
+    pub fn read(body: &'a [u8], kind: Kind) -> Result<Self, Problem> {
+        let whole = |kind, detail| {
+            Problem::new(kind).with_errors(vec![MemberError { pointer: String::new(), detail }])
+        };
+        let malformed = |error: serde_json::Error| whole(Kind::MalformedJson, error.to_string());
+        let json: &RawValue = serde_json::from_slice(body).map_err(malformed)?;
+        if !json.get().starts_with('{') {
+            return Err(whole(kind, "expected a JSON object".to_owned()));
         }
+        let Object(left) = serde_json::from_str(json.get()).map_err(malformed)?;
+        Ok(Self { left, errors: Vec::new(), kind })
     }
 
-    /// Takes the member of this name and reads it with `read`, which gives nothing when it isn't
-    /// what was `expected`. A member that is missing is an error too.
+    /// Takes the member of this name and reads its JSON with `read`, which gives nothing when it
+    /// isn't what was `expected`. A member that is missing, or there twice, is an error too.
     pub fn required<T>(
         &mut self,
         name: &'static str,
         expected: &str,
-        read: impl FnOnce(Value) -> Option<T>,
+        read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        match self.take(name) {
-            Some(value) => read(value).or_else(|| self.wrong(name, expected)),
-            None => self.wrong(name, &format!("is missing: expected {expected}")),
-        }
-    }
-
-    /// Takes the member of this name, its first occurrence; each further one is an error.
-    fn take(&mut self, name: &'static str) -> Option<Value> {
-        let mut taken = None;
-        let named = self.left.extract_if(.., |(found, _)| found == name).map(|(_, value)| value);
-        let named: Vec<Value> = named.collect();
-        for value in named {
-            if taken.is_some() {
-                self.wrong::<()>(name, "occurs more than once");
-            } else {
-                taken = Some(value);
+        let named: Vec<&RawValue> =
+            self.left.extract_if(.., |(found, _)| found == name).map(|(_, json)| json).collect();
+        match named.as_slice() {
+            [json] => {
+                read(json.get()).or_else(|| self.wrong(name, &format!("expected {expected}")))
             }
+            [] => self.wrong(name, &format!("is missing: expected {expected}")),
+            [..] => self.wrong(name, "occurs more than once"),
         }
-        taken
     }
 
     fn wrong<T>(&mut self, name: &str, detail: &str) -> Option<T> {
@@ -89,61 +82,29 @@ fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// A JSON text, of which only an object's members are of interest; repeated ones are all kept.
-enum Top {
-    Object(Vec<(String, Value)>),
-    Other,
-}
+/// The members of an object as they are written, repeated ones included.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Top {
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TopVisitor;
+        struct ObjectVisitor;
 
-        impl<'de> Visitor<'de> for TopVisitor {
-            type Value = Top;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Object<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
+                f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut members = Vec::with_capacity(2);
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Top::Object(members))
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Top, A::Error> {
-                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                Ok(Top::Other)
-            }
-
-            fn visit_unit<E>(self) -> Result<Top, E> {
-                Ok(Top::Other)
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Top, E> {
-                Ok(Top::Other)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Top, E> {
-                Ok(Top::Other)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Top, E> {
-                Ok(Top::Other)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Top, E> {
-                Ok(Top::Other)
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Top, E> {
-                Ok(Top::Other)
+                Ok(Object(members))
             }
         }
 
-        deserializer.deserialize_any(TopVisitor)
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }

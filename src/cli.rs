@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix_web::rt::System;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::info;
 use sqlx::postgres::PgConnectOptions;
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,7 +59,7 @@ enum Command {
 pub fn run() -> ExitCode {
     // Before anything reads the environment, and before there is a second thread.
     let dot_env = config::read_dot_env();
-    let cli = Cli::parse();
+    let cli = parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let done = dot_env.map_err(Into::into).and_then(|()| System::new().block_on(execute(&cli)));
     match done {
@@ -70,6 +70,15 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads flags and environment; a variable that is set to nothing counts as not set.
+fn parse() -> Cli {
+    let command = Cli::command().mut_args(|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(None) } else { arg }
+    });
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 async fn execute(cli: &Cli) -> Result<(), Box<dyn Error>> {
@@ -122,7 +131,8 @@ fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
         host => host.trim_matches(['[', ']']),
     };
     let address = (host, settings.port).to_socket_addrs()?.next().ok_or("HOST has no address")?;
-    let mut server = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)?;
+    let mut server = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)
+        .map_err(|error| format!("can't reach {address}: {error}"))?;
     server.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
     server.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
     write!(server, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;

@@ -11,6 +11,15 @@ use crate::{idempotency, keyed::ReplayStatus};
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
 
+/// Longer than any client waits.
+const LONGEST_DEADLINE: Duration = Duration::from_mins(10);
+
+/// A pass each second keeps up with everything.
+const SHORTEST_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// No proxy keeps a connection for longer.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_hours(24);
+
 /// More than anybody keeps records; less than what PostgreSQL's intervals and dates can hold.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 36_500);
 
@@ -175,6 +184,26 @@ impl Settings {
         demand(key_ttl.1 >= response_ttl.1, key_ttl, "at least", response_ttl)?;
         demand(response_ttl.1 > deadline.1, response_ttl, "more than", deadline)?;
         demand(deadline.1 > wait.1, deadline, "more than", wait)?;
+        demand(
+            deadline.1 <= LONGEST_DEADLINE,
+            deadline,
+            "at most",
+            ("the longest", LONGEST_DEADLINE),
+        )?;
+        let sweep = ("SWEEP_INTERVAL", self.sweep_interval.0.unwrap_or(never));
+        demand(
+            sweep.1 >= SHORTEST_SWEEP_INTERVAL,
+            sweep,
+            "at least",
+            ("the shortest", SHORTEST_SWEEP_INTERVAL),
+        )?;
+        let keep_alive = ("KEEP_ALIVE", self.keep_alive);
+        demand(
+            keep_alive.1 <= LONGEST_KEEP_ALIVE,
+            keep_alive,
+            "at most",
+            ("the longest", LONGEST_KEEP_ALIVE),
+        )?;
         demand(
             deadline.1 >= SHORTEST_DEADLINE,
             deadline,

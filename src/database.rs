@@ -1,6 +1,6 @@
 //! The database, apart from what commits: migrations, and a small pool to read with.
 
-use std::{collections::HashSet, sync::LazyLock, time::Duration};
+use std::{collections::HashSet, io, sync::LazyLock, time::Duration};
 
 use log::{info, warn};
 use sqlx::{
@@ -24,8 +24,18 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     migrations
 });
 
-/// How long a migration waits for a lock: while it does, whoever needs the table waits behind it.
-const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long connecting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a statement may take that nobody waits for.
+pub const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a statement outside the committers waits for a lock; a migration's above all: while it
+/// does, whoever needs the table waits behind it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection may take to show that it is at rest.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long to try again, when another server is migrating or a table is in use.
 const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
@@ -48,6 +58,29 @@ fn describe(error: &MigrateError) -> String {
     }
 }
 
+/// A connection for what happens besides requests: it waits for nothing for ever.
+///
+/// # Errors
+/// When the server can't be reached, or doesn't answer.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let connecting = async {
+        let mut conn = PgConnection::connect_with(options).await?;
+        let settings = format!(
+            "SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce'",
+            LOCK_TIMEOUT.as_millis()
+        );
+        conn.execute(AssertSqlSafe(settings)).await?;
+        Ok(conn)
+    };
+    timeout(CONNECT_LIMIT, connecting).await.map_err(|_| silent())?
+}
+
+/// A server that doesn't answer.
+#[must_use]
+pub fn silent() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "PostgreSQL didn't answer in time"))
+}
+
 /// Applies the migrations that are pending. Two servers may do so at once.
 ///
 /// # Errors
@@ -55,14 +88,12 @@ fn describe(error: &MigrateError) -> String {
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrationError> {
     let begun = Instant::now();
     loop {
-        let mut conn = PgConnection::connect_with(options).await?;
+        let mut conn = connect(options).await?;
         let pending = pending(&mut conn).await?;
         if pending == 0 {
             info!("database is up to date");
             return Ok(conn.close().await?);
         }
-        let lock_timeout = format!("SET lock_timeout = {}", MIGRATION_LOCK_TIMEOUT.as_millis());
-        conn.execute(AssertSqlSafe(lock_timeout)).await?;
         match MIGRATIONS.run(&mut conn).await {
             Ok(()) => info!("database migrated: {pending} migrations applied"),
             Err(error) if is_locked(&error) && begun.elapsed() < MIGRATION_PATIENCE => {
@@ -126,6 +157,13 @@ impl Reads {
             .after_connect(move |conn, _| {
                 let settings = settings.clone();
                 Box::pin(async move { conn.execute(AssertSqlSafe(settings)).await.map(drop) })
+            })
+            // A read that was given up leaves its connection in whatever state, and the pool would wait
+            // for it without end.
+            .after_release(|conn, _| {
+                Box::pin(async {
+                    timeout(RELEASE_LIMIT, conn.ping()).await.map_err(|_| silent())?.map(|()| true)
+                })
             })
             .connect_lazy_with(options.clone());
         Self { pool, limit }

@@ -7,6 +7,7 @@ use actix_web::{
     Error, HttpMessage, HttpRequest,
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
+    error::PayloadError,
     http::header::{HeaderName, HeaderValue},
     middleware::Next,
 };
@@ -82,13 +83,13 @@ pub async fn exchange<B: MessageBody>(
 async fn read(mut payload: Payload) -> Result<Bytes, Kind> {
     let whole = async {
         let first = match payload.next().await {
-            Some(chunk) => chunk.map_err(|_| Kind::RequestTimeout)?,
+            Some(chunk) => chunk.map_err(|error| kind_of(&error))?,
             None => return Ok(Bytes::new()),
         };
         let mut body = BytesMut::new();
         let mut size = first.len();
         while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|_| Kind::RequestTimeout)?;
+            let chunk = chunk.map_err(|error| kind_of(&error))?;
             size += chunk.len();
             if size > BODY_LIMIT {
                 return Err(Kind::BodyTooLarge);
@@ -105,6 +106,15 @@ async fn read(mut payload: Payload) -> Result<Bytes, Kind> {
         }
     };
     timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(Kind::RequestTimeout))
+}
+
+/// What is wrong with a body that breaks off.
+fn kind_of(error: &PayloadError) -> Kind {
+    match error {
+        PayloadError::EncodingCorrupted => Kind::MalformedJson,
+        PayloadError::Overflow => Kind::BodyTooLarge,
+        _ => Kind::RequestTimeout,
+    }
 }
 
 /// A client's own id for its request, where it may stand in a header and in a log.

@@ -1,10 +1,5 @@
 //! What watches over processes asks: is this one up, and can it do its work?
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
 
@@ -12,21 +7,6 @@ use crate::{
     database::{self, Reads},
     problem::{Kind, Problem},
 };
-
-/// Whether this server is being stopped.
-#[derive(Debug, Clone, Default)]
-pub struct Stopping(Arc<AtomicBool>);
-
-impl Stopping {
-    /// It is, from now on.
-    pub fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 #[derive(Serialize)]
 struct Health {
@@ -49,14 +29,8 @@ pub async fn live() -> HttpResponse {
 /// needs.
 ///
 /// # Errors
-/// `database-unavailable`; `overloaded` while the server is being stopped.
-pub async fn ready(
-    reads: web::Data<Reads>,
-    stopping: web::Data<Stopping>,
-) -> Result<HttpResponse, Problem> {
-    if stopping.has_begun() {
-        return Err(Problem::new(Kind::Overloaded).with_detail("this server is being stopped"));
-    }
+/// `database-unavailable`.
+pub async fn ready(reads: web::Data<Reads>) -> Result<HttpResponse, Problem> {
     match reads.run(async |conn| database::pending(conn).await).await? {
         0 => Ok(healthy("ready")),
         pending => Err(Problem::new(Kind::DatabaseUnavailable)

@@ -69,17 +69,15 @@ impl FromRequest for KeyedRequest {
 
 impl KeyedRequest {
     fn read(req: &HttpRequest) -> Result<Self, Problem> {
-        check_media_type(req)?;
-        let body = Body::of(req)?;
-        let mut values = req.headers().get_all(IDEMPOTENCY_KEY);
-        let field_value = values.next().ok_or(Problem::new(Kind::KeyMissing))?.clone();
-        if values.next().is_some() {
-            return Err(Problem::new(Kind::KeyInvalid)
-                .with_detail("send one Idempotency-Key header, not several"));
+        let key = read_key(req);
+        let body = check_media_type(req).and_then(|()| Body::of(req));
+        match (body, key) {
+            (Ok(body), Ok((key, field_value))) => Ok(Self { key, field_value, body }),
+            (Err(problem), Ok((_, field_value))) => {
+                Err(problem.with_header(IDEMPOTENCY_KEY, field_value))
+            }
+            (Err(problem), Err(_)) | (Ok(_), Err(problem)) => Err(problem),
         }
-        let key = IdempotencyKey::parse(field_value.as_bytes())
-            .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_detail(invalid.to_string()))?;
-        Ok(Self { key, field_value, body })
     }
 
     /// Reads the command from the body, has it executed once, and answers. `location` is where the
@@ -122,8 +120,11 @@ impl Keyed {
                 stored(&response, status, true)
             }
             Outcome::Reused { members } => Err(Problem::new(Kind::KeyReused).with_members(members)),
-            Outcome::Expired { execution_id } => Err(Problem::new(Kind::KeyExpired)
-                .with_header(header::LOCATION, location(execution_id))),
+            Outcome::Expired { execution_id } => {
+                let location = HeaderValue::try_from(location(execution_id))
+                    .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
+                Err(Problem::new(Kind::KeyExpired).with_header(header::LOCATION, location))
+            }
             Outcome::InFlight => Err(Kind::KeyInFlight.into()),
         }
     }
@@ -142,6 +143,19 @@ fn stored(response: &Response, status: u16, replayed: bool) -> Result<HttpRespon
         answer.insert_header(header);
     }
     Ok(answer.body(response.body().clone()))
+}
+
+/// The key, and the header's value as it came.
+fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem> {
+    let mut values = req.headers().get_all(IDEMPOTENCY_KEY);
+    let field_value = values.next().ok_or(Problem::new(Kind::KeyMissing))?;
+    if values.next().is_some() {
+        return Err(Problem::new(Kind::KeyInvalid)
+            .with_detail("send one Idempotency-Key header, not several"));
+    }
+    let key = IdempotencyKey::parse(field_value.as_bytes())
+        .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_detail(invalid.to_string()))?;
+    Ok((key, field_value.clone()))
 }
 
 /// `application/json`, in UTF-8 where it says a charset, and as it is.

@@ -252,7 +252,7 @@ pub struct Problem {
     detail: Option<Cow<'static, str>>,
     errors: Vec<MemberError>,
     members: Vec<&'static str>,
-    header: Option<(header::HeaderName, String)>,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
     cause: Option<String>,
 }
 
@@ -276,7 +276,7 @@ impl Problem {
             detail: None,
             errors: Vec::new(),
             members: Vec::new(),
-            header: None,
+            headers: Vec::new(),
             cause: None,
         }
     }
@@ -301,8 +301,9 @@ impl Problem {
 
     /// Adds a header to the answer.
     #[must_use]
-    pub fn with_header(self, name: header::HeaderName, value: impl Into<String>) -> Self {
-        Self { header: Some((name, value.into())), ..self }
+    pub fn with_header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// Says for the log what caused it.
@@ -382,10 +383,8 @@ impl ResponseError for Problem {
                 HeaderValue::from(seconds_to_wait(self.kind)),
             ));
         }
-        if let Some((name, value)) = &self.header
-            && let Ok(value) = HeaderValue::from_str(value)
-        {
-            response.insert_header((name.clone(), value));
+        for (name, value) in &self.headers {
+            response.insert_header((name.clone(), value.clone()));
         }
         let mut response = response.json(Body {
             r#type: format!("/problems/{code}"),

@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 
 use actix_web::{
     FromRequest, Handler, HttpResponse, Resource, Responder, guard,
-    http::header,
+    http::header::{self, HeaderValue},
     web::{self, ServiceConfig},
 };
 
@@ -30,7 +30,8 @@ pub fn configure(routes: &mut ServiceConfig) {
 /// A path, with what to say to the methods that it doesn't take.
 fn resource(path: &'static str, allow: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move || {
-        let problem = Problem::new(Kind::MethodNotAllowed).with_header(header::ALLOW, allow);
+        let problem = Problem::new(Kind::MethodNotAllowed)
+            .with_header(header::ALLOW, HeaderValue::from_static(allow));
         ready(Err::<HttpResponse, _>(problem))
     }))
 }

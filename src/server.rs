@@ -4,18 +4,17 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
 use log::{debug, info, warn};
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, postgres::PgConnectOptions};
 use thiserror::Error;
 use tokio::{
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     config::{self, Settings, Ttl},
     database::{self, MigrationError, Reads},
     exchange::exchange,
-    health::Stopping,
     idempotency::{Committer, Sweeper, UnfitServer, loggable},
     keyed::Keyed,
     routes,
@@ -63,7 +62,6 @@ pub struct Server {
     committer: Committer,
     reads: Reads,
     sweeper: Option<JoinHandle<()>>,
-    stopping: Stopping,
     deadline: Duration,
 }
 
@@ -79,21 +77,17 @@ impl Server {
         prepare(settings, options).await?;
         let committer = Committer::start(options, &settings.idempotency()).await?;
         let reads = Reads::new(options, settings.read_connections, settings.request_deadline / 2);
-        let stopping = Stopping::default();
-
         let keyed = web::Data::new(Keyed {
             committer: committer.clone(),
             replay_status: settings.idempotency_replay_status,
         });
-        let (reads_data, stopping_data) =
-            (web::Data::new(reads.clone()), web::Data::new(stopping.clone()));
+        let reads_data = web::Data::new(reads.clone());
         let deadline = settings.request_deadline;
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let http = HttpServer::new(move || {
             App::new()
                 .app_data(keyed.clone())
                 .app_data(reads_data.clone())
-                .app_data(stopping_data.clone())
                 .wrap(from_fn(exchange))
                 .configure(routes::configure)
         })
@@ -116,7 +110,6 @@ impl Server {
                 .sweep_interval
                 .0
                 .map(|pause| rt::spawn(sweep(settings.clone(), options.clone(), pause))),
-            stopping,
             deadline,
         })
     }
@@ -128,9 +121,10 @@ impl Server {
     }
 
     /// Stops: accepts nothing more, lets what was accepted be committed and answered, closes. Takes no
-    /// longer than the deadline of a request and a little.
+    /// longer than the deadline of a request and four seconds; a request whose body is still on its way
+    /// then is cut off.
     pub async fn stop(self) {
-        self.stopping.begin();
+        let end = Instant::now() + self.deadline + STOPPING_MARGIN;
         if let Some(sweeper) = &self.sweeper {
             sweeper.abort();
         }
@@ -138,8 +132,11 @@ impl Server {
         if let Ok(Err(error)) = self.http_ended.await {
             warn!("the HTTP server ended with an error: {error}");
         }
-        self.committer.close(self.deadline).await;
-        let _ = timeout(STOPPING_MARGIN, self.reads.close()).await;
+        // Nobody waits for these any more; what has begun is committed while there is time.
+        self.committer
+            .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
+            .await;
+        let _ = timeout(STOPPING_MARGIN / 2, self.reads.close()).await;
     }
 }
 
@@ -149,7 +146,7 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
         return Ok(database::migrate(options).await?);
     }
     let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error));
-    let mut conn = PgConnection::connect_with(options).await.map_err(unreachable)?;
+    let mut conn = database::connect(options).await.map_err(unreachable)?;
     match database::pending(&mut conn).await.map_err(unreachable)? {
         0 => Ok(()),
         pending => Err(StartError::Unmigrated(pending)),
@@ -186,10 +183,11 @@ pub async fn sweep_pass(
     options: &PgConnectOptions,
     pause: Duration,
 ) -> Result<(u64, u64), sqlx::Error> {
-    let mut conn = PgConnection::connect_with(options).await?;
+    let mut conn = database::connect(options).await?;
     let (mut responses, mut keys) = (0, 0);
     loop {
-        let swept = sweeper.step(&mut conn).await?;
+        let step = timeout(database::STATEMENT_LIMIT, sweeper.step(&mut conn)).await;
+        let swept = step.map_err(|_| database::silent())??;
         responses += swept.responses;
         keys += swept.keys;
         if swept.done {

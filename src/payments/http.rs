@@ -1,7 +1,6 @@
 //! The endpoints of payments.
 
 use actix_web::{HttpResponse, http::header, web};
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
@@ -30,15 +29,12 @@ pub fn read(body: &[u8]) -> Result<TakePayment, Problem> {
     let user_id = members.required(
         "user_id",
         "a string of 1 to 255 characters, not blank, without control characters",
-        |value| match value {
-            Value::String(text) => UserId::parse(text),
-            _ => None,
-        },
+        |json| serde_json::from_str(json).ok().and_then(UserId::parse),
     );
     let amount = members.required(
         "amount",
         "a whole number of minor units, 1 to 9007199254740991, without fraction, exponent or quotes",
-        |value| value.as_u64().and_then(Amount::from_minor_units),
+        |json| json.parse().ok().and_then(Amount::from_minor_units),
     );
     members.finish(user_id.zip(amount).map(|(user_id, amount)| TakePayment { user_id, amount }))
 }
