@@ -39,6 +39,7 @@ async fn an_amount_is_a_whole_number_of_minor_units() {
         "9223372036854775808",
         "18446744073709551616",
         "1e300",
+        "1e999",
     ] {
         assert_invalid(&server, &with_amount(amount), &["/amount"]).await;
     }
@@ -59,6 +60,7 @@ async fn a_user_id_is_1_to_255_characters_and_not_blank() {
         "\"a\\u0000b\"",
         "\"a\\nb\"",
         "\"\\u0085\"",
+        "\"\\ud800\"",
         "1",
         "null",
         "[]",
@@ -66,6 +68,8 @@ async fn a_user_id_is_1_to_255_characters_and_not_blank() {
     ] {
         assert_invalid(&server, &with_user(user), &["/user_id"]).await;
     }
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    assert_invalid(&server, &with_user(&deep), &["/user_id"]).await;
     let longest = "é".repeat(255);
     let answer = server.pay("longest", &with_user(&format!("\"{longest}\""))).await;
     assert_eq!((answer.status, answer.member("user_id")), (201, longest));
@@ -106,8 +110,6 @@ async fn json_that_is_no_object_is_no_payment() {
 async fn what_is_not_json_is_refused() {
     let server = TestServer::start().await;
     let deep = format!(r#"{{"user_id": {}"#, "[".repeat(10_000));
-    let unbalanced =
-        format!(r#"{{"user_id": {}{}, "amount": 1}}"#, "[".repeat(5000), "]".repeat(5000));
     for body in [
         "",
         " ",
@@ -117,12 +119,10 @@ async fn what_is_not_json_is_refused() {
         "user_id=u&amount=1",
         "{'user_id': 'u'}",
         "\u{feff}{\"user_id\": \"u\", \"amount\": 1}",
-        r#"{"user_id": "\ud800", "amount": 1}"#,
         r#"{"user_id": "u", "amount": 01}"#,
         r#"{"user_id": "u", "amount": NaN}"#,
         "[1",
         &deep,
-        &unbalanced,
     ] {
         let answer = server.pay("k", body).await;
         answer.assert_problem(400, "malformed-json");

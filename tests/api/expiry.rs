@@ -158,7 +158,7 @@ async fn a_sweep_goes_through_more_than_a_page() {
 
 #[tokio::test]
 async fn the_server_sweeps_by_itself() {
-    let server = TestServer::start_with(&["--sweep-interval", "50ms"]).await;
+    let server = TestServer::start_with(&["--sweep-interval", "1s"]).await;
     server.pay("k", PAYMENT).await;
     server.database.execute(AGE_RESPONSES).await;
     // Of age by its id too, as it would be a day later.

@@ -123,6 +123,57 @@ async fn one_locked_row_in_a_full_batch_is_put_aside() {
 }
 
 #[tokio::test]
+async fn many_locked_rows_in_one_batch_are_put_aside_in_time() {
+    let server = TestServer::start_with(&["--max-batch", "512", "--committers", "1"]).await;
+    let mut holder = server.database.connect().await;
+    raw_sql(
+        "BEGIN; INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+         SELECT '00000000-0000-0000-0000-000000000000', 'key-' || i, gen_random_uuid(), 'pay', '\\x01'
+         FROM generate_series(0, 199, 10) AS i",
+    )
+    .execute(&mut holder)
+    .await
+    .unwrap();
+    let begun = Instant::now();
+    let answers = futures_util::future::join_all((0..200).map(async |number| {
+        let answer = server.pay(&format!("key-{number}"), PAYMENT).await;
+        (number, answer.status, begun.elapsed())
+    }))
+    .await;
+    for (number, status, took) in answers {
+        if number % 10 == 0 {
+            assert_eq!(status, 409, "key-{number}");
+        } else {
+            assert!(
+                status == 201 && took < Duration::from_secs(5),
+                "key-{number}: {status} after {took:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_put_aside_leave_nobody_waiting_behind_them() {
+    let server = TestServer::start_with(&["--max-batch", "1", "--committers", "1"]).await;
+    let keys = ["held-1", "held-2", "held-3"];
+    let mut holders = Vec::new();
+    for key in keys {
+        holders.push(claim(&server, key, false).await);
+    }
+    // From now on they go aside at once.
+    let held =
+        async || futures_util::future::join_all(keys.map(|key| server.pay(key, PAYMENT))).await;
+    held().await;
+    let begun = Instant::now();
+    let (_, first, second) = tokio::join!(held(), server.pay("free-1", PAYMENT), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        server.pay("free-2", PAYMENT).await
+    });
+    assert_eq!((first.status, second.status), (201, 201));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_locked_table_is_waited_for() {
     let server = TestServer::start().await;
     let mut holder = server.database.connect().await;

@@ -109,6 +109,11 @@ async fn a_valid_key_is_echoed_as_it_came() {
         let answer = server.pay(key, body).await;
         assert_eq!((answer.status, answer.header("idempotency-key")), (status, key));
     }
+    let headers = [("content-type", "text/plain"), ("idempotency-key", "order-9")];
+    let answer = server.request(reqwest::Method::POST, "/payment", &headers, PAYMENT).await;
+    assert_eq!((answer.status, answer.header("idempotency-key")), (415, "order-9"));
+    let answer = server.pay("order-9", &" ".repeat(20_000)).await;
+    assert_eq!((answer.status, answer.header("idempotency-key")), (413, "order-9"));
 }
 
 #[tokio::test]

@@ -111,10 +111,19 @@ fn settings_that_contradict_each_other_are_refused() {
             "REQUEST_DEADLINE (400ms) must be at least",
         ),
         (["--idempotency-response-ttl=200years", "--port=0"], "must be never, or at most"),
+        (["--request-deadline=11m", "--port=0"], "REQUEST_DEADLINE (11m) must be at most"),
+        (["--sweep-interval=0s", "--port=0"], "SWEEP_INTERVAL (0s) must be at least"),
+        (["--keep-alive=25h", "--port=0"], "KEEP_ALIVE (1day 1h) must be at most"),
     ] {
         let (code, _, stderr) = run(payonce(&flags).env("DATABASE_URL", "postgres://localhost/x"));
         assert!(code == 1 && stderr.contains(message), "{flags:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_setting_that_is_empty_counts_as_not_set() {
+    let (code, _, stderr) = run(payonce(&[]).env("PORT", "").env("IDEMPOTENCY_KEY_TTL", ""));
+    assert!(code == 1 && stderr.contains("DATABASE_URL is not set"), "{stderr}");
 }
 
 #[test]

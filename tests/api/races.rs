@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::join_all;
 
-use crate::support::{Answer, PAYMENT, TestDatabase, TestServer};
+use crate::support::{PAYMENT, TestDatabase, TestServer, client::Answer};
 
 /// Sends copies of one request at once, to these servers in turn.
 async fn storm(servers: &[&TestServer], copies: usize) -> Vec<Answer> {

@@ -24,12 +24,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn of(response: reqwest::Response) -> Self {
-        Self {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            body: response.text().await.unwrap(),
-        }
+    /// Reads an answer to its end; `None` where the connection ends before.
+    pub async fn read(response: reqwest::Response) -> Option<Self> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Some(Self { status, headers, body: response.text().await.ok()? })
     }
 
     /// A header's value; empty where there is none.
@@ -122,7 +120,7 @@ impl TestServer {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Ok(Answer::of(request.body(body.to_owned()).send().await?).await)
+        Ok(Answer::read(request.body(body.to_owned()).send().await?).await.expect("a whole answer"))
     }
 
     pub async fn get(&self, path: &str) -> Answer {

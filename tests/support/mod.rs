@@ -4,9 +4,13 @@
 
 pub mod binary;
 pub mod client;
+pub mod cluster;
 pub mod database;
+pub mod load;
+pub mod proxy;
+pub mod retry;
 pub mod server;
 
-pub use client::{Answer, PAYMENT};
+pub use client::PAYMENT;
 pub use database::TestDatabase;
 pub use server::TestServer;

@@ -1,0 +1,104 @@
+//! A PostgreSQL that is stopped, killed and promoted under load.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::support::{
+    binary::Serve,
+    cluster::Cluster,
+    load::{self, Load, assert_exactly_once},
+    proxy::Proxy,
+    retry::Clients,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Brings PostgreSQL down under load, again and again, each time for more than a second, and asserts
+/// that no client notices more than that it waits.
+async fn assert_outages_are_waited_out(bring_down: fn(&Cluster)) {
+    let cluster = Cluster::start("");
+    let serve = Serve::start(&cluster.options(), &[]);
+    let clients = Arc::new(Clients::new(&[serve.address]));
+    let load = Load::start(&clients, 16);
+    let outages = load::duration().as_secs().div_ceil(2);
+    for _ in 0..outages {
+        let before = load.done();
+        sleep(SECOND).await;
+        assert!(load.done() > before, "payments are made between outages");
+        bring_down(&cluster);
+        sleep(3 * SECOND / 2).await;
+        cluster.start_again();
+    }
+    sleep(SECOND).await;
+    let longest = load.finish().await;
+    let payments = assert_exactly_once(&clients, &cluster.options()).await;
+    eprintln!(
+        "{payments} payments, {outages} outages, the longest took {longest:?}: {:?}",
+        clients.failures()
+    );
+    assert!(clients.failures().is_empty(), "late, and not refused: {:?}", clients.failures());
+    assert!(longest > SECOND, "some waited for an outage to end: {longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_immediate_shutdown_under_load_is_waited_out() {
+    assert_outages_are_waited_out(Cluster::stop_immediately).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postmaster_under_load_is_waited_out() {
+    assert_outages_are_waited_out(Cluster::kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_the_promotion_of_a_synchronous_standby() {
+    let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
+    // Nothing commits before there is a standby.
+    let standby = primary.standby();
+    let proxy = Proxy::start(&primary.options()).await;
+    let serve = Serve::start(&proxy.through(&primary.options()), &[]);
+    let clients = Arc::new(Clients::new(&[serve.address]));
+    let load = Load::start(&clients, 16);
+    sleep(2 * SECOND).await;
+    let before = load.done();
+    assert!(before > 10, "{before}");
+
+    primary.kill();
+    proxy.cut_all();
+    standby.promote();
+    proxy.redirect(&standby.options()).await;
+    sleep(2 * SECOND).await;
+    assert!(load.done() > before, "payments are made on the promoted standby");
+    load.finish().await;
+    let payments = assert_exactly_once(&clients, &standby.options()).await;
+    eprintln!(
+        "{payments} payments, {before} of them before the promotion: {:?}",
+        clients.failures()
+    );
+    // The first of each client among them, made before the promotion.
+    for key in clients.heard().keys().step_by(50) {
+        assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 200, "{key}: a replay");
+    }
+    clients.assert_consistent();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_waits_for_its_standby_is_not_answered_before_it() {
+    let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
+    let standby = primary.standby();
+    let serve =
+        Serve::start(&primary.options(), &[("REQUEST_DEADLINE", "2s"), ("IN_FLIGHT_WAIT", "1s")]);
+    let clients = Clients::new(&[serve.address]);
+    assert_eq!(clients.pay("before", crate::support::PAYMENT).await.status, 201);
+
+    // Committed here, waiting for a standby that is gone: nobody may hear of it, and a retry neither.
+    standby.stop_immediately();
+    for _ in 0..2 {
+        let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+        assert!(matches!(answer.status, 409 | 503), "{answer:?}");
+    }
+    standby.start_again();
+    assert!(matches!(clients.pay("held", crate::support::PAYMENT).await.status, 200 | 201));
+    assert_eq!(assert_exactly_once(&clients, &standby.options()).await, 2);
+}

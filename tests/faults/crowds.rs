@@ -1,0 +1,207 @@
+//! More clients than anybody asked for, and ruder ones.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer, binary::Serve, client::Wire, load::assert_exactly_once,
+    retry::Clients,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn head(key: &str) -> String {
+    format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n")
+}
+
+/// The memory that a process has in RAM, in MiB; `None` where there is no /proc.
+fn resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+/// The median time that one payment with a new key takes.
+async fn median_latency(serve: &Serve, name: &str, count: usize) -> Duration {
+    let mut wire = Wire::connect(serve.address).await;
+    let mut times = Vec::new();
+    for number in 0..count {
+        let begun = Instant::now();
+        wire.send_payment(&head(&format!("{name}-{number}")), PAYMENT).await;
+        assert_eq!(wire.status().await, 201);
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[count / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[]);
+    let quiet = median_latency(&serve, "quiet", 50).await;
+    let connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                       AND pid <> pg_backend_pid()";
+    let connections_before = database.number(connections).await;
+
+    // A thousand at once, each as often as it takes: as many sockets as any machine allows.
+    let storm = join_all((0..1000).map(|_| {
+        let address = serve.address;
+        tokio::spawn(async move {
+            let mut wire = Wire::connect(address).await;
+            let mut statuses = [0; 10];
+            for status in &mut statuses {
+                wire.send_payment(&head("storm"), PAYMENT).await;
+                *status = wire.status().await;
+            }
+            statuses
+        })
+    }));
+    let others = async {
+        sleep(Duration::from_millis(100)).await;
+        median_latency(&serve, "other", 30).await
+    };
+    let (storm, others) = tokio::join!(storm, others);
+
+    let mut statuses = BTreeMap::new();
+    for status in storm.into_iter().flat_map(Result::unwrap) {
+        *statuses.entry(status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(200, 9_999), (201, 1)]));
+    assert_eq!(database.payments().await, 1 + 50 + 30);
+    assert_eq!(database.number(connections).await, connections_before);
+    eprintln!(
+        "other keys: {quiet:?} alone, {others:?} in the storm; {:?} MiB",
+        resident(serve.child.id())
+    );
+    assert!(others < quiet * 20 + SECOND / 5, "{quiet:?} alone, {others:?} in the storm");
+    assert!(resident(serve.child.id()).is_none_or(|mebibytes| mebibytes < 256));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[("QUEUE_LIMIT", "32")]);
+    let quiet = median_latency(&serve, "quiet", 50).await;
+    let mut holder = database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let waiting = join_all((0..200).map(|number| {
+        let address = serve.address;
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let mut wire = Wire::connect(address).await;
+            wire.send_payment(&head(&format!("key-{number}")), PAYMENT).await;
+            (wire.answer().await.unwrap(), begun.elapsed())
+        })
+    }));
+    let release = async {
+        sleep(SECOND).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+        let begun = Instant::now();
+        let mut wire = Wire::connect(serve.address).await;
+        for number in 0.. {
+            wire.send_payment(&head(&format!("free-{number}")), PAYMENT).await;
+            if wire.status().await == 201 {
+                break;
+            }
+            sleep(SECOND / 100).await;
+        }
+        let after = median_latency(&serve, "after", 20).await;
+        (after, begun.elapsed())
+    };
+    let (answers, (after, recovery)) = tokio::join!(waiting, release);
+    let mut refused = 0;
+    for ((head, body), took) in answers.into_iter().map(Result::unwrap) {
+        if head.starts_with("http/1.1 503") {
+            assert!(body.contains("\"code\":\"overloaded\""), "{body}");
+            assert!(head.contains("retry-after: "), "{head}");
+            assert!(took < SECOND * 9 / 10, "refused at once: {took:?}");
+            refused += 1;
+        } else {
+            assert!(head.starts_with("http/1.1 201"), "{head}{body}");
+        }
+    }
+    assert_eq!(refused, 200 - 32);
+    eprintln!("median {quiet:?} before, {after:?} after");
+    assert!(recovery < SECOND, "20 payments after the overload took {recovery:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[]);
+    let begun = Instant::now();
+    let rude = join_all((0..150).map(|number| {
+        let address = serve.address;
+        tokio::spawn(async move {
+            let mut wire = Wire::connect(address).await;
+            match number % 3 {
+                // Half a head, half a body, a body a byte at a time.
+                0 => wire.send("POST /payment HTTP/1.1\r\nHost: x\r\nContent-").await,
+                1 => {
+                    wire.send(format!(
+                        "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: 99\r\n\r\n{{",
+                        head("k")
+                    ))
+                    .await
+                }
+                _ => {
+                    wire.send(format!(
+                        "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: 9999\r\n\r\n",
+                        head("k")
+                    ))
+                    .await;
+                    let drip = async {
+                        loop {
+                            sleep(SECOND / 2).await;
+                            wire.send(" ").await;
+                        }
+                    };
+                    let _ = timeout(9 * SECOND, drip).await;
+                }
+            }
+            (wire.status().await, begun.elapsed())
+        })
+    }));
+    let others = async {
+        sleep(SECOND / 2).await;
+        median_latency(&serve, "other", 100).await
+    };
+    let (rude, others) = tokio::join!(rude, others);
+    assert!(others < SECOND / 5, "{others:?}");
+    for (status, took) in rude.into_iter().map(Result::unwrap) {
+        assert!(matches!(status, 0 | 408), "{status}");
+        assert!(took < 14 * SECOND, "{took:?}");
+    }
+    assert_eq!(database.payments().await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_hang_up_at_any_moment_leave_one_payment_at_most() {
+    let server = TestServer::start().await;
+    let clients = Arc::new(Clients::new(&[server.address]));
+    let address = server.address;
+    join_all((0..400_u64).map(|number| async move {
+        let mut wire = Wire::connect(address).await;
+        let request = format!(
+            "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: {}\r\n\r\n{PAYMENT}",
+            head(&format!("key-{number}")),
+            PAYMENT.len()
+        );
+        let sent = if number % 2 == 0 { request.len() } else { fastrand::usize(1..request.len()) };
+        wire.send(&request[..sent]).await;
+        sleep(Duration::from_micros(fastrand::u64(0..20_000))).await;
+    }))
+    .await;
+    assert!(server.database.payments().await <= 200);
+    for number in 0..400 {
+        assert!(matches!(clients.pay(&format!("key-{number}"), PAYMENT).await.status, 200 | 201));
+    }
+    assert_eq!(assert_exactly_once(&clients, &server.database.options).await, 400);
+}

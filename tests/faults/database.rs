@@ -1,0 +1,178 @@
+//! A database that cuts connections, refuses writes, is slow, or has its tables locked.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use sqlx::{Executor, PgConnection, raw_sql};
+use tokio::time::sleep;
+
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    load::{self, Load, assert_exactly_once},
+    proxy::Proxy,
+    retry::Clients,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const TERMINATE_ALL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+
+async fn end_connections(conn: &mut PgConnection) {
+    conn.execute(TERMINATE_ALL).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_ended_every_few_milliseconds_lose_and_double_nothing() {
+    let server = TestServer::start().await;
+    let clients = Arc::new(Clients::new(&[server.address]));
+    let load = Load::start(&clients, 16);
+    let mut killer = server.database.connect().await;
+    let (begun, mut rounds) = (Instant::now(), 0);
+    while begun.elapsed() < load::duration() {
+        end_connections(&mut killer).await;
+        sleep(Duration::from_millis(fastrand::u64(2..30))).await;
+        rounds += 1;
+    }
+    load.finish().await;
+    let payments = assert_exactly_once(&clients, &server.database.options).await;
+    eprintln!("{payments} payments, {rounds} rounds, failed attempts: {:?}", clients.failures());
+    assert!(payments > 50, "it gets on in spite of it: {payments}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_cut_every_few_milliseconds_loses_and_doubles_nothing() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
+    let clients = Arc::new(Clients::new(&[server.address]));
+    let load = Load::start(&clients, 16);
+    let begun = Instant::now();
+    while begun.elapsed() < load::duration() {
+        sleep(Duration::from_millis(fastrand::u64(2..40))).await;
+        proxy.cut_all();
+    }
+    load.finish().await;
+    let payments = assert_exactly_once(&clients, &database.options).await;
+    eprintln!(
+        "{payments} payments, {} connections, failed attempts: {:?}",
+        proxy.connections(),
+        clients.failures()
+    );
+    assert!(payments > 50 && proxy.connections() > 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_database_is_unavailable_and_recovers_without_a_restart() {
+    let server =
+        TestServer::start_with(&["--request-deadline", "1s", "--in-flight-wait", "500ms"]).await;
+    let mut other = server.database.connect().await;
+    server.database.set("default_transaction_read_only = on").await;
+    end_connections(&mut other).await;
+    let answer = server.pay("k", PAYMENT).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!((1..=10).contains(&answer.header("retry-after").parse::<u32>().unwrap()));
+
+    // Whoever may write can also end it.
+    raw_sql("SET default_transaction_read_only = off").execute(&mut other).await.unwrap();
+    let name = server.database.options.get_database().unwrap().to_owned();
+    let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+    other.execute(sqlx::AssertSqlSafe(reset)).await.unwrap();
+    let begun = Instant::now();
+    while server.pay("k", PAYMENT).await.status == 503 {
+        assert!(begun.elapsed() < 5 * SECOND);
+    }
+    assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+    assert_eq!(server.database.payments().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_overload_and_recovers_without_a_restart() {
+    let server = TestServer::start().await;
+    server
+        .database
+        .execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+             CREATE TRIGGER full_disk BEFORE INSERT ON payments EXECUTE FUNCTION full_disk()",
+        )
+        .await;
+    let answers =
+        join_all((0..20).map(async |number| server.pay(&format!("key-{number}"), PAYMENT).await))
+            .await;
+    for answer in &answers {
+        answer.assert_problem(503, "overloaded");
+    }
+    server.database.execute("DROP TRIGGER full_disk ON payments").await;
+    for number in 0..20 {
+        assert_eq!(server.pay(&format!("key-{number}"), PAYMENT).await.status, 201);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlines_hold_on_a_slow_database() {
+    let server =
+        TestServer::start_with(&["--request-deadline", "1500ms", "--in-flight-wait", "500ms"])
+            .await;
+    server
+        .database
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(random() * 0.6); RETURN NULL; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON payments EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let clients = Clients::new(&[server.address]);
+    let answers = join_all((0..60).map(async |number| {
+        sleep(Duration::from_millis(number * 50)).await;
+        let begun = Instant::now();
+        let answer = clients
+            .send(server.address, &format!("key-{number}"), PAYMENT)
+            .await
+            .expect("an answer");
+        (answer.status, begun.elapsed())
+    }))
+    .await;
+    let mut statuses = BTreeMap::new();
+    for (status, took) in answers {
+        *statuses.entry(status).or_insert(0) += 1;
+        assert!(took < Duration::from_millis(2500), "{took:?}");
+    }
+    assert!(statuses.keys().all(|status| matches!(status, 201 | 503)), "{statuses:?}");
+    server.database.execute("DROP TRIGGER slow ON payments").await;
+    for number in 0..60 {
+        assert!(matches!(clients.pay(&format!("key-{number}"), PAYMENT).await.status, 200 | 201));
+    }
+    assert_eq!(assert_exactly_once(&clients, &server.database.options).await, 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_waits_behind_an_idle_transaction_is_waited_out() {
+    for table in ["idempotency_keys", "idempotency_responses", "payments"] {
+        let server = TestServer::start().await;
+        let clients = Arc::new(Clients::new(&[server.address]));
+        assert_eq!(clients.pay("before", PAYMENT).await.status, 201);
+        let (mut idle, mut migration) =
+            (server.database.connect().await, server.database.connect().await);
+        let select = format!("BEGIN; SELECT count(*) FROM {table}");
+        idle.execute(sqlx::AssertSqlSafe(select)).await.unwrap();
+        let alter = format!("ALTER TABLE {table} ADD COLUMN extra integer");
+        let alter = async { migration.execute(sqlx::AssertSqlSafe(alter)).await.unwrap() };
+        let load = async {
+            sleep(SECOND / 10).await;
+            let load = Load::start(&clients, 32);
+            sleep(2 * SECOND).await;
+            raw_sql("ROLLBACK").execute(&mut idle).await.unwrap();
+            sleep(SECOND).await;
+            load.finish().await
+        };
+        tokio::join!(alter, load);
+        let failures = clients.failures();
+        assert!(failures.keys().all(|status| matches!(status, 409 | 503)), "{table}: {failures:?}");
+        assert!(assert_exactly_once(&clients, &server.database.options).await > 33, "{table}");
+    }
+}

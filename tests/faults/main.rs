@@ -1,0 +1,21 @@
+//! Servers, databases and connections are killed, cut and frozen while clients retry: nothing is
+//! lost, and nothing happens twice.
+
+#![expect(unreachable_pub, reason = "a binary's modules")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests fail loudly"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;
+mod crowds;
+mod database;
+mod processes;
+mod steps;

@@ -1,0 +1,157 @@
+//! Servers that are killed, stopped and frozen under load.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use crate::support::{
+    PAYMENT, TestDatabase,
+    binary::Serve,
+    load::{self, Load, assert_exactly_once},
+    proxy::{Fault, Proxy, Step},
+    retry::Clients,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
+    let database = TestDatabase::create().await;
+    let clients = Arc::new(Clients::new(&[]));
+    let start = || {
+        let serve = Serve::start(&database.options, &[]);
+        *clients.servers.lock().unwrap() = vec![serve.address];
+        serve
+    };
+    let mut serve = start();
+    let load = Load::start(&clients, 32);
+    let (begun, mut kills) = (Instant::now(), 0);
+    while begun.elapsed() < load::duration() * 2 || load.done() < 1000 {
+        sleep(Duration::from_millis(fastrand::u64(20..400))).await;
+        serve.signal("KILL");
+        serve.wait(SECOND);
+        serve = start();
+        kills += 1;
+    }
+    load.finish().await;
+    let payments = assert_exactly_once(&clients, &database.options).await;
+    eprintln!(
+        "{payments} payments, {kills} kills, failed attempts by status: {:?}",
+        clients.failures()
+    );
+    assert!(kills >= 10, "{kills} kills");
+    assert!(clients.failures().contains_key(&0), "some request was cut off");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_stopped_under_load_answers_all_that_it_executes() {
+    for _ in 0..3 {
+        let database = TestDatabase::create().await;
+        let mut serve = Serve::start(&database.options, &[]);
+        let clients = Arc::new(Clients::new(&[serve.address]));
+        let sending = join_all((0..32).map(|client| {
+            let (clients, address) = (Arc::clone(&clients), serve.address);
+            tokio::spawn(async move {
+                for number in 0.. {
+                    if clients
+                        .send(address, &format!("key-{client}-{number}"), PAYMENT)
+                        .await
+                        .is_none()
+                    {
+                        break;
+                    }
+                }
+            })
+        }));
+        sleep(SECOND / 2).await;
+        serve.signal("TERM");
+        let (status, log) = serve.wait(15 * SECOND);
+        sending.await;
+        assert!(status.success() && log.contains("stopped"), "{status}: {log}");
+        // Requests that the server never took are answered by nobody, and must not be executed.
+        let heard = clients.heard();
+        let answered = heard.values().filter(|heard| heard.created == 1).count();
+        assert!(answered > 50, "{answered}");
+        assert_eq!(database.payments().await, i64::try_from(answered).unwrap());
+        assert!(
+            clients.failures().keys().all(|status| matches!(status, 0 | 503)),
+            "{:?}",
+            clients.failures()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_that_get_every_request_make_one_payment_of_each() {
+    let database = TestDatabase::create().await;
+    let servers = [Serve::start(&database.options, &[]), Serve::start(&database.options, &[])];
+    let addresses = [servers[0].address, servers[1].address];
+    let clients = Arc::new(Clients::new(&addresses));
+    let begun = Instant::now();
+    join_all((0..16).map(|client| {
+        let clients = Arc::clone(&clients);
+        tokio::spawn(async move {
+            for number in 0.. {
+                if begun.elapsed() > load::duration() {
+                    break;
+                }
+                let key = format!("key-{client}-{number}");
+                let (one, two) = tokio::join!(
+                    clients.send(addresses[0], &key, PAYMENT),
+                    clients.send(addresses[1], &key, PAYMENT),
+                );
+                let statuses = [one.unwrap().status, two.unwrap().status];
+                assert!(statuses == [200, 201] || statuses == [201, 200], "{key}: {statuses:?}");
+            }
+        })
+    }))
+    .await
+    .into_iter()
+    .for_each(|client| client.unwrap());
+    assert_exactly_once(&clients, &database.options).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_holds_up_nobody_and_doubles_nothing_when_it_wakes() {
+    for step in [Step::Claimed, Step::Executed, Step::Remembered, Step::CommitSent] {
+        let database = TestDatabase::create().await;
+        let proxy = Proxy::start(&database.options).await;
+        let frozen = Serve::start(&proxy.through(&database.options), &[]);
+        let healthy = Serve::start(&database.options, &[]);
+        let clients = Arc::new(Clients::new(&[healthy.address]));
+
+        proxy.arm(step, Fault::Hold);
+        let to_frozen = tokio::spawn({
+            let (clients, address) = (Arc::clone(&clients), frozen.address);
+            async move { clients.send(address, "held", PAYMENT).await }
+        });
+        proxy.reached().await;
+        frozen.signal("STOP");
+        proxy.let_go();
+
+        // Other keys go on as if nothing was.
+        for number in 0..50 {
+            let begun = Instant::now();
+            assert_eq!(clients.pay(&format!("other-{number}"), PAYMENT).await.status, 201);
+            assert!(begun.elapsed() < SECOND / 2, "{step:?}: {:?}", begun.elapsed());
+        }
+        // Its own key is free as soon as PostgreSQL has ended its transaction; unless what was sent
+        // before it froze was the COMMIT, which then counts.
+        let begun = Instant::now();
+        let taken_over = clients.pay("held", PAYMENT).await;
+        let status = if step == Step::CommitSent { 200 } else { 201 };
+        assert_eq!(taken_over.status, status, "{step:?}");
+        assert!(begun.elapsed() < 3 * SECOND, "{step:?}: {:?}", begun.elapsed());
+
+        frozen.signal("CONT");
+        let woken = to_frozen.await.unwrap().expect("an answer");
+        assert!(matches!(woken.status, 200 | 201 | 503), "{step:?}: {woken:?}");
+        *clients.servers.lock().unwrap() = vec![frozen.address];
+        assert_eq!(clients.pay("held", PAYMENT).await.body, taken_over.body);
+        assert_eq!(assert_exactly_once(&clients, &database.options).await, 51);
+    }
+}

@@ -1,0 +1,226 @@
+//! Every step of a batch × what can happen there × what the batch is about.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    binary::Serve,
+    proxy::{Fault, Proxy, Step},
+    retry::Clients,
+};
+
+/// Short, so that what is frozen is given up soon.
+const DEADLINE: [&str; 4] = ["--request-deadline", "4s", "--in-flight-wait", "2s"];
+
+/// An amount that a constraint of the test's refuses, as a defect would.
+const REFUSED: &str = r#"{"user_id": "user_1", "amount": 13}"#;
+
+/// What the batch is about at whose step something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Case {
+    NewKey,
+    Replay,
+    ManyKeys,
+    OneFails,
+}
+
+const CASES: [Case; 4] = [Case::NewKey, Case::Replay, Case::ManyKeys, Case::OneFails];
+
+impl Case {
+    /// Whether a batch of this kind goes through a step.
+    fn reaches(self, step: Step) -> bool {
+        match step {
+            Step::Read => self == Self::Replay,
+            Step::Executed | Step::Remembered => self != Self::Replay,
+            _ => true,
+        }
+    }
+
+    fn keys(self) -> Vec<String> {
+        let count = if matches!(self, Self::NewKey | Self::Replay) { 1 } else { 40 };
+        (0..count).map(|number| format!("key-{number:02}")).collect()
+    }
+
+    /// The key whose command can't be executed, if any.
+    fn refused(self) -> Option<&'static str> {
+        (self == Self::OneFails).then_some("key-17")
+    }
+
+    async fn prepare(self, database: &TestDatabase, clients: &Clients) {
+        if self == Self::OneFails {
+            database
+                .execute("ALTER TABLE payments ADD CONSTRAINT unlucky CHECK (amount <> 13)")
+                .await;
+        }
+        if self == Self::Replay {
+            assert_eq!(clients.pay("key-00", PAYMENT).await.status, 201);
+        }
+    }
+
+    /// Sends all requests at once, each until it is answered for good; or, for the one that can't be,
+    /// until it hears so.
+    async fn send(self, clients: &Clients) -> BTreeMap<String, u16> {
+        let answers = self.keys().into_iter().map(async |key| {
+            if self.refused() == Some(key.as_str()) {
+                loop {
+                    let server = clients.servers.lock().unwrap()[0];
+                    if let Some(answer) = clients.send(server, &key, REFUSED).await
+                        && answer.status != 503
+                    {
+                        return (key, answer.status);
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+            let answer = clients.pay(&key, PAYMENT).await;
+            (key, answer.status)
+        });
+        join_all(answers).await.into_iter().collect()
+    }
+
+    /// Asserts that in the end there is one payment for each key, which its replay names.
+    async fn assert_once(self, database: &TestDatabase, clients: &Clients) {
+        clients.assert_consistent();
+        let keys: Vec<String> =
+            self.keys().into_iter().filter(|key| self.refused() != Some(key.as_str())).collect();
+        for key in &keys {
+            assert_eq!(clients.pay(key, PAYMENT).await.status, 200, "{key}: a replay");
+        }
+        clients.assert_consistent();
+        let expected = i64::try_from(keys.len()).unwrap();
+        assert_eq!(database.payments().await, expected);
+        let whole =
+            "SELECT count(*) FROM idempotency_keys JOIN idempotency_responses USING (execution_id)
+                     JOIN payments ON transaction_id = execution_id";
+        assert_eq!(database.number(whole).await, expected);
+        assert_eq!(database.number("SELECT count(*) FROM idempotency_keys").await, expected);
+    }
+}
+
+/// A fault on the connection: the server mends it by itself, and its clients never notice.
+async fn connection_fault(step: Step, fault: Fault, case: Case) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let server =
+        TestServer::start_through(&database, &proxy.through(&database.options), &DEADLINE).await;
+    let clients = Clients::new(&[server.address]);
+    case.prepare(&database, &clients).await;
+
+    proxy.arm(step, fault);
+    let (statuses, ()) = tokio::join!(case.send(&clients), proxy.reached());
+    for (key, status) in statuses {
+        let expected = match case {
+            Case::Replay => 200,
+            _ if case.refused() == Some(key.as_str()) => 500,
+            _ => 201,
+        };
+        assert_eq!(status, expected, "{step:?} {fault:?} {case:?}: {key}");
+    }
+    let failures: BTreeMap<u16, u32> = clients
+        .failures()
+        .into_iter()
+        .filter(|(status, _)| !(case == Case::OneFails && *status == 500))
+        .collect();
+    assert!(failures.is_empty(), "{step:?} {fault:?} {case:?}: {failures:?}");
+    case.assert_once(&database, &clients).await;
+}
+
+async fn every_case(step: Step, fault: Fault) {
+    join_all(
+        CASES
+            .into_iter()
+            .filter(|case| case.reaches(step))
+            .map(|case| connection_fault(step, fault, case)),
+    )
+    .await;
+}
+
+/// The server is killed at a step, and started again.
+async fn server_killed(step: Step, case: Case) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let clients = Clients::new(&[]);
+    let mut server = start(&options, &clients);
+    case.prepare(&database, &clients).await;
+
+    proxy.arm(step, Fault::Hold);
+    let kill = async {
+        proxy.reached().await;
+        server.signal("KILL");
+        server.wait(Duration::from_secs(5));
+        proxy.cut_all();
+        proxy.let_go();
+        let database_options = options.clone();
+        let restarted = start(&database_options, &clients);
+        let _killed = std::mem::replace(&mut server, restarted);
+    };
+    let (statuses, ()) = tokio::join!(case.send(&clients), kill);
+    for (key, status) in statuses {
+        let refused = case.refused() == Some(key.as_str());
+        assert!(
+            if refused { status == 500 } else { status < 202 },
+            "{step:?} {case:?}: {key}: {status}"
+        );
+    }
+    case.assert_once(&database, &clients).await;
+}
+
+/// Starts the program, to which these clients then send.
+fn start(options: &PgConnectOptions, clients: &Clients) -> Serve {
+    let server = Serve::start(options, &[("REQUEST_DEADLINE", "4s"), ("RUST_LOG", "info")]);
+    *clients.servers.lock().unwrap() = vec![server.address];
+    server
+}
+
+macro_rules! at_every_step {
+    ($($name:ident: $step:ident,)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn cut() {
+                every_case(Step::$step, Fault::Cut).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn frozen() {
+                every_case(Step::$step, Fault::Freeze).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn delayed() {
+                every_case(Step::$step, Fault::Delay(Duration::from_millis(150))).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn killed() {
+                for case in CASES.into_iter().filter(|case| case.reaches(Step::$step)) {
+                    server_killed(Step::$step, case).await;
+                }
+            }
+        }
+    )*};
+}
+
+at_every_step! {
+    before_begin: Begin,
+    after_the_claim: Claimed,
+    after_reading_used_keys: Read,
+    after_executing: Executed,
+    after_remembering: Remembered,
+    commit_sent_and_not_delivered: CommitSent,
+    committed_and_not_acknowledged: Committed,
+    acknowledged_and_not_answered: Acknowledged,
+}
+
+#[test]
+fn every_step_there_is_has_its_tests() {
+    let source = include_str!("steps.rs");
+    for step in Step::ALL {
+        assert!(source.contains(&format!(": {step:?},\n")), "{step:?}");
+    }
+}

@@ -1,0 +1,398 @@
+//! A TCP proxy between a server and PostgreSQL that understands just enough of the wire protocol to
+//! know which step of a batch is passing, and can cut, freeze or report it there.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// A moment in the life of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// BEGIN was sent, and PostgreSQL hasn't seen it.
+    Begin,
+    /// PostgreSQL has claimed the keys, and nobody knows yet.
+    Claimed,
+    /// PostgreSQL has read what used keys stand for, and nobody knows yet.
+    Read,
+    /// PostgreSQL has executed the commands, and nobody knows yet.
+    Executed,
+    /// PostgreSQL has the responses, and nobody knows yet.
+    Remembered,
+    /// COMMIT was sent, and PostgreSQL hasn't seen it.
+    CommitSent,
+    /// PostgreSQL has committed, and nobody knows yet.
+    Committed,
+    /// The server has just heard of the commit, and nobody else.
+    Acknowledged,
+}
+
+impl Step {
+    pub const ALL: [Self; 8] = [
+        Self::Begin,
+        Self::Claimed,
+        Self::Read,
+        Self::Executed,
+        Self::Remembered,
+        Self::CommitSent,
+        Self::Committed,
+        Self::Acknowledged,
+    ];
+}
+
+/// What happens to the connection on which an armed step passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Both ends see it closed.
+    Cut,
+    /// Neither end sees anything any more; both stay connected.
+    Freeze,
+    /// Everything on it waits this long, once.
+    Delay(Duration),
+    /// Nothing: the test does something itself, while the step is held up until it lets go.
+    Hold,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Statement {
+    Begin,
+    Claim,
+    Read,
+    Execute,
+    Remember,
+    Commit,
+    Other,
+}
+
+impl Statement {
+    fn of(sql: &str) -> Self {
+        let sql = sql.trim_start();
+        let begins = |text: &str| sql.starts_with(text);
+        match () {
+            () if begins("BEGIN") => Self::Begin,
+            () if begins("COMMIT") => Self::Commit,
+            () if begins("INSERT INTO idempotency_keys") => Self::Claim,
+            () if begins("INSERT INTO idempotency_responses") => Self::Remember,
+            () if begins("INSERT INTO payments") => Self::Execute,
+            () if begins("SELECT wanted.place") => Self::Read,
+            () => Self::Other,
+        }
+    }
+
+    /// The step at which this was sent and not delivered.
+    fn sent(self) -> Option<Step> {
+        match self {
+            Self::Begin => Some(Step::Begin),
+            Self::Commit => Some(Step::CommitSent),
+            _ => None,
+        }
+    }
+
+    /// The step at which its result was sent and not delivered.
+    fn done(self) -> Option<Step> {
+        match self {
+            Self::Claim => Some(Step::Claimed),
+            Self::Read => Some(Step::Read),
+            Self::Execute => Some(Step::Executed),
+            Self::Remember => Some(Step::Remembered),
+            Self::Commit => Some(Step::Committed),
+            Self::Begin | Self::Other => None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Plan {
+    armed: Mutex<Option<(Step, Fault)>>,
+    reached: Notify,
+    let_go: Notify,
+    connections: AtomicUsize,
+}
+
+impl Plan {
+    /// The fault, if this is the step that it is armed for: once.
+    fn passes(&self, step: Step) -> Option<Fault> {
+        let mut armed = self.armed.lock().unwrap();
+        let (_, fault) = armed.take_if(|(awaited, _)| *awaited == step)?;
+        drop(armed);
+        self.reached.notify_one();
+        Some(fault)
+    }
+}
+
+/// The proxy.
+pub struct Proxy {
+    pub address: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
+    plan: Arc<Plan>,
+    cut: watch::Sender<u64>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy in front of the server that these options name, on a port of its own.
+    pub async fn start(options: &PgConnectOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (upstream, upstream_now) = watch::channel(address_of(options).await);
+        let (cut, cut_now) = watch::channel(0);
+        let plan = Arc::new(Plan::default());
+        let accepting = tokio::spawn({
+            let plan = Arc::clone(&plan);
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let (upstream, mut cut, plan) =
+                        (*upstream_now.borrow(), cut_now.clone(), Arc::clone(&plan));
+                    cut.mark_unchanged();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            _ = connection(client, upstream, plan) => {}
+                            _ = cut.changed() => {}
+                        }
+                    });
+                }
+            }
+        });
+        Self { address, upstream, plan, cut, accepting }
+    }
+
+    /// How to reach a database through this proxy.
+    pub fn through(&self, options: &PgConnectOptions) -> PgConnectOptions {
+        options.clone().host("127.0.0.1").port(self.address.port()).ssl_mode(PgSslMode::Disable)
+    }
+
+    /// Lets a fault happen when this step passes the next time, on whichever connection.
+    pub fn arm(&self, step: Step, fault: Fault) {
+        *self.plan.armed.lock().unwrap() = Some((step, fault));
+    }
+
+    /// Waits until the armed step has passed; a step that can't be reached fails the test.
+    #[track_caller]
+    pub fn reached(&self) -> impl Future<Output = ()> {
+        let plan = Arc::clone(&self.plan);
+        let caller = std::panic::Location::caller();
+        async move {
+            let reached = timeout(Duration::from_secs(20), plan.reached.notified()).await;
+            assert!(
+                reached.is_ok(),
+                "{caller}: the step was not reached: {:?}",
+                plan.armed.lock().unwrap()
+            );
+        }
+    }
+
+    /// Lets a step go on that is held up.
+    pub fn let_go(&self) {
+        self.plan.let_go.notify_one();
+    }
+
+    /// Cuts every connection there is.
+    pub fn cut_all(&self) {
+        self.cut.send_modify(|count| *count += 1);
+    }
+
+    /// Sends connections from now on to another server.
+    pub async fn redirect(&self, options: &PgConnectOptions) {
+        self.upstream.send_replace(address_of(options).await);
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.plan.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut_all();
+    }
+}
+
+async fn address_of(options: &PgConnectOptions) -> SocketAddr {
+    let host = options.get_host().to_owned();
+    let port = options.get_port();
+    tokio::net::lookup_host((host, port))
+        .await
+        .expect("faults need a PostgreSQL reached by TCP")
+        .next()
+        .unwrap()
+}
+
+/// What the two directions of a connection know of each other.
+#[derive(Default)]
+struct Shared {
+    /// Statements by the names under which they were prepared.
+    prepared: HashMap<String, Statement>,
+    /// What was bound since the last Sync.
+    bound: Option<Statement>,
+    /// What each ReadyForQuery to come belongs to.
+    awaited: VecDeque<Statement>,
+}
+
+/// How a connection ends.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Closed,
+    /// Both ends stay connected, and hear nothing.
+    Frozen,
+}
+
+async fn connection(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    plan: Arc<Plan>,
+) -> io::Result<()> {
+    plan.connections.fetch_add(1, Ordering::Relaxed);
+    let mut server = TcpStream::connect(upstream).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut client_read, mut client_write) = client.split();
+    let (mut server_read, mut server_write) = server.split();
+    let shared = Mutex::new(Shared::default());
+    let end = tokio::select! {
+        end = requests(&mut client_read, &mut server_write, &shared, &plan) => end?,
+        end = replies(&mut server_read, &mut client_write, &shared, &plan) => end?,
+    };
+    if end == End::Frozen {
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// From the server under test to PostgreSQL.
+async fn requests(
+    client: &mut ReadHalf<'_>,
+    server: &mut WriteHalf<'_>,
+    shared: &Mutex<Shared>,
+    plan: &Plan,
+) -> io::Result<End> {
+    let mut unread = BytesMut::new();
+    // The first message has no type.
+    let mut typed = false;
+    loop {
+        while let Some(frame) = frame(&mut unread, typed) {
+            let sent = if typed { understand(&frame, &mut shared.lock().unwrap()) } else { None };
+            typed = true;
+            if let Some(end) = at(sent, plan).await {
+                return Ok(end);
+            }
+            server.write_all(&frame).await?;
+        }
+        if client.read_buf(&mut unread).await? == 0 {
+            return Ok(End::Closed);
+        }
+    }
+}
+
+/// Notes what a message is about, and says at which step it is.
+fn understand(frame: &[u8], shared: &mut Shared) -> Option<Step> {
+    let mut parts = frame.get(5..)?.split(|byte| *byte == 0);
+    let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    match frame.first()? {
+        b'Q' => {
+            let statement = Statement::of(&text());
+            shared.awaited.push_back(statement);
+            statement.sent()
+        }
+        b'P' => {
+            let name = text();
+            shared.prepared.insert(name, Statement::of(&text()));
+            None
+        }
+        b'B' => {
+            let _portal = text();
+            shared.bound = shared.prepared.get(&text()).copied();
+            None
+        }
+        b'S' => {
+            let bound = shared.bound.take().unwrap_or(Statement::Other);
+            shared.awaited.push_back(bound);
+            None
+        }
+        _ => None,
+    }
+}
+
+/// From PostgreSQL to the server under test. The reply to a statement of interest is held back until
+/// it is complete, so that at its step nothing of it is known.
+async fn replies(
+    server: &mut ReadHalf<'_>,
+    client: &mut WriteHalf<'_>,
+    shared: &Mutex<Shared>,
+    plan: &Plan,
+) -> io::Result<End> {
+    let mut unread = BytesMut::new();
+    let mut held = BytesMut::new();
+    loop {
+        while let Some(frame) = frame(&mut unread, true) {
+            held.extend_from_slice(&frame);
+            let front = shared.lock().unwrap().awaited.front().copied();
+            let done = front.and_then(Statement::done);
+            let ready = frame.first() == Some(&b'Z');
+            if ready {
+                shared.lock().unwrap().awaited.pop_front();
+                if let Some(end) = at(done, plan).await {
+                    return Ok(end);
+                }
+            }
+            if ready || done.is_none() {
+                client.write_all(&held).await?;
+                held.clear();
+            }
+            let acknowledged =
+                (ready && front == Some(Statement::Commit)).then_some(Step::Acknowledged);
+            if let Some(end) = at(acknowledged, plan).await {
+                return Ok(end);
+            }
+        }
+        if server.read_buf(&mut unread).await? == 0 {
+            // Whatever the server said last, such as why it ends the connection.
+            client.write_all(&held).await?;
+            return Ok(End::Closed);
+        }
+    }
+}
+
+/// The next whole message: a type, where there is one, and a length that counts itself.
+fn frame(unread: &mut BytesMut, typed: bool) -> Option<BytesMut> {
+    let start = usize::from(typed);
+    let length: [u8; 4] = unread.get(start..start + 4)?.try_into().ok()?;
+    let whole = start + usize::try_from(u32::from_be_bytes(length)).ok()?;
+    (unread.len() >= whole).then(|| unread.split_to(whole))
+}
+
+/// Does what is armed for a step, and says whether the connection ends there.
+async fn at(step: Option<Step>, plan: &Plan) -> Option<End> {
+    match plan.passes(step?)? {
+        Fault::Cut => Some(End::Closed),
+        Fault::Freeze => Some(End::Frozen),
+        Fault::Delay(pause) => {
+            tokio::time::sleep(pause).await;
+            None
+        }
+        Fault::Hold => {
+            plan.let_go.notified().await;
+            None
+        }
+    }
+}

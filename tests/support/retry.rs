@@ -1,0 +1,117 @@
+//! A client that does what CONTRACT.md tells it to, and keeps account of all that it heard.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use super::client::Answer;
+
+/// How long a client goes on, before a test counts it as never answered.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The longest pause between two attempts. `Retry-After` may say more: these clients are ruder.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What was heard of one key.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    /// `201` answers: at most one, and none if it got lost.
+    pub created: u32,
+    /// Bodies of `200` and `201` answers: all the same.
+    pub bodies: Vec<String>,
+    /// Attempts that ended without a final answer, by status; 0 where the connection failed.
+    pub failed: BTreeMap<u16, u32>,
+}
+
+/// Clients that send to these servers in turn.
+pub struct Clients {
+    client: reqwest::Client,
+    pub servers: Mutex<Vec<SocketAddr>>,
+    heard: Mutex<BTreeMap<String, Heard>>,
+}
+
+impl Clients {
+    pub fn new(servers: &[SocketAddr]) -> Self {
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
+        Self { client, servers: Mutex::new(servers.to_vec()), heard: Mutex::default() }
+    }
+
+    /// Sends one request once: its answer, or `None` where the connection fails.
+    pub async fn send(&self, server: SocketAddr, key: &str, body: &str) -> Option<Answer> {
+        let request = self
+            .client
+            .post(format!("http://{server}/payment"))
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(body.to_owned());
+        let answer = match request.send().await {
+            Ok(response) => Answer::read(response).await,
+            Err(_) => None,
+        };
+        let mut heard = self.heard.lock().unwrap();
+        let heard = heard.entry(key.to_owned()).or_default();
+        match &answer {
+            Some(answer) if matches!(answer.status, 200 | 201) => {
+                heard.created += u32::from(answer.status == 201);
+                heard.bodies.push(answer.body.clone());
+            }
+            answer => {
+                let status = answer.as_ref().map_or(0, |answer| answer.status);
+                *heard.failed.entry(status).or_default() += 1;
+            }
+        }
+        answer
+    }
+
+    /// Sends a request until it is answered for good.
+    pub async fn pay(&self, key: &str, body: &str) -> Answer {
+        let begun = Instant::now();
+        for attempt in 0.. {
+            let server = {
+                let servers = self.servers.lock().unwrap();
+                servers[attempt % servers.len()]
+            };
+            match self.send(server, key, body).await {
+                Some(answer) if !matches!(answer.status, 408 | 409 | 500..) => return answer,
+                answer => {
+                    assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {answer:?}")
+                }
+            }
+            sleep(PAUSE.mul_f64(fastrand::f64())).await;
+        }
+        unreachable!("attempts have no end")
+    }
+
+    /// What was heard, by key.
+    pub fn heard(&self) -> BTreeMap<String, Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// Asserts that for each key everybody heard the same, and nobody of two new payments.
+    #[track_caller]
+    pub fn assert_consistent(&self) {
+        for (key, heard) in self.heard() {
+            assert!(heard.created <= 1, "{key}: {} answers said that it was new", heard.created);
+            assert!(
+                heard.bodies.windows(2).all(|two| two[0] == two[1]),
+                "{key}: {:?}",
+                heard.bodies
+            );
+        }
+    }
+
+    /// How many attempts ended without a final answer, by status.
+    pub fn failures(&self) -> BTreeMap<u16, u32> {
+        let mut failures = BTreeMap::new();
+        for (status, count) in self.heard().values().flat_map(|heard| heard.failed.clone()) {
+            *failures.entry(status).or_default() += count;
+        }
+        failures
+    }
+}
