@@ -506,6 +506,20 @@ async fn a_stored_response_that_cannot_be_read_fails_its_own_request_alone() {
 }
 
 #[tokio::test]
+async fn an_execution_whose_response_was_not_stored_is_not_committed() {
+    let layer = Layer::start().await;
+    layer
+        .database
+        .execute(
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER lose BEFORE INSERT ON idempotency_responses FOR EACH ROW EXECUTE FUNCTION lose()",
+        )
+        .await;
+    assert!(matches!(layer.submit("k", Act::Succeed).await, Err(Failure::Internal(_))));
+    assert_eq!(layer.effects().await, 0);
+}
+
+#[tokio::test]
 async fn a_server_that_could_not_keep_the_promises_is_refused() {
     let database = TestDatabase::create().await;
     let start = async |settings: Settings| {

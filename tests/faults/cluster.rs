@@ -84,6 +84,34 @@ async fn what_was_answered_survives_the_promotion_of_a_synchronous_standby() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payment_that_no_standby_has_is_not_replayed_either() {
+    let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
+    let standby = primary.standby();
+    let settings = [("REQUEST_DEADLINE", "2s"), ("IN_FLIGHT_WAIT", "1s")];
+    let mut serve = Serve::start(&primary.options(), &settings);
+    let clients = Clients::new(&[serve.address]);
+    standby.stop_immediately();
+    let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+    answer.assert_problem(503, "outcome-unknown");
+
+    // Server and primary start anew: now the payment can be seen, and still no standby has it.
+    serve.signal("KILL");
+    serve.wait(SECOND);
+    primary.stop_immediately();
+    primary.start_again();
+    assert_eq!(primary.number("SELECT count(*) FROM payments").await, 1);
+    let serve =
+        Serve::start(&primary.options(), &[("AUTO_MIGRATE", "false"), settings[0], settings[1]]);
+    let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+
+    standby.start_again();
+    *clients.servers.lock().unwrap() = vec![serve.address];
+    assert_eq!(clients.pay("held", crate::support::PAYMENT).await.status, 200);
+    assert_eq!(assert_exactly_once(&clients, &standby.options()).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_waits_for_its_standby_is_not_answered_before_it() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
     let standby = primary.standby();
@@ -98,7 +126,21 @@ async fn a_commit_that_waits_for_its_standby_is_not_answered_before_it() {
         let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
         assert!(matches!(answer.status, 409 | 503), "{answer:?}");
     }
+    // Meanwhile no connection after the other is left waiting: one for each committer.
+    for number in 0..4 {
+        let answer = clients
+            .send(serve.address, &format!("waiting-{number}"), crate::support::PAYMENT)
+            .await
+            .unwrap();
+        assert!(matches!(answer.status, 409 | 503), "{answer:?}");
+    }
+    let waiting =
+        primary.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+    assert!((1..=2).contains(&waiting), "{waiting} backends wait for the standby");
     standby.start_again();
+    for number in 0..4 {
+        clients.pay(&format!("waiting-{number}"), crate::support::PAYMENT).await;
+    }
     assert!(matches!(clients.pay("held", crate::support::PAYMENT).await.status, 200 | 201));
-    assert_eq!(assert_exactly_once(&clients, &standby.options()).await, 2);
+    assert_eq!(assert_exactly_once(&clients, &standby.options()).await, 6);
 }

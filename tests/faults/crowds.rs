@@ -149,7 +149,7 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
                         "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: 99\r\n\r\n{{",
                         head("k")
                     ))
-                    .await
+                    .await;
                 }
                 _ => {
                     wire.send(format!(

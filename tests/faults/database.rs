@@ -67,6 +67,30 @@ async fn a_network_cut_every_few_milliseconds_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_recover_when_their_connections_froze_in_the_middle() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let flags = ["--request-deadline", "2s", "--in-flight-wait", "1s"];
+    let server =
+        TestServer::start_through(&database, &proxy.through(&database.options), &flags).await;
+    let payment = server.pay("k", PAYMENT).await.header("location").to_owned();
+    let mut holder = database.connect().await;
+    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let reads = join_all((0..8).map(|_| server.get(&payment)));
+    let freeze = async {
+        sleep(SECOND / 4).await;
+        proxy.freeze_all();
+        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    };
+    let (reads, ()) = tokio::join!(reads, freeze);
+    assert!(reads.iter().all(|answer| answer.status == 503), "{reads:?}");
+    let begun = Instant::now();
+    while server.get(&payment).await.status != 200 {
+        assert!(begun.elapsed() < 5 * SECOND, "reads are still refused");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_database_is_unavailable_and_recovers_without_a_restart() {
     let server =
         TestServer::start_with(&["--request-deadline", "1s", "--in-flight-wait", "500ms"]).await;

@@ -17,5 +17,6 @@ mod support;
 mod cluster;
 mod crowds;
 mod database;
+mod histories;
 mod processes;
 mod steps;

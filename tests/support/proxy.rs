@@ -144,7 +144,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     upstream: watch::Sender<SocketAddr>,
     plan: Arc<Plan>,
-    cut: watch::Sender<u64>,
+    cut: watch::Sender<()>,
+    frozen: watch::Sender<()>,
     accepting: JoinHandle<()>,
 }
 
@@ -154,25 +155,27 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (upstream, upstream_now) = watch::channel(address_of(options).await);
-        let (cut, cut_now) = watch::channel(0);
+        let (cut, cut_now) = watch::channel(());
+        let (frozen, frozen_now) = watch::channel(());
         let plan = Arc::new(Plan::default());
         let accepting = tokio::spawn({
             let plan = Arc::clone(&plan);
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    let (upstream, mut cut, plan) =
-                        (*upstream_now.borrow(), cut_now.clone(), Arc::clone(&plan));
+                    let (upstream, plan) = (*upstream_now.borrow(), Arc::clone(&plan));
+                    let (mut cut, mut frozen) = (cut_now.clone(), frozen_now.clone());
                     cut.mark_unchanged();
+                    frozen.mark_unchanged();
                     tokio::spawn(async move {
                         tokio::select! {
-                            _ = connection(client, upstream, plan) => {}
+                            _ = connection(client, upstream, plan, frozen) => {}
                             _ = cut.changed() => {}
                         }
                     });
                 }
             }
         });
-        Self { address, upstream, plan, cut, accepting }
+        Self { address, upstream, plan, cut, frozen, accepting }
     }
 
     /// How to reach a database through this proxy.
@@ -207,7 +210,12 @@ impl Proxy {
 
     /// Cuts every connection there is.
     pub fn cut_all(&self) {
-        self.cut.send_modify(|count| *count += 1);
+        self.cut.send_replace(());
+    }
+
+    /// Freezes every connection there is; new ones are as ever.
+    pub fn freeze_all(&self) {
+        self.frozen.send_replace(());
     }
 
     /// Sends connections from now on to another server.
@@ -261,6 +269,7 @@ async fn connection(
     mut client: TcpStream,
     upstream: SocketAddr,
     plan: Arc<Plan>,
+    mut frozen: watch::Receiver<()>,
 ) -> io::Result<()> {
     plan.connections.fetch_add(1, Ordering::Relaxed);
     let mut server = TcpStream::connect(upstream).await?;
@@ -272,6 +281,7 @@ async fn connection(
     let end = tokio::select! {
         end = requests(&mut client_read, &mut server_write, &shared, &plan) => end?,
         end = replies(&mut server_read, &mut client_write, &shared, &plan) => end?,
+        _ = frozen.changed() => End::Frozen,
     };
     if end == End::Frozen {
         std::future::pending::<()>().await;

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::client::Answer;
 
 /// How long a client goes on, before a test counts it as never answered.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The longest pause between two attempts. `Retry-After` may say more: these clients are ruder.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -80,7 +80,7 @@ impl Clients {
             match self.send(server, key, body).await {
                 Some(answer) if !matches!(answer.status, 408 | 409 | 500..) => return answer,
                 answer => {
-                    assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {answer:?}")
+                    assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {answer:?}");
                 }
             }
             sleep(PAUSE.mul_f64(fastrand::f64())).await;
