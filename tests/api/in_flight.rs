@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, raw_sql};
 
-use crate::support::{PAYMENT, TestServer};
+use crate::support::{PAYMENT, TestServer, binary::Serve, client::Wire};
 
 const PATIENT: [&str; 2] = ["--in-flight-wait", "600ms"];
 
@@ -60,6 +60,18 @@ async fn a_key_that_another_server_is_executing_is_waited_for_and_then_refused()
 
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     assert_eq!(server.pay("held", PAYMENT).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_key_that_another_server_is_executing_is_passed_by_and_not_waited_for() {
+    let server = TestServer::start_with(&PATIENT).await;
+    let serve = Serve::start(&server.database.options, &[("IN_FLIGHT_WAIT", "600ms")]);
+    let _holder = claim(&server, "held", true).await;
+    let mut wire = Wire::connect(serve.address).await;
+    wire.send_payment("Content-Type: application/json\r\nIdempotency-Key: held\r\n", PAYMENT).await;
+    assert_eq!(wire.status().await, 409);
+    // No statement ever waited for the row until its lock_timeout.
+    assert!(!serve.log().contains("locked by another session"), "{}", serve.log());
 }
 
 #[tokio::test]

@@ -258,6 +258,18 @@ async fn a_batch_whose_connection_is_lost_is_run_again() {
 }
 
 #[tokio::test]
+async fn transactions_are_read_committed_whatever_the_database_defaults_to() {
+    let database = Arc::new(TestDatabase::create().await);
+    database.execute("CREATE TABLE effects (execution_id uuid PRIMARY KEY)").await;
+    database.set("default_transaction_isolation = 'serializable'").await;
+    let committer = Committer::start(&database.options, &Settings::default()).await.unwrap();
+    let layer = Layer { committer, database };
+    let check =
+        "DO $$ BEGIN ASSERT current_setting('transaction_isolation') = 'read committed'; END $$";
+    assert!(is_new(&layer.submit("k", Act::Run(check)).await));
+}
+
+#[tokio::test]
 async fn a_server_that_takes_no_writes_is_waited_for() {
     let layer = Layer::start().await;
     let act = failing(4, "RAISE SQLSTATE '25006'");

@@ -246,8 +246,7 @@ impl Stage {
             let probe = Act::Send { server: 0, key, request: Request { user: 9, amount: 9 } };
             for _ in 0..50 {
                 self.act(probe, number, &record).await;
-                let settled =
-                    record.lock().unwrap().events.last().is_some_and(|event| event.is_final());
+                let settled = record.lock().unwrap().events.last().is_some_and(Event::is_final);
                 if settled {
                     break;
                 }
