@@ -86,7 +86,7 @@ async fn usual(
     payment: web::Json<Payment>,
     pool: web::Data<PgPool>,
 ) -> HttpResponse {
-    let key = request.headers()["idempotency-key"].to_str().unwrap();
+    let key = request.headers().get("idempotency-key").unwrap().to_str().unwrap();
     let mut transaction = pool.begin().await.unwrap();
     let claimed = sqlx::query(INSERT_KEY)
         .bind(key)
@@ -194,7 +194,7 @@ async fn main() {
     let rounds: usize = variable("PAYONCE_BENCH_ROUNDS", "3").parse().expect("a number of rounds");
     fs::create_dir_all(&bench.folder).unwrap();
     let write = |name: &str, text: &str| {
-        fs::write(bench.folder.join(name), text.replace('|', "\"")).unwrap()
+        fs::write(bench.folder.join(name), text.replace('|', "\"")).unwrap();
     };
     write("five.sql", FIVE_STATEMENTS);
     write("one.sql", ONE_STATEMENT);

@@ -1,6 +1,6 @@
 //! What tests stand on: real databases, real servers, real HTTP.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each binary uses its part")]
 
 pub mod binary;
 pub mod client;
