@@ -290,7 +290,8 @@ async fn a_command_that_kills_its_connection_ends_up_alone() {
     sleep(Duration::from_millis(30)).await;
     let begun = Instant::now();
     let outcomes = join_all((0..50).map(async |number| {
-        let kill = Act::Run("SELECT pg_terminate_backend(pg_backend_pid())");
+        let kill =
+            Act::Run("SELECT nextval('attempts'); SELECT pg_terminate_backend(pg_backend_pid())");
         let outcome = layer
             .submit(&format!("key-{number}"), if number == 7 { kill } else { Act::Succeed })
             .await;
@@ -310,6 +311,11 @@ async fn a_command_that_kills_its_connection_ends_up_alone() {
         }
     }
     assert_eq!(layer.effects().await, 50);
+    // Nobody waits for it any more: it isn't tried again.
+    sleep(Duration::from_secs(1)).await;
+    let attempts = layer.database.number("SELECT last_value FROM attempts").await;
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(layer.database.number("SELECT last_value FROM attempts").await, attempts);
 }
 
 #[tokio::test]
@@ -476,6 +482,32 @@ async fn closing_answers_what_was_taken_in_and_takes_nothing_more() {
     assert!(all && outcomes.iter().all(is_new), "{outcomes:?}");
     busy.await.unwrap();
     assert_eq!(layer.submit("late", Act::Succeed).await, Err(Failure::Overloaded));
+}
+
+#[tokio::test]
+async fn closing_waits_for_a_key_that_is_in_flight_elsewhere() {
+    let layer = Layer::start().await;
+    let mut holder = layer.database.connect().await;
+    holder
+        .execute(
+            "BEGIN;
+             INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+             VALUES ('00000000-0000-0000-0000-000000000000', 'k', gen_random_uuid(), 'effect', '\\x01')",
+        )
+        .await
+        .unwrap();
+    let (outcome, all, ()) = tokio::join!(
+        layer.submit("k", Act::Succeed),
+        async {
+            sleep(Duration::from_millis(300)).await;
+            layer.committer.close(Duration::from_secs(5)).await
+        },
+        async {
+            sleep(Duration::from_millis(700)).await;
+            holder.execute("ROLLBACK").await.unwrap();
+        }
+    );
+    assert!(all && is_new(&outcome), "{outcome:?}");
 }
 
 #[tokio::test]

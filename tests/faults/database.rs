@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::support::{
     PAYMENT, TestDatabase, TestServer,
     load::{self, Load, assert_exactly_once},
-    proxy::Proxy,
+    proxy::{Fault, Proxy, Step},
     retry::Clients,
 };
 
@@ -135,6 +135,27 @@ async fn a_full_disk_is_overload_and_recovers_without_a_restart() {
     for number in 0..20 {
         assert_eq!(server.pay(&format!("key-{number}"), PAYMENT).await.status, 201);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_been_committed_is_never_said_not_to_have_been() {
+    let database = Arc::new(TestDatabase::create().await);
+    database
+        .execute(
+            "CREATE SEQUENCE attempts;
+             CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF nextval('attempts') = 2 THEN RAISE 'full' USING ERRCODE = 'disk_full'; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER full_disk BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION full_disk()",
+        )
+        .await;
+    let proxy = Proxy::start(&database.options).await;
+    let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
+    // The COMMIT is lost, and when the batch is run again the disk is full.
+    proxy.arm(Step::CommitSent, Fault::Cut);
+    let (answer, ()) = tokio::join!(server.pay("k", PAYMENT), proxy.reached());
+    answer.assert_problem(503, "outcome-unknown");
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    assert_eq!(database.payments().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
