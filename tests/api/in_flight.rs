@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, raw_sql};
+use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 
-use crate::support::{PAYMENT, TestServer, binary::Serve, client::Wire};
+use crate::support::{PAYMENT, TestServer, binary::Serve, client::Wire, database::take_lock};
 
 const PATIENT: [&str; 2] = ["--in-flight-wait", "600ms"];
 
@@ -13,13 +13,7 @@ async fn claim(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnect
     let mut conn = server.database.connect().await;
     raw_sql("BEGIN").execute(&mut conn).await.unwrap();
     if advisory_lock {
-        sqlx::query(
-            "SELECT pg_advisory_xact_lock(('x' || encode(substr(sha256(decode(repeat('00', 16), 'hex') || $1::bytea), 1, 8), 'hex'))::bit(64)::bigint)",
-        )
-        .bind(key.as_bytes())
-        .execute(&mut conn)
-        .await
-        .unwrap();
+        raw_sql(AssertSqlSafe(take_lock(key))).execute(&mut conn).await.unwrap();
     }
     sqlx::query(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
@@ -91,14 +85,12 @@ async fn a_request_is_replayed_when_the_other_server_commits_in_time() {
     let first = server.pay("held", PAYMENT).await;
     // What was committed is taken back, and put there again by a transaction that stays open a while.
     let mut holder = server.database.connect().await;
-    raw_sql(
-        "CREATE TABLE kept AS SELECT * FROM idempotency_keys; DELETE FROM idempotency_keys; BEGIN;
-         SELECT pg_advisory_xact_lock(('x' || encode(substr(sha256(decode(repeat('00', 16), 'hex') || 'held'::bytea), 1, 8), 'hex'))::bit(64)::bigint);
+    let take_back = format!(
+        "CREATE TABLE kept AS SELECT * FROM idempotency_keys; DELETE FROM idempotency_keys; COMMIT; BEGIN; {};
          INSERT INTO idempotency_keys SELECT * FROM kept",
-    )
-    .execute(&mut holder)
-    .await
-    .unwrap();
+        take_lock("held")
+    );
+    raw_sql(AssertSqlSafe(take_back)).execute(&mut holder).await.unwrap();
     let (answer, ()) = tokio::join!(server.pay("held", PAYMENT), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         raw_sql("COMMIT").execute(&mut holder).await.unwrap();

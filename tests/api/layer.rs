@@ -12,7 +12,10 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::support::{TestDatabase, database::maintenance};
+use crate::support::{
+    TestDatabase,
+    database::{maintenance, take_lock},
+};
 
 /// What a command does, besides having its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -488,14 +491,8 @@ async fn closing_answers_what_was_taken_in_and_takes_nothing_more() {
 async fn closing_waits_for_a_key_that_is_in_flight_elsewhere() {
     let layer = Layer::start().await;
     let mut holder = layer.database.connect().await;
-    holder
-        .execute(
-            "BEGIN;
-             INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
-             VALUES ('00000000-0000-0000-0000-000000000000', 'k', gen_random_uuid(), 'effect', '\\x01')",
-        )
-        .await
-        .unwrap();
+    let claim = format!("BEGIN; {}", take_lock("k"));
+    holder.execute(AssertSqlSafe(claim)).await.unwrap();
     let (outcome, all, ()) = tokio::join!(
         layer.submit("k", Act::Succeed),
         async {

@@ -27,6 +27,14 @@ pub fn maintenance() -> PgConnectOptions {
     url.parse().expect("DATABASE_URL is a PostgreSQL URL")
 }
 
+/// Takes the advisory lock of this key of the nil account, as another server would.
+pub fn take_lock(key: &str) -> String {
+    let digest = format!("sha256(decode(repeat('00', 16), 'hex') || '{key}'::bytea)");
+    format!(
+        "SELECT pg_advisory_xact_lock(('x' || encode(substr({digest}, 1, 8), 'hex'))::bit(64)::bigint)"
+    )
+}
+
 /// Dropped, with the database, when the test is over.
 pub struct TestDatabase {
     name: String,
