@@ -258,12 +258,11 @@ impl Connector {
         let mut conn =
             PgConnection::connect_with(&self.options).await.map_err(UnfitServer::Unreachable)?;
         let Timeouts { lock, idle_in_transaction, statement, batch, .. } = self.timeouts;
-        // By SET, not as options of the connection, which some poolers refuse. Plans are made for each
-        // execution, and by index where there is one: a plan made while the tables were empty reads all
-        // of them when they are full, and so does one for small tables that have grown since ANALYZE.
+        // By SET, not as options of the connection, which some poolers refuse. No sequential scans: a
+        // plan made while the tables were small would go on reading all of them when they are large.
         let settings = format!(
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
-             SET tcp_user_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
+             SET tcp_user_timeout = {}; SET enable_seqscan = off; \
              SET application_name = 'payonce'",
             lock.as_millis(),
             idle_in_transaction.as_millis(),

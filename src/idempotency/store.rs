@@ -61,6 +61,8 @@ pub(super) async fn forget(
          )
          DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id",
     )
+    // Planned anew each time: a plan made for small tables would join them by reading all of them.
+    .persistent(false)
     .bind(accounts)
     .bind(keys)
     .bind(ttl)
@@ -111,12 +113,17 @@ pub(super) async fn used(
     let rows = sqlx::query(
         "SELECT wanted.place, k.execution_id, k.fingerprint, r.status, r.headers, r.body
          FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
-         JOIN idempotency_keys AS k
-           ON k.account_id = wanted.account_id AND k.key = wanted.key COLLATE \"C\"
-         LEFT JOIN idempotency_responses AS r
-           ON r.execution_id = k.execution_id
-          AND (r.replayable_until IS NULL OR r.replayable_until > now())
-         WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)",
+         CROSS JOIN LATERAL (
+             SELECT execution_id, fingerprint FROM idempotency_keys
+             WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
+               AND ($3::float8 IS NULL OR created_at > now() - make_interval(secs => $3))
+             LIMIT 1
+         ) AS k
+         LEFT JOIN LATERAL (
+             SELECT status, headers, body FROM idempotency_responses
+             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
+             LIMIT 1
+         ) AS r ON true",
     )
     .bind(accounts)
     .bind(keys)

@@ -109,6 +109,38 @@ async fn a_response_that_was_stored_is_what_is_replayed() {
 }
 
 #[tokio::test]
+async fn a_replay_reads_its_own_rows_alone_however_many_there_are() {
+    let server = TestServer::start().await;
+    let replay = async |count: usize| {
+        for _ in 0..count {
+            assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+        }
+        // Connections report what they have read after a second.
+        tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+        assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let read = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
+                      + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes) FROM pg_stat_user_tables";
+        server.database.number(read).await
+    };
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    // By now its statements are planned, for tables with a row in them.
+    replay(20).await;
+    server
+        .database
+        .execute(
+            "INSERT INTO idempotency_keys SELECT gen_random_uuid(), 'k' || i, gen_random_uuid(), 'pay', '', now()
+             FROM generate_series(1, 50000) AS i;
+             INSERT INTO idempotency_responses SELECT execution_id, 201, '', '', now(), now() + interval '1 day'
+             FROM idempotency_keys WHERE key <> 'k'",
+        )
+        .await;
+    let before = replay(0).await;
+    let after = replay(20).await;
+    assert!(after - before < 1000, "{} rows read for 21 replays", after - before);
+}
+
+#[tokio::test]
 async fn a_stored_refusal_is_replayed_as_it_was() {
     let server = TestServer::start().await;
     server.pay("k", PAYMENT).await;
