@@ -58,7 +58,7 @@ fn describe(error: &MigrateError) -> String {
     }
 }
 
-/// A connection for what happens besides requests: it waits for nothing for ever.
+/// A connection for what happens besides requests: it doesn't wait for ever for a server, nor for a lock.
 ///
 /// # Errors
 /// When the server can't be reached, or doesn't answer.
@@ -89,7 +89,8 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrationError> {
     let begun = Instant::now();
     loop {
         let mut conn = connect(options).await?;
-        let pending = pending(&mut conn).await?;
+        let pending =
+            timeout(STATEMENT_LIMIT, pending(&mut conn)).await.map_err(|_| silent())??;
         if pending == 0 {
             info!("database is up to date");
             return Ok(conn.close().await?);

@@ -201,8 +201,8 @@ impl Kind {
                 "internal",
                 SameRequest,
                 "Something is wrong with the server",
-                "Nothing was executed. Sending the same request with the same key again is safe. If it persists, \
-                 report the instance: it stands in the server's log, with the cause.",
+                "Sending the same request with the same key again is safe. If it persists, report the instance: \
+                 it stands in the server's log, with the cause.",
             ),
             Self::Overloaded => entry(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -90,7 +90,7 @@ async fn verdicts(
         verdicts
             .extend(executed.into_iter().map(|(id, response)| (id, Verdict::Executed(response))));
     }
-    if unconfirmed || batch.iter().any(|running| running.in_doubt) {
+    if unconfirmed {
         store::write_to_log(conn).await?;
     }
     Ok(batch.iter().map(|running| verdicts.remove(&running.leader.execution_id)).collect())

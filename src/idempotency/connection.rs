@@ -26,6 +26,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 /// keys.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// TCP, TLS and a password take their time, however short the deadline is.
+const SHORTEST_CONNECT: Duration = Duration::from_secs(1);
+
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -64,7 +67,8 @@ pub enum UnfitServer {
     },
 }
 
-/// The time-outs of a connection, all below the deadline of a request.
+/// The time-outs of a connection, below the deadline of a request; connecting, which holds no keys, may
+/// take longer than a very short one.
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
     connect: Duration,
@@ -77,7 +81,7 @@ struct Timeouts {
 impl Timeouts {
     fn within(deadline: Duration) -> Self {
         Self {
-            connect: deadline / 5,
+            connect: (deadline / 5).max(SHORTEST_CONNECT),
             lock: LOCK_TIMEOUT.min(deadline / 10),
             idle_in_transaction: IDLE_IN_TRANSACTION_TIMEOUT.min(deadline / 10),
             statement: deadline / 5,

@@ -114,6 +114,7 @@ impl Lane {
     async fn work(&mut self) {
         loop {
             if self.parts.is_empty() {
+                self.searching = false;
                 let batch = self.gather();
                 if batch.is_empty() {
                     if self.is_done() {
@@ -130,6 +131,12 @@ impl Lane {
 
     /// The next batch: whatever has queued by now, and what is due for another look.
     fn gather(&mut self) -> Vec<Running> {
+        if matches!(self.role, Role::Aside { .. }) {
+            // Whose wait is over hears so, even while others go before it.
+            let delayed = std::mem::take(&mut self.delayed).into_iter();
+            self.delayed =
+                delayed.filter_map(|(due, running)| Some((due, self.relead(running)?))).collect();
+        }
         if let Role::Aside { put_aside } = &mut self.role
             && let Ok(arrived) = put_aside.try_recv()
         {
@@ -220,7 +227,6 @@ impl Lane {
         match run {
             Ok(verdicts) => {
                 self.repeats = 0;
-                self.searching &= !self.parts.is_empty();
                 for (running, verdict) in part.into_iter().zip(verdicts) {
                     match verdict {
                         Some(verdict) => self.queue.settle(running, verdict),
@@ -320,7 +326,6 @@ impl Lane {
             self.put_aside(suspect);
             let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
             rest.sort_by(|a, b| a.leader.scope.cmp(&b.leader.scope));
-            self.searching &= !rest.is_empty();
             self.parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
         }
     }

@@ -320,6 +320,10 @@ impl Seat<'_> {
         let mut state = self.queue.state();
         let state = &mut *state;
         let Some(group) = state.groups.get_mut(&self.scope) else { return Stage::Begun };
+        if self.number < group.place {
+            // Another group, made since ours was settled.
+            return Stage::Begun;
+        }
         let stage = group.stage;
         if group.leader.as_ref().is_some_and(|(number, _)| *number == self.number) {
             group.leader = group.followers.pop_first();

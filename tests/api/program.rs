@@ -126,6 +126,13 @@ fn a_setting_that_is_empty_counts_as_not_set() {
     assert!(code == 1 && stderr.contains("DATABASE_URL is not set"), "{stderr}");
 }
 
+#[tokio::test]
+async fn an_empty_log_filter_counts_as_not_set() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[("RUST_LOG", "")]);
+    assert!(serve.log().contains("INFO"), "{}", serve.log());
+}
+
 #[test]
 fn a_setting_that_cannot_be_read_is_named() {
     for (variable, value) in [
