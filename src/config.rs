@@ -102,7 +102,7 @@ pub struct Settings {
     /// Payments in one transaction at most; 1 is a transaction for each
     #[arg(long, env = "MAX_BATCH", default_value = "512", global = true, hide_env_values = true)]
     pub max_batch: NonZeroUsize,
-    /// Keys that may wait for a committer, before 503
+    /// Keys that wait or are being executed at most, before 503
     #[arg(
         long,
         env = "QUEUE_LIMIT",

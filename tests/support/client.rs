@@ -48,7 +48,7 @@ impl Answer {
         }
     }
 
-    /// Asserts that this is a problem as CONTRACT.md has them all, with this status and code.
+    /// Asserts that this is a problem as README.md's contract has them all, with this status and code.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, code: &str) {
         assert_eq!((self.status, self.member("code").as_str()), (status, code), "{}", self.body);

@@ -1,4 +1,4 @@
-//! A client that does what CONTRACT.md tells it to, and keeps account of all that it heard.
+//! A client that does what the contract tells it to, and keeps account of all that it heard.
 
 use std::{
     collections::BTreeMap,
