@@ -16,6 +16,7 @@ use log::debug;
 use uuid::Uuid;
 
 use crate::{
+    accounts::Caller,
     exchange::Body,
     idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
     problem::{Kind, Problem},
@@ -26,9 +27,6 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 
 /// The header that tells a replay from the first answer.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// The account of everybody, until accounts exist.
-pub const DEFAULT_ACCOUNT: Uuid = Uuid::nil();
 
 /// With what status a stored `201` is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -52,6 +50,7 @@ pub struct Keyed {
 /// A request that has passed everything up to the validity of its body.
 #[derive(Debug)]
 pub struct KeyedRequest {
+    caller: Caller,
     key: IdempotencyKey,
     /// The key as it came, to be echoed.
     field_value: HeaderValue,
@@ -62,17 +61,18 @@ impl FromRequest for KeyedRequest {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
 
-    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Self::read(req))
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let caller = Caller::from_request(req, payload).into_inner();
+        ready(caller.and_then(|caller| Self::read(req, caller)))
     }
 }
 
 impl KeyedRequest {
-    fn read(req: &HttpRequest) -> Result<Self, Problem> {
+    fn read(req: &HttpRequest, caller: Caller) -> Result<Self, Problem> {
         let key = read_key(req);
         let body = check_media_type(req).and_then(|()| Body::of(req));
         match (body, key) {
-            (Ok(body), Ok((key, field_value))) => Ok(Self { key, field_value, body }),
+            (Ok(body), Ok((key, field_value))) => Ok(Self { caller, key, field_value, body }),
             (Err(problem), Ok((_, field_value))) => {
                 Err(problem.with_header(IDEMPOTENCY_KEY, field_value))
             }
@@ -85,10 +85,10 @@ impl KeyedRequest {
     pub async fn answer<C: Command>(
         self,
         keyed: &Keyed,
-        account_id: Uuid,
         read: impl FnOnce(&[u8]) -> Result<C, Problem>,
         location: impl FnOnce(Uuid) -> String,
     ) -> HttpResponse {
+        let Caller { account_id } = self.caller;
         let answered = match read(&self.body) {
             Ok(command) => match keyed.committer.submit(account_id, self.key, command).await {
                 Ok(outcome) => keyed.respond(C::OPERATION, outcome, location),

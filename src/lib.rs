@@ -9,11 +9,13 @@
 //! - [`idempotency`]: the layer that makes it so, for any command; a library inside this crate that
 //!   knows nothing of payments or of the server. Begin there.
 //! - [`payments`]: what is taken, and its endpoints.
+//! - [`accounts`]: whose they are, and who is calling.
 //! - [`routes`]: the URL table. [`exchange`] is around every request, [`keyed`] is what a keyed one
 //!   goes through, [`body`] reads its JSON, [`problem`] has every answer besides success.
 //! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
 //! - [`cli`] and [`config`]: the program.
 
+pub mod accounts;
 pub mod body;
 pub mod cli;
 pub mod config;

@@ -9,15 +9,16 @@ use super::{
     store,
 };
 use crate::{
+    accounts::Caller,
     body::Members,
     database::Reads,
-    keyed::{DEFAULT_ACCOUNT, Keyed, KeyedRequest},
+    keyed::{Keyed, KeyedRequest},
     problem::{Kind, Problem},
 };
 
 /// `POST /payment`: takes a payment, once.
 pub async fn take(request: KeyedRequest, keyed: web::Data<Keyed>) -> HttpResponse {
-    request.answer(&keyed, DEFAULT_ACCOUNT, read, location).await
+    request.answer(&keyed, read, location).await
 }
 
 /// Reads a payment from a body.
@@ -44,12 +45,13 @@ pub fn read(body: &[u8]) -> Result<TakePayment, Problem> {
 /// # Errors
 /// `not-found`, also for an id that is not a UUID; `database-unavailable`.
 pub async fn show(
+    Caller { account_id }: Caller,
     path: web::Path<String>,
     reads: web::Data<Reads>,
 ) -> Result<HttpResponse, Problem> {
     let transaction_id = Uuid::parse_str(&path).map_err(|_| Kind::NotFound)?;
     let payment = reads
-        .run(async |conn| store::find(conn, DEFAULT_ACCOUNT, transaction_id).await)
+        .run(async |conn| store::find(conn, account_id, transaction_id).await)
         .await?
         .ok_or(Kind::NotFound)?;
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(payment))

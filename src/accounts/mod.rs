@@ -1,0 +1,5 @@
+//! Whose payments are whose.
+
+mod caller;
+
+pub use caller::{Caller, DEFAULT_ACCOUNT};
