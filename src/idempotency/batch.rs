@@ -1,7 +1,12 @@
 //! One batch, one transaction: claim the keys, execute what is new, remember the responses, COMMIT.
+//!
+//! Where all of the batch comes to one INSERT, the whole transaction is one statement, which claims,
+//! executes, remembers and commits. Else it is a BEGIN, a statement or more for each of these, and a
+//! COMMIT. What the keys stand for that were used before is read afterwards, since a statement doesn't
+//! see what it lost a race to.
 
 use std::{
-    any::{Any, TypeId},
+    any::TypeId,
     collections::{BTreeMap, HashMap, HashSet},
 };
 
@@ -9,7 +14,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    command::Execution,
+    insert::Insert,
     queue::{Running, Submission},
     response::Response,
     store::{self, Claim, UsedKey},
@@ -34,66 +39,95 @@ pub(super) struct Terms {
     pub(super) synchronous_standby: bool,
 }
 
-/// What a key turned out to be, for whoever sent it.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    /// The key was new, the command was executed, and this is stored.
-    Executed(Response),
-    /// The key stands for this execution, whose response may be gone.
-    Used { execution_id: Uuid, fingerprint: Vec<u8>, response: Option<Response> },
-}
-
-/// Runs a batch, sorted by key with each key once, in one transaction, and returns a verdict for
-/// each of its members; `None` where the key is in flight elsewhere.
+/// Runs a batch, sorted by key with each key once, in one transaction, and returns the response to each
+/// of its members whose key was new and is committed; `None` where it was used, or is in flight elsewhere.
 ///
-/// This is the layer's only BEGIN and its only COMMIT. `commit_sent` is set before the COMMIT goes
-/// out: an error after that leaves the batch in doubt, unless the server itself reports it.
-#[expect(clippy::disallowed_methods, reason = "the one COMMIT")]
+/// `commit_sent` is set before what commits goes out: an error after that leaves the batch in doubt,
+/// unless the server itself reports it.
 pub(super) async fn run(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
     searching: bool,
     commit_sent: &mut bool,
-) -> Result<Vec<Option<Verdict>>, sqlx::Error> {
-    let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
-    match verdicts(&mut transaction, batch, terms).await {
-        Ok(verdicts) => {
-            *commit_sent = true;
-            transaction.commit().await?;
-            Ok(verdicts)
-        }
-        Err(error) => {
-            // A ROLLBACK that fails tells more than its cause: the connection is gone.
-            transaction.rollback().await?;
-            Err(error)
-        }
+) -> Result<Vec<Option<Response>>, sqlx::Error> {
+    // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
+    let plain = terms.key_ttl.is_none() && !searching;
+    let insert = if plain { insert_of(batch)? } else { None };
+    match insert {
+        Some(insert) => in_one_statement(conn, batch, insert, terms, commit_sent).await,
+        None => in_a_transaction(conn, batch, terms, searching, commit_sent).await,
     }
 }
 
-async fn verdicts(
+/// The batch as an INSERT, if it is all of one type that comes to one.
+fn insert_of(batch: &[Running]) -> Result<Option<Insert>, sqlx::Error> {
+    let Some(Running { leader: first, .. }) = batch.first() else { return Ok(None) };
+    if batch.iter().any(|running| running.leader.kind() != first.kind()) {
+        return Ok(None);
+    }
+    let executions = batch.iter().map(|running| running.leader.execution());
+    let insert = first.command.insert_all(executions.collect())?;
+    if let Some(insert) = &insert {
+        one_for_each(first.operation, &insert.responses, batch.len())?;
+    }
+    Ok(insert)
+}
+
+/// The statement is its own transaction: PostgreSQL begins it, and commits it.
+async fn in_one_statement(
+    conn: &mut PgConnection,
+    batch: &[Running],
+    mut insert: Insert,
+    terms: Terms,
+    commit_sent: &mut bool,
+) -> Result<Vec<Option<Response>>, sqlx::Error> {
+    let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
+    let responses = std::mem::take(&mut insert.responses);
+    *commit_sent = true;
+    let claimed = store::commit(conn, &claims, insert, &responses, terms.response_ttl).await?;
+    let claimed: HashSet<Uuid> = claimed.into_iter().collect();
+    let new = |running: &Running| claimed.contains(&running.leader.execution_id);
+    Ok(batch.iter().zip(responses).map(|(one, response)| new(one).then_some(response)).collect())
+}
+
+/// The layer's only BEGIN and its only COMMIT.
+#[expect(clippy::disallowed_methods, reason = "the one COMMIT")]
+async fn in_a_transaction(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
-) -> Result<Vec<Option<Verdict>>, sqlx::Error> {
-    let claimed = claim(conn, batch, terms.key_ttl).await?;
-    let (new, old): (Vec<&Running>, Vec<&Running>) =
-        batch.iter().partition(|running| claimed.contains(&running.leader.execution_id));
+    searching: bool,
+    commit_sent: &mut bool,
+) -> Result<Vec<Option<Response>>, sqlx::Error> {
+    let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
+    let mut executed = match claim_and_execute(&mut transaction, batch, terms).await {
+        Ok(executed) => executed,
+        Err(error) => {
+            // A ROLLBACK that fails tells more than its cause: the connection is gone.
+            transaction.rollback().await?;
+            return Err(error);
+        }
+    };
+    *commit_sent = true;
+    transaction.commit().await?;
+    Ok(batch.iter().map(|running| executed.remove(&running.leader.execution_id)).collect())
+}
 
-    let mut verdicts = find_used(conn, &old, terms.key_ttl).await?;
-    // What is about to be acknowledged again may have been committed by a connection that was lost, or
-    // a server that was restarted, before its standby had it.
-    let unconfirmed = terms.synchronous_standby && !verdicts.is_empty();
-    if !new.is_empty() {
-        let executed = execute(conn, &new).await?;
-        remember(conn, &executed, terms.response_ttl).await?;
-        verdicts
-            .extend(executed.into_iter().map(|(id, response)| (id, Verdict::Executed(response))));
+async fn claim_and_execute(
+    conn: &mut PgConnection,
+    batch: &[Running],
+    terms: Terms,
+) -> Result<HashMap<Uuid, Response>, sqlx::Error> {
+    let claimed = claim(conn, batch, terms.key_ttl).await?;
+    let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
+    let new: Vec<&Running> = batch.iter().filter(new).collect();
+    if new.is_empty() {
+        return Ok(HashMap::new());
     }
-    if unconfirmed {
-        store::write_to_log(conn).await?;
-    }
-    Ok(batch.iter().map(|running| verdicts.remove(&running.leader.execution_id)).collect())
+    let executed = execute(conn, &new).await?;
+    remember(conn, &executed, terms.response_ttl).await?;
+    Ok(executed.into_iter().collect())
 }
 
 /// The execution ids of those whose key was new, and is theirs now.
@@ -102,16 +136,7 @@ async fn claim(
     batch: &[Running],
     key_ttl: Option<f64>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let mut claims: Vec<Claim<'_>> = batch
-        .iter()
-        .map(|Running { leader, .. }| Claim {
-            scope: &leader.scope,
-            lock_number: leader.lock_number,
-            execution_id: leader.execution_id,
-            operation: leader.operation,
-            fingerprint: leader.fingerprint.as_bytes(),
-        })
-        .collect();
+    let mut claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     if let Some(ttl) = key_ttl {
         // Deciding that a key is too old, and deleting it, under its lock: without it two servers
         // could both delete, and both execute.
@@ -123,23 +148,14 @@ async fn claim(
     Ok(store::claim(conn, &claims).await?.into_iter().collect())
 }
 
-/// What those keys stand for that were used before, by the execution id of who asks.
-async fn find_used(
-    conn: &mut PgConnection,
-    old: &[&Running],
-    key_ttl: Option<f64>,
-) -> Result<HashMap<Uuid, Verdict>, sqlx::Error> {
-    if old.is_empty() {
-        return Ok(HashMap::new());
+fn claim_of(Running { leader, .. }: &Running) -> Claim<'_> {
+    Claim {
+        scope: &leader.scope,
+        lock_number: leader.lock_number,
+        execution_id: leader.execution_id,
+        operation: leader.operation,
+        fingerprint: leader.fingerprint.as_bytes(),
     }
-    let scopes: Vec<_> = old.iter().map(|running| &running.leader.scope).collect();
-    let used = store::used(conn, &scopes, key_ttl).await?.into_iter();
-    Ok(used
-        .filter_map(|UsedKey { place, execution_id, fingerprint, response }| {
-            let asks = old.get(place)?.leader.execution_id;
-            Some((asks, Verdict::Used { execution_id, fingerprint, response }))
-        })
-        .collect())
 }
 
 /// Executes the commands, those of one type at once, and returns each one's response.
@@ -152,22 +168,14 @@ async fn execute(
 ) -> Result<Vec<(Uuid, Response)>, sqlx::Error> {
     let mut by_type: BTreeMap<(&str, TypeId), Vec<&Submission>> = BTreeMap::new();
     for Running { leader, .. } in new {
-        let command: &dyn Any = &*leader.command;
-        by_type.entry((leader.operation, command.type_id())).or_default().push(leader);
+        by_type.entry(leader.kind()).or_default().push(leader);
     }
     let mut executed = Vec::with_capacity(new.len());
     for ((operation, _), submissions) in by_type {
         let Some(first) = submissions.first() else { continue };
-        let executions = submissions.iter().map(|submission| Execution {
-            execution_id: submission.execution_id,
-            account_id: submission.scope.account_id,
-            command: &*submission.command,
-        });
+        let executions = submissions.iter().map(|submission| submission.execution());
         let responses = first.command.execute_all(executions.collect(), conn).await?;
-        if responses.len() != submissions.len() {
-            let (given, wanted) = (responses.len(), submissions.len());
-            return Err(defect(format!("{operation}: {given} responses to {wanted} commands")));
-        }
+        one_for_each(operation, &responses, submissions.len())?;
         executed
             .extend(submissions.iter().map(|submission| submission.execution_id).zip(responses));
     }
@@ -184,6 +192,40 @@ async fn remember(
         Ok(stored) if stored == executed.len() => Ok(()),
         _ => Err(defect(format!("{stored} of {} responses stored", executed.len()))),
     }
+}
+
+/// What keys stand for that were used before; `None` for one that somebody else is using right now.
+///
+/// `commit_sent` is set before that goes out which is to be on a standby before anybody hears of it.
+pub(super) async fn look_up(
+    conn: &mut PgConnection,
+    batch: &[Running],
+    terms: Terms,
+    commit_sent: &mut bool,
+) -> Result<Vec<Option<UsedKey>>, sqlx::Error> {
+    let scopes: Vec<_> = batch.iter().map(|running| &running.leader.scope).collect();
+    let found = store::used(conn, &scopes, terms.key_ttl).await?;
+    // What is about to be acknowledged again may have been committed by a connection that was lost, or
+    // a server that was restarted, before its standby had it.
+    if terms.synchronous_standby && !found.is_empty() {
+        *commit_sent = true;
+        store::write_to_log(conn).await?;
+    }
+    let mut used: Vec<Option<UsedKey>> = batch.iter().map(|_| None).collect();
+    for key in found {
+        if let Some(place) = used.get_mut(key.place) {
+            *place = Some(key);
+        }
+    }
+    Ok(used)
+}
+
+fn one_for_each(operation: &str, responses: &[Response], wanted: usize) -> Result<(), sqlx::Error> {
+    let given = responses.len();
+    let right = given == wanted;
+    right
+        .then_some(())
+        .ok_or_else(|| defect(format!("{operation}: {given} responses to {wanted} commands")))
 }
 
 /// Something that can't happen, and of which nothing may be committed.

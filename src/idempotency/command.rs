@@ -6,9 +6,12 @@ use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{fingerprint::Fingerprint, response::Response};
+use super::{fingerprint::Fingerprint, insert::Insert, response::Response};
 
 /// A validated request whose effect must happen exactly once.
+///
+/// What it does, it says in one of two ways: as the INSERT that it comes to, which is the quickest,
+/// or as an execution with as many statements, and as much thought between them, as it takes.
 pub trait Command: Send + Sync + Sized + 'static {
     /// The operation's name, for ever: it is stored with every key and is part of the fingerprint.
     const OPERATION: &'static str;
@@ -16,6 +19,15 @@ pub trait Command: Send + Sync + Sized + 'static {
     /// What makes a request the same as this one: its operation and every validated member, path
     /// parameters included, always in the same order.
     fn fingerprint(&self) -> Fingerprint;
+
+    /// What these commands come to, where that is one INSERT.
+    ///
+    /// # Errors
+    /// As those of [`execute`](Self::execute).
+    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+        let _ = batch;
+        Ok(None)
+    }
 
     /// Does what these commands ask for, in the transaction that also holds their keys and will hold
     /// their responses, and returns a response for each, in their order.
@@ -31,10 +43,23 @@ pub trait Command: Send + Sync + Sized + 'static {
     /// client can provoke is a [`Response`] instead (a refusal too: it is remembered and replayed),
     /// since an `Err` undoes other clients' work with this one. A statement's error must be passed
     /// on, never swallowed: after it PostgreSQL refuses the rest of the transaction.
+    ///
+    /// Of a command that says what it [inserts](Self::insert) it runs that: in a batch of several
+    /// types of commands, for one.
     fn execute(
         batch: &[Execution<'_, Self>],
         conn: &mut PgConnection,
-    ) -> impl Future<Output = Result<Vec<Response>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Response>, sqlx::Error>> + Send {
+        async move {
+            let claimed = batch.iter().map(|execution| execution.execution_id).collect();
+            match Self::insert(batch)? {
+                Some(insert) => insert.execute(conn, claimed).await,
+                None => Err(sqlx::Error::Encode(
+                    format!("{}: neither an insert nor an execution", Self::OPERATION).into(),
+                )),
+            }
+        }
+    }
 }
 
 /// One command to execute.
@@ -49,9 +74,14 @@ pub struct Execution<'a, C: ?Sized> {
     pub command: &'a C,
 }
 
-/// A command of any type, as the committer holds it.
+/// A command of any type, as the committer holds it. What takes a batch takes commands that are all
+/// of this one's type.
 pub(super) trait AnyCommand: Any + Send + Sync {
-    /// Executes commands that are all of this one's type.
+    fn insert_all(
+        &self,
+        batch: Vec<Execution<'_, dyn AnyCommand>>,
+    ) -> Result<Option<Insert>, sqlx::Error>;
+
     fn execute_all<'a>(
         &self,
         batch: Vec<Execution<'a, dyn AnyCommand>>,
@@ -60,20 +90,28 @@ pub(super) trait AnyCommand: Any + Send + Sync {
 }
 
 impl<C: Command> AnyCommand for C {
+    fn insert_all(
+        &self,
+        batch: Vec<Execution<'_, dyn AnyCommand>>,
+    ) -> Result<Option<Insert>, sqlx::Error> {
+        C::insert(&typed(batch))
+    }
+
     fn execute_all<'a>(
         &self,
         batch: Vec<Execution<'a, dyn AnyCommand>>,
         conn: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<Vec<Response>, sqlx::Error>> {
-        // One of another type would be missing here, and its missing response fails the batch.
-        let typed: Vec<Execution<'a, C>> = batch
-            .into_iter()
-            .filter_map(|Execution { execution_id, account_id, command }| {
-                let command: &dyn Any = command;
-                let command = command.downcast_ref()?;
-                Some(Execution { execution_id, account_id, command })
-            })
-            .collect();
+        let typed = typed(batch);
         Box::pin(async move { C::execute(&typed, conn).await })
     }
+}
+
+/// One of another type would be missing here, and its missing response fails the batch.
+fn typed<C: Command>(batch: Vec<Execution<'_, dyn AnyCommand>>) -> Vec<Execution<'_, C>> {
+    let typed = batch.into_iter().filter_map(|Execution { execution_id, account_id, command }| {
+        let command: &dyn Any = command;
+        Some(Execution { execution_id, account_id, command: command.downcast_ref()? })
+    });
+    typed.collect()
 }

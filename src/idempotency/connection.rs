@@ -8,14 +8,15 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 use thiserror::Error;
-use tokio::time::{sleep, timeout};
+use tokio::time::{error::Elapsed, sleep, timeout};
 
 use super::{
     Settings,
-    batch::{self, Terms, Verdict},
+    batch::{self, Terms},
     error::{Remedy, loggable},
     queue::Running,
-    store,
+    response::Response,
+    store::{self, UsedKey},
 };
 
 /// How long a statement waits for a row that another transaction holds. Other servers' batches are
@@ -163,19 +164,34 @@ impl Connector {
         connected
     }
 
-    /// Runs a batch in one transaction on the connection that there is, within the time that a batch
-    /// may take.
-    ///
-    /// The connection is kept only if it is known to be at rest: after success, or after an error
-    /// that the server reported and that was rolled back. A time-out, a lost connection, a panic or
-    /// a cancelled future drop it, and PostgreSQL ends what it had begun.
+    /// Runs a batch in one transaction, and returns the responses to those whose keys were new.
     pub(super) async fn run(
         &mut self,
         batch: &[Running],
         searching: bool,
-    ) -> Result<Vec<Option<Verdict>>, Fault> {
+    ) -> Result<Vec<Option<Response>>, Fault> {
+        let (mut session, terms) = self.take()?;
+        let run = batch::run(&mut session.conn, batch, terms, searching, &mut self.commit_sent);
+        let ended = timeout(self.timeouts.batch, run).await;
+        self.give_back(session, ended)
+    }
+
+    /// Finds out what the keys of a batch stand for that were not new.
+    pub(super) async fn look_up(
+        &mut self,
+        batch: &[Running],
+    ) -> Result<Vec<Option<UsedKey>>, Fault> {
+        let (mut session, terms) = self.take()?;
+        let run = batch::look_up(&mut session.conn, batch, terms, &mut self.commit_sent);
+        let ended = timeout(self.timeouts.batch, run).await;
+        self.give_back(session, ended)
+    }
+
+    /// The session, for as long as something runs on it: a panic or a cancelled future drops it, and
+    /// PostgreSQL ends what it had begun.
+    fn take(&mut self) -> Result<(Session, Terms), Fault> {
         self.commit_sent = false;
-        let Some(mut session) = self.session.take() else {
+        let Some(session) = self.session.take() else {
             let message = "there is no connection".to_owned();
             return Err(Fault { remedy: Remedy::AwaitServer, in_doubt: false, message });
         };
@@ -184,12 +200,21 @@ impl Connector {
             key_ttl: self.key_ttl,
             synchronous_standby: session.synchronous_standby,
         };
-        let run = batch::run(&mut session.conn, batch, terms, searching, &mut self.commit_sent);
-        let (remedy, message) = match timeout(self.timeouts.batch, run).await {
-            Ok(Ok(verdicts)) => {
+        Ok((session, terms))
+    }
+
+    /// Keeps the session if it is known to be at rest: after success, or after an error that the server
+    /// reported and that was rolled back. A time-out or a lost connection drop it.
+    fn give_back<T>(
+        &mut self,
+        session: Session,
+        ended: Result<Result<T, sqlx::Error>, Elapsed>,
+    ) -> Result<T, Fault> {
+        let (remedy, message) = match ended {
+            Ok(Ok(done)) => {
                 self.session = Some(session);
                 self.setbacks = 0;
-                return Ok(verdicts);
+                return Ok(done);
             }
             Ok(Err(error)) => (Remedy::of(&error), loggable(&error)),
             Err(_elapsed) => {
@@ -266,8 +291,9 @@ impl Connector {
         // plan made while the tables were small would go on reading all of them when they are large.
         let settings = format!(
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
-             SET tcp_user_timeout = {}; SET enable_seqscan = off; \
-             SET application_name = 'payonce'",
+             SET tcp_user_timeout = {}; SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; \
+             SET enable_seqscan = off; \
+             SET default_transaction_isolation = 'read committed'; SET application_name = 'payonce'",
             lock.as_millis(),
             idle_in_transaction.as_millis(),
             statement.as_millis(),

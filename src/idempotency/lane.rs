@@ -225,11 +225,34 @@ impl Lane {
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
-            Ok(verdicts) => {
+            Ok(responses) => {
                 self.repeats = 0;
-                for (running, verdict) in part.into_iter().zip(verdicts) {
-                    match verdict {
-                        Some(verdict) => self.queue.settle(running, verdict),
+                let mut not_new = Vec::new();
+                for (running, response) in part.into_iter().zip(responses) {
+                    match response {
+                        Some(response) => self.queue.settle_new(running, response),
+                        None => not_new.push(running),
+                    }
+                }
+                if !not_new.is_empty() {
+                    self.look_up(not_new).await;
+                }
+            }
+            Err(fault) => self.amend(part, fault).await,
+        }
+    }
+
+    /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
+    async fn look_up(&mut self, part: Vec<Running>) {
+        self.parts.push(part);
+        let Some(part) = self.parts.last() else { return };
+        let looked = self.connector.look_up(part).await;
+        let Some(part) = self.parts.pop() else { return };
+        match looked {
+            Ok(found) => {
+                for (running, used) in part.into_iter().zip(found) {
+                    match used {
+                        Some(used) => self.queue.settle_used(running, used),
                         None => self.delay(running),
                     }
                 }

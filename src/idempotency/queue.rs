@@ -5,6 +5,7 @@
 //! reaches the database while its leader's outcome answers it too.
 
 use std::{
+    any::{Any, TypeId},
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,8 +18,12 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Failure, Outcome, batch::Verdict, command::AnyCommand, fingerprint::Fingerprint,
-    key::ScopedKey, response::Response,
+    Failure, Outcome,
+    command::{AnyCommand, Execution},
+    fingerprint::Fingerprint,
+    key::ScopedKey,
+    response::Response,
+    store::UsedKey,
 };
 
 /// What a caller hears.
@@ -38,6 +43,20 @@ pub(super) struct Submission {
 }
 
 impl Submission {
+    /// What it is to be executed with: commands of one kind are executed together.
+    pub(super) fn kind(&self) -> (&'static str, TypeId) {
+        let command: &dyn Any = &*self.command;
+        (self.operation, command.type_id())
+    }
+
+    pub(super) fn execution(&self) -> Execution<'_, dyn AnyCommand> {
+        Execution {
+            execution_id: self.execution_id,
+            account_id: self.scope.account_id,
+            command: &*self.command,
+        }
+    }
+
     /// The caller may have gone; then nobody needs to hear it.
     fn answer(self, reply: Reply) {
         let _ = self.reply.send(reply);
@@ -184,37 +203,39 @@ impl Queue {
         }
     }
 
-    /// Answers the leader and all who follow it by what was found or done.
-    pub(super) fn settle(&self, running: Running, verdict: Verdict) {
-        let group = self.remove(&mut self.state(), &running.leader.scope);
-        let followers = group.into_iter().flat_map(|group| group.followers.into_values());
+    /// Answers the leader, whose command was executed, and all who follow it.
+    pub(super) fn settle_new(&self, running: Running, response: Response) {
+        let followers = self.followers(&running);
         let Running { leader, .. } = running;
-        match verdict {
-            Verdict::Executed(response) => {
-                let execution_id = leader.execution_id;
-                let fingerprint = leader.fingerprint.clone();
-                leader.answer(Ok(Outcome::New { execution_id, response: response.clone() }));
-                for follower in followers {
-                    let reply =
-                        follower.judged_by(execution_id, fingerprint.as_bytes(), Some(&response));
-                    follower.answer(reply);
-                }
-            }
-            Verdict::Used { execution_id, fingerprint, response } => {
-                for submission in std::iter::once(leader).chain(followers) {
-                    let reply = match &response {
-                        // Committed by a connection that was lost before it could say so.
-                        Some(response) if submission.execution_id == execution_id => {
-                            Ok(Outcome::New { execution_id, response: response.clone() })
-                        }
-                        response => {
-                            submission.judged_by(execution_id, &fingerprint, response.as_ref())
-                        }
-                    };
-                    submission.answer(reply);
-                }
-            }
+        let execution_id = leader.execution_id;
+        for follower in followers {
+            let fingerprint = leader.fingerprint.as_bytes();
+            let reply = follower.judged_by(execution_id, fingerprint, Some(&response));
+            follower.answer(reply);
         }
+        leader.answer(Ok(Outcome::New { execution_id, response }));
+    }
+
+    /// Answers the leader and all who follow it by what their key was used for.
+    pub(super) fn settle_used(&self, running: Running, used: UsedKey) {
+        let followers = self.followers(&running);
+        let UsedKey { execution_id, fingerprint, response, .. } = used;
+        for submission in std::iter::once(running.leader).chain(followers) {
+            let reply = match &response {
+                // Committed by a connection that was lost before it could say so.
+                Some(response) if submission.execution_id == execution_id => {
+                    Ok(Outcome::New { execution_id, response: response.clone() })
+                }
+                response => submission.judged_by(execution_id, &fingerprint, response.as_ref()),
+            };
+            submission.answer(reply);
+        }
+    }
+
+    /// The key leaves the queue; these followed its leader.
+    fn followers(&self, running: &Running) -> impl Iterator<Item = Submission> + use<> {
+        let group = self.remove(&mut self.state(), &running.leader.scope);
+        group.into_iter().flat_map(|group| group.followers.into_values())
     }
 
     /// Fails the leader, and with it those who sent the same request; where a COMMIT with it was never

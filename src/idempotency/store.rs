@@ -1,9 +1,13 @@
 //! The layer's statements: one function each, over whole batches.
 
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{key::ScopedKey, response::Response};
+use super::{
+    insert::Insert,
+    key::ScopedKey,
+    response::{MalformedHeader, Response},
+};
 
 /// A key to claim, with what will be remembered of the request.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +105,92 @@ pub(super) async fn claim(
     .await
 }
 
+/// Claims keys, runs an INSERT for those that were new, stores their responses, and commits: one
+/// statement, which is its own transaction. Returns the execution ids of those that were new.
+///
+/// That each of them got its row and its response is made sure of before anything is committed.
+/// `responses` are in the order of `claims`.
+pub(super) async fn commit(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+    insert: Insert,
+    responses: &[Response],
+    ttl: Option<f64>,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut arguments = insert.arguments.map_err(sqlx::Error::Encode)?;
+    let first = arguments.len() + 1;
+    let [accounts, keys, ids, operations, fingerprints, locks, statuses, headers, bodies, seconds] =
+        std::array::from_fn(|place| format!("${}", first + place));
+    let sql = format!(
+        "WITH claimed AS (
+             INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+             SELECT account_id, key, execution_id, operation, fingerprint
+             FROM unnest({accounts}::uuid[], {keys}::text[], {ids}::uuid[], {operations}::text[],
+                         {fingerprints}::bytea[], {locks}::bigint[])
+                  AS claim(account_id, key, execution_id, operation, fingerprint, lock_number)
+             WHERE pg_try_advisory_xact_lock(lock_number)
+             ORDER BY account_id, key COLLATE \"C\"
+             ON CONFLICT (account_id, key) DO NOTHING
+             RETURNING execution_id
+         ), inserted AS (
+             {insert} RETURNING 1
+         ), remembered AS (
+             INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+             SELECT execution_id, status, headers, body,
+                    CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => {seconds}) END
+             FROM claimed JOIN unnest({ids}::uuid[], {statuses}::smallint[], {headers}::text[], {bodies}::bytea[])
+                  AS response(execution_id, status, headers, body) USING (execution_id)
+             RETURNING execution_id
+         ), counts AS (
+             SELECT (SELECT count(*) FROM claimed) AS claimed, (SELECT count(*) FROM inserted) AS inserted,
+                    (SELECT count(*) FROM remembered) AS remembered
+         )
+         SELECT execution_id FROM remembered
+         UNION ALL
+         -- No text is a uuid: an error that tells the numbers, and undoes everything.
+         SELECT format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid
+         FROM counts WHERE claimed <> inserted OR claimed <> remembered",
+        insert = insert.sql,
+    );
+    let encoded = (|| {
+        let (account_ids, key_texts): (Vec<_>, Vec<_>) =
+            claims.iter().map(|claim| (claim.scope.account_id, claim.scope.key.as_str())).unzip();
+        arguments.add(account_ids)?;
+        arguments.add(key_texts)?;
+        arguments.add(claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>())?;
+        arguments.add(claims.iter().map(|claim| claim.operation).collect::<Vec<_>>())?;
+        arguments.add(claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>())?;
+        arguments.add(claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>())?;
+        let columns = ResponseColumns::of(responses)?;
+        arguments.add(columns.statuses)?;
+        arguments.add(columns.headers)?;
+        arguments.add(columns.bodies)?;
+        arguments.add(ttl)
+    })();
+    encoded.map_err(sqlx::Error::Encode)?;
+    // All rows, to the end: that is where PostgreSQL says whether the statement was committed.
+    sqlx::query_scalar_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
+}
+
+/// Responses as the columns that hold them.
+struct ResponseColumns<'a> {
+    statuses: Vec<i16>,
+    headers: Vec<String>,
+    bodies: Vec<&'a [u8]>,
+}
+
+impl<'a> ResponseColumns<'a> {
+    fn of(responses: impl IntoIterator<Item = &'a Response>) -> Result<Self, MalformedHeader> {
+        let mut columns = Self { statuses: Vec::new(), headers: Vec::new(), bodies: Vec::new() };
+        for response in responses {
+            columns.statuses.push(i16::try_from(response.status()).unwrap_or(i16::MAX));
+            columns.headers.push(response.header_lines()?);
+            columns.bodies.push(response.body().as_ref());
+        }
+        Ok(columns)
+    }
+}
+
 /// What became of keys that are used up. A key that nobody has used, or that somebody is using right
 /// now, is not in the answer; nor is one older than `key_ttl` (seconds), which another server is about
 /// to use anew.
@@ -165,14 +255,8 @@ pub(super) async fn remember(
     responses: &[(Uuid, Response)],
     ttl: Option<f64>,
 ) -> Result<u64, sqlx::Error> {
-    let mut headers = Vec::with_capacity(responses.len());
-    for (_, response) in responses {
-        headers.push(response.header_lines().map_err(|error| sqlx::Error::Encode(error.into()))?);
-    }
-    let statuses: Vec<i16> = responses
-        .iter()
-        .map(|(_, response)| i16::try_from(response.status()).unwrap_or(i16::MAX))
-        .collect();
+    let columns = ResponseColumns::of(responses.iter().map(|(_, response)| response))
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
     let stored = sqlx::query(
         "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
          SELECT execution_id, status, headers, body,
@@ -181,9 +265,9 @@ pub(super) async fn remember(
               AS response(execution_id, status, headers, body)",
     )
     .bind(responses.iter().map(|(execution_id, _)| *execution_id).collect::<Vec<_>>())
-    .bind(statuses)
-    .bind(headers)
-    .bind(responses.iter().map(|(_, response)| response.body().as_ref()).collect::<Vec<_>>())
+    .bind(columns.statuses)
+    .bind(columns.headers)
+    .bind(columns.bodies)
     .bind(ttl)
     .execute(conn)
     .await?;

@@ -2,11 +2,10 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{money::Amount, store};
-use crate::idempotency::{Command, Execution, Fingerprint, Response};
+use crate::idempotency::{Command, Execution, Fingerprint, Insert, Response};
 
 /// Whom a payment is from: 1 to 255 characters, not blank, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,12 +59,9 @@ impl Command for TakePayment {
             .member("amount", &self.amount.minor_units().to_be_bytes())
     }
 
-    async fn execute(
-        batch: &[Execution<'_, Self>],
-        conn: &mut PgConnection,
-    ) -> Result<Vec<Response>, sqlx::Error> {
-        store::insert(conn, batch).await?;
-        batch.iter().map(response).collect()
+    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+        let responses = batch.iter().map(response).collect::<Result<_, _>>()?;
+        Ok(Some(store::insert(batch).respond(responses)))
     }
 }
 

@@ -4,24 +4,20 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::payment::{Payment, TakePayment};
-use crate::idempotency::Execution;
+use crate::idempotency::{Execution, Insert};
 
 /// Inserts payments.
-pub(super) async fn insert(
-    conn: &mut PgConnection,
-    batch: &[Execution<'_, TakePayment>],
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
+pub(super) fn insert(batch: &[Execution<'_, TakePayment>]) -> Insert {
+    Insert::new(
         "INSERT INTO payments (transaction_id, account_id, user_id, amount)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])",
+         SELECT execution_id, account_id, user_id, amount
+         FROM claimed JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])
+              AS payment(execution_id, account_id, user_id, amount) USING (execution_id)",
     )
     .bind(batch.iter().map(|execution| execution.execution_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.command.user_id.as_str()).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.command.amount.minor_units()).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// An account's payment of this id.

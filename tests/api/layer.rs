@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use payonce::idempotency::{
-    Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Outcome, Response,
+    Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Insert, Outcome, Response,
     Settings,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -70,8 +70,11 @@ impl Command for Effect {
     }
 }
 
-/// A second type of command in the same committer.
-struct Other;
+/// A second type of command in the same committer, which comes to one INSERT: this one.
+struct Other(&'static str);
+
+/// As it should be.
+const INSERT_OTHERS: &str = "INSERT INTO effects SELECT execution_id FROM claimed";
 
 impl Command for Other {
     const OPERATION: &'static str = "other";
@@ -80,17 +83,21 @@ impl Command for Other {
         Fingerprint::of(Self::OPERATION)
     }
 
-    async fn execute(
-        batch: &[Execution<'_, Self>],
-        conn: &mut PgConnection,
-    ) -> Result<Vec<Response>, sqlx::Error> {
-        for one in batch {
-            sqlx::query("INSERT INTO effects VALUES ($1)")
-                .bind(one.execution_id)
-                .execute(&mut *conn)
-                .await?;
-        }
-        Ok(batch.iter().map(|_| Response::new(200, "other")).collect())
+    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+        let sql = batch.first().map_or(INSERT_OTHERS, |one| one.command.0);
+        let responses = batch.iter().map(|_| Response::new(200, "other"));
+        Ok(Some(Insert::new(sql).respond(responses.collect())))
+    }
+}
+
+/// A type that says nothing of what it does.
+struct Idle;
+
+impl Command for Idle {
+    const OPERATION: &'static str = "idle";
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(Self::OPERATION)
     }
 }
 
@@ -176,6 +183,55 @@ async fn a_guilty_command_fails_alone() {
 }
 
 #[tokio::test]
+async fn an_insert_that_doesnt_insert_a_row_for_each_command_is_not_committed() {
+    for key_ttl in [None, Some(Duration::from_hours(24 * 365))] {
+        let layer = Layer::start_with(Settings { key_ttl, ..Settings::default() }).await;
+        for wrong in [
+            "INSERT INTO effects SELECT execution_id FROM claimed WHERE false",
+            "INSERT INTO effects SELECT gen_random_uuid() FROM claimed CROSS JOIN generate_series(1, 2)",
+            "INSERT INTO effects SELECT NULL FROM claimed",
+            "INSERT INTO nowhere SELECT execution_id FROM claimed",
+        ] {
+            let outcome = layer.committer.submit(Uuid::nil(), key("k"), Other(wrong)).await;
+            assert!(matches!(outcome, Err(Failure::Internal(_))), "{wrong}: {outcome:?}");
+            assert_eq!(layer.effects().await, 0, "{wrong}");
+            assert_eq!(layer.database.number("SELECT count(*) FROM idempotency_keys").await, 0);
+        }
+        let right = layer.committer.submit(Uuid::nil(), key("k"), Other(INSERT_OTHERS)).await;
+        assert!(is_new(&right), "{right:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_only_the_commit_brings_is_heard() {
+    let layer = Layer::start().await;
+    layer
+        .database
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too late'; END $$;
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let inserted = layer.committer.submit(Uuid::nil(), key("o"), Other(INSERT_OTHERS)).await;
+    let executed = layer.submit("e", Act::Succeed).await;
+    for outcome in [inserted, executed] {
+        assert!(
+            matches!(&outcome, Err(Failure::Internal(why)) if why.contains("too late")),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(layer.database.number("SELECT count(*) FROM idempotency_keys").await, 0);
+}
+
+#[tokio::test]
+async fn a_command_that_does_nothing_at_all_fails() {
+    let layer = Layer::start().await;
+    let outcome = layer.committer.submit(Uuid::nil(), key("k"), Idle).await;
+    assert!(matches!(outcome, Err(Failure::Internal(_))), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_refusal_is_remembered_and_replayed() {
     let layer = Layer::start().await;
     let first = layer.submit("k", Act::Refuse).await;
@@ -196,7 +252,10 @@ async fn what_waits_shares_one_transaction_whatever_its_type() {
             (0..10).map(async |number| layer.submit(&format!("e-{number}"), Act::Succeed).await)
         ),
         join_all((0..10).map(async |number| {
-            layer.committer.submit(Uuid::nil(), key(&format!("o-{number}")), Other).await
+            layer
+                .committer
+                .submit(Uuid::nil(), key(&format!("o-{number}")), Other(INSERT_OTHERS))
+                .await
         })),
     );
     busy.await.unwrap();
@@ -208,7 +267,7 @@ async fn what_waits_shares_one_transaction_whatever_its_type() {
 async fn a_key_of_one_operation_is_reused_by_another() {
     let layer = Layer::start().await;
     assert!(is_new(&layer.submit("k", Act::Succeed).await));
-    let reused = layer.committer.submit(Uuid::nil(), key("k"), Other).await;
+    let reused = layer.committer.submit(Uuid::nil(), key("k"), Other(INSERT_OTHERS)).await;
     assert_eq!(reused, Ok(Outcome::Reused { members: vec!["operation"] }));
 }
 
@@ -263,13 +322,21 @@ async fn a_batch_whose_connection_is_lost_is_run_again() {
 #[tokio::test]
 async fn transactions_are_read_committed_whatever_the_database_defaults_to() {
     let database = Arc::new(TestDatabase::create().await);
-    database.execute("CREATE TABLE effects (execution_id uuid PRIMARY KEY)").await;
+    database
+        .execute(
+            "CREATE TABLE effects (execution_id uuid PRIMARY KEY);
+             CREATE FUNCTION check_level() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 ASSERT current_setting('transaction_isolation') = 'read committed'; RETURN NULL;
+             END $$;
+             CREATE TRIGGER level AFTER INSERT ON effects EXECUTE FUNCTION check_level()",
+        )
+        .await;
     database.set("default_transaction_isolation = 'serializable'").await;
     let committer = Committer::start(&database.options, &Settings::default()).await.unwrap();
     let layer = Layer { committer, database };
-    let check =
-        "DO $$ BEGIN ASSERT current_setting('transaction_isolation') = 'read committed'; END $$";
-    assert!(is_new(&layer.submit("k", Act::Run(check)).await));
+    assert!(is_new(&layer.submit("executed", Act::Succeed).await));
+    let inserted = layer.committer.submit(Uuid::nil(), key("inserted"), Other(INSERT_OTHERS)).await;
+    assert!(is_new(&inserted), "{inserted:?}");
 }
 
 #[tokio::test]

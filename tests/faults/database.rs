@@ -138,8 +138,8 @@ async fn a_full_disk_is_overload_and_recovers_without_a_restart() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_may_have_been_committed_is_never_said_not_to_have_been() {
+/// What commits the batch is lost, and when the batch is run again the disk is full.
+async fn doubt_outlives_a_refusal(flags: &[&str], step: Step) {
     let database = Arc::new(TestDatabase::create().await);
     database
         .execute(
@@ -150,13 +150,44 @@ async fn what_may_have_been_committed_is_never_said_not_to_have_been() {
         )
         .await;
     let proxy = Proxy::start(&database.options).await;
-    let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
-    // The COMMIT is lost, and when the batch is run again the disk is full.
-    proxy.arm(Step::CommitSent, Fault::Cut);
+    let server =
+        TestServer::start_through(&database, &proxy.through(&database.options), flags).await;
+    proxy.arm(step, Fault::Cut);
     let (answer, ()) = tokio::join!(server.pay("k", PAYMENT), proxy.reached());
     answer.assert_problem(503, "outcome-unknown");
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
     assert_eq!(database.payments().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_have_been_committed_is_never_said_not_to_have_been() {
+    doubt_outlives_a_refusal(&[], Step::StatementExecuted).await;
+    doubt_outlives_a_refusal(&["--idempotency-key-ttl", "365d"], Step::CommitSent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_cant_be_read_fails_whoever_asks_for_it_and_nobody_beside_it() {
+    let server = TestServer::start().await;
+    let database = &server.database;
+    assert_eq!(server.pay("old", PAYMENT).await.status, 201);
+    database
+        .execute(
+            "UPDATE idempotency_responses SET headers = 'no header line';
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF NEW.amount = 7 THEN PERFORM pg_sleep(0.3); END IF; RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    // While the first is being executed the two others queue, and come into one batch.
+    let (slow, (old, new)) =
+        tokio::join!(server.pay("slow", r#"{"user_id": "user_1", "amount": 7}"#), async {
+            sleep(Duration::from_millis(100)).await;
+            tokio::join!(server.pay("old", PAYMENT), server.pay("new", PAYMENT))
+        });
+    assert_eq!(slow.status, 201);
+    old.assert_problem(500, "internal");
+    assert_eq!(new.status, 201);
+    assert_eq!(database.payments().await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,9 +25,16 @@ use tokio::{
     time::timeout,
 };
 
-/// A moment in the life of a batch.
+/// A moment in the life of a batch: of one that is a single statement, or of one that is a transaction of
+/// several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
+    /// The single statement was sent, and PostgreSQL hasn't seen it.
+    StatementSent,
+    /// PostgreSQL has executed the single statement, and hasn't seen the Sync that commits it.
+    StatementExecuted,
+    /// PostgreSQL has committed the single statement, and nobody knows yet.
+    StatementCommitted,
     /// BEGIN was sent, and PostgreSQL hasn't seen it.
     Begin,
     /// PostgreSQL has claimed the keys, and nobody knows yet.
@@ -47,7 +54,10 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
+        Self::StatementSent,
+        Self::StatementExecuted,
+        Self::StatementCommitted,
         Self::Begin,
         Self::Claimed,
         Self::Read,
@@ -74,6 +84,7 @@ pub enum Fault {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Statement {
+    Single,
     Begin,
     Claim,
     Read,
@@ -92,7 +103,8 @@ impl Statement {
             () if begins("COMMIT") => Self::Commit,
             () if begins("INSERT INTO idempotency_keys") => Self::Claim,
             () if begins("INSERT INTO idempotency_responses") => Self::Remember,
-            () if begins("INSERT INTO payments") => Self::Execute,
+            () if begins("WITH claimed AS (SELECT") => Self::Execute,
+            () if begins("WITH claimed AS (") => Self::Single,
             () if begins("SELECT wanted.place") => Self::Read,
             () => Self::Other,
         }
@@ -101,15 +113,27 @@ impl Statement {
     /// The step at which this was sent and not delivered.
     fn sent(self) -> Option<Step> {
         match self {
+            Self::Single => Some(Step::StatementSent),
             Self::Begin => Some(Step::Begin),
             Self::Commit => Some(Step::CommitSent),
             _ => None,
         }
     }
 
+    /// The step at which all of this was delivered but the Sync.
+    fn executed(self) -> Option<Step> {
+        (self == Self::Single).then_some(Step::StatementExecuted)
+    }
+
+    /// Whether it commits.
+    fn commits(self) -> bool {
+        matches!(self, Self::Single | Self::Commit)
+    }
+
     /// The step at which its result was sent and not delivered.
     fn done(self) -> Option<Step> {
         match self {
+            Self::Single => Some(Step::StatementCommitted),
             Self::Claim => Some(Step::Claimed),
             Self::Read => Some(Step::Read),
             Self::Execute => Some(Step::Executed),
@@ -332,12 +356,12 @@ fn understand(frame: &[u8], shared: &mut Shared) -> Option<Step> {
         b'B' => {
             let _portal = text();
             shared.bound = shared.prepared.get(&text()).copied();
-            None
+            shared.bound.and_then(Statement::sent)
         }
         b'S' => {
             let bound = shared.bound.take().unwrap_or(Statement::Other);
             shared.awaited.push_back(bound);
-            None
+            bound.executed()
         }
         _ => None,
     }
@@ -370,7 +394,7 @@ async fn replies(
                 held.clear();
             }
             let acknowledged =
-                (ready && front == Some(Statement::Commit)).then_some(Step::Acknowledged);
+                (ready && front.is_some_and(Statement::commits)).then_some(Step::Acknowledged);
             if let Some(end) = at(acknowledged, plan).await {
                 return Ok(end);
             }
