@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::payment::{Payment, TakePayment};
+use super::{payment::TakePayment, recorded::Payment};
 use crate::idempotency::Execution;
 
 /// Inserts payments.
@@ -12,13 +12,14 @@ pub(super) async fn insert(
     batch: &[Execution<'_, TakePayment>],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO payments (transaction_id, account_id, user_id, amount)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])",
+        "INSERT INTO payments (transaction_id, account_id, user_id, amount, currency)
+         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])",
     )
     .bind(batch.iter().map(|execution| execution.execution_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.command.user_id.as_str()).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.command.amount.minor_units()).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.command.currency.code()).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())
@@ -31,7 +32,7 @@ pub(super) async fn find(
     transaction_id: Uuid,
 ) -> Result<Option<Payment>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT transaction_id, status, user_id, amount, created_at
+        "SELECT transaction_id, status, user_id, amount, currency, created_at
          FROM payments WHERE transaction_id = $1 AND account_id = $2",
     )
     .bind(transaction_id)

@@ -14,6 +14,7 @@
 mod support;
 
 mod bodies;
+mod currencies;
 mod example;
 mod expiry;
 mod in_flight;

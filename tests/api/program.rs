@@ -142,6 +142,8 @@ fn a_setting_that_cannot_be_read_is_named() {
         ("IDEMPOTENCY_REPLAY_STATUS", "200"),
         ("AUTO_MIGRATE", "perhaps"),
         ("READ_CONNECTIONS", "0"),
+        ("DEFAULT_CURRENCY", "usd"),
+        ("DEFAULT_CURRENCY", "XXX"),
     ] {
         let (code, _, stderr) = run(payonce(&[]).env(variable, value));
         let flag = format!("--{}", variable.to_lowercase().replace('_', "-"));
