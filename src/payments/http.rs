@@ -58,7 +58,7 @@ pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Proble
     members.finish(payment)
 }
 
-/// `GET /payment/{transaction_id}`: one payment.
+/// `GET /payment/{transaction_id}`: one payment, with its refunds.
 ///
 /// # Errors
 /// `not-found`, also for an id that is not a UUID; `database-unavailable`.

@@ -25,15 +25,19 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// An account's payment of this id.
+/// An account's payment of this id, in one statement, so that the sum and its refunds agree. Refunds are
+/// looked for only where there are any.
 pub(super) async fn find(
     conn: &mut PgConnection,
     account_id: Uuid,
     transaction_id: Uuid,
 ) -> Result<Option<Payment>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT transaction_id, status, user_id, amount, currency, created_at
-         FROM payments WHERE transaction_id = $1 AND account_id = $2",
+        "SELECT transaction_id, status, user_id, amount, currency, refunded, created_at,
+                ARRAY(SELECT ROW(r.refund_id, r.amount, r.created_at) FROM refunds AS r
+                      WHERE p.refunded > 0 AND r.transaction_id = p.transaction_id
+                      ORDER BY r.refund_id) AS refunds
+         FROM payments AS p WHERE transaction_id = $1 AND account_id = $2",
     )
     .bind(transaction_id)
     .bind(account_id)

@@ -21,6 +21,7 @@ async fn a_method_that_a_path_does_not_take_is_refused_with_those_that_it_takes(
     for (path, allow) in [
         ("/payment", "POST"),
         (&format!("/payment/{id}"), "GET, HEAD"),
+        (&format!("/payment/{id}/refund"), "POST"),
         ("/problems/internal", "GET, HEAD"),
         ("/health/live", "GET, HEAD"),
         ("/health/ready", "GET, HEAD"),

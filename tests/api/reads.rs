@@ -15,7 +15,7 @@ async fn a_payment_can_be_read_where_its_answer_says() {
     assert_eq!(answer.status, 200);
     let (id, created_at) = (taken.member("transaction_id"), answer.member("created_at"));
     let expected = format!(
-        r#"{{"transaction_id":"{id}","status":"success","user_id":"user_1","amount":100,"currency":"USD","created_at":"{created_at}"}}"#
+        r#"{{"transaction_id":"{id}","status":"success","user_id":"user_1","amount":100,"currency":"USD","refunded":0,"refunds":[],"created_at":"{created_at}"}}"#
     );
     assert_eq!(answer.body, expected);
     assert_eq!(created_at.len(), "2026-11-24T09:00:00.000Z".len());
