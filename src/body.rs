@@ -10,10 +10,11 @@ use serde_json::value::RawValue;
 
 use crate::problem::{Kind, MemberError, Problem};
 
-/// The members of a JSON object, to be taken one by one. What is wrong is gathered, so that one answer names all of it.
+/// The members of a JSON object, or of a [query](crate::query), to be taken one by one. What is wrong is
+/// gathered, so that one answer names all of it.
 #[derive(Debug)]
 pub struct Members<'a> {
-    /// Names, and the JSON of each as it is written.
+    /// Names with values: the JSON of each as it is written, or the text of a query's parameter.
     left: Vec<(String, Cow<'a, str>)>,
     errors: Vec<MemberError>,
     /// Of what problem the errors are.

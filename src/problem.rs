@@ -59,6 +59,8 @@ pub enum Kind {
     InvalidPayment,
     /// JSON that is not a refund.
     InvalidRefund,
+    /// A query that is none of this path.
+    InvalidQuery,
     /// More than is left of a payment.
     RefundRefused,
     /// No such route, or no such thing.
@@ -89,12 +91,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
         Self::InvalidPayment,
         Self::InvalidRefund,
+        Self::InvalidQuery,
         Self::RefundRefused,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -156,6 +159,13 @@ impl Kind {
                 "The body is not a valid refund",
                 "Correct the members that `errors` names. The key is still free: send the corrected request with the \
                  same one.",
+            ),
+            Self::InvalidQuery => entry(
+                StatusCode::BAD_REQUEST,
+                "invalid-query",
+                CorrectedRequest,
+                "The query is not valid here",
+                "Correct the parameters that `errors` names.",
             ),
             Self::RefundRefused => entry(
                 StatusCode::PAYMENT_REQUIRED,
@@ -263,10 +273,10 @@ impl Kind {
     }
 }
 
-/// One thing that is wrong with a body.
+/// One thing that is wrong with a body, or a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberError {
-    /// Which member (a JSON Pointer, RFC 6901); empty for the body as a whole.
+    /// Which member or parameter (a JSON Pointer, RFC 6901); empty for the whole.
     pub pointer: String,
     /// What was expected.
     pub detail: String,
@@ -335,7 +345,7 @@ impl Problem {
         Self { detail: Some(detail.into()), ..self }
     }
 
-    /// Names what is wrong with the body.
+    /// Names what is wrong with the body, or the query.
     #[must_use]
     pub fn with_errors(self, errors: Vec<MemberError>) -> Self {
         Self { errors, ..self }

@@ -17,7 +17,11 @@ use crate::{
 /// Every route there is.
 pub fn configure(routes: &mut ServiceConfig) {
     routes
-        .service(resource("/payment", "POST").route(web::post().to(payments::http::take)))
+        .service(
+            resource("/payment", "GET, HEAD, POST")
+                .route(web::post().to(payments::http::take))
+                .route(get(payments::http::list)),
+        )
         .service(
             resource("/payment/{transaction_id}", "GET, HEAD").route(get(payments::http::show)),
         )

@@ -1,10 +1,12 @@
 //! The endpoints of payments.
 
-use actix_web::{HttpResponse, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     currency::Currency,
+    list::{Listing, Page},
     money::{self, Amount},
     payment::{TakePayment, UserId, location},
     store,
@@ -72,7 +74,26 @@ pub async fn show(
         .run(async |conn| store::find(conn, account_id, transaction_id).await)
         .await?
         .ok_or(Kind::NotFound)?;
-    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(payment))
+    Ok(fresh(payment))
+}
+
+/// `GET /payment`: a page of payments, the newest first.
+///
+/// # Errors
+/// `invalid-query`; `database-unavailable`.
+pub async fn list(
+    Caller { account_id }: Caller,
+    request: HttpRequest,
+    reads: web::Data<Reads>,
+) -> Result<HttpResponse, Problem> {
+    let listing = Listing::read(request.query_string())?;
+    let payments = reads.run(async |conn| store::list(conn, account_id, &listing).await).await?;
+    Ok(fresh(Page::new(payments, &listing)))
+}
+
+/// What is true now, and may not be in a moment.
+fn fresh(read: impl Serialize) -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(read)
 }
 
 #[cfg(test)]

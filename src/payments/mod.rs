@@ -5,6 +5,7 @@
 
 pub mod currency;
 pub mod http;
+pub mod list;
 pub mod money;
 pub mod payment;
 pub mod recorded;

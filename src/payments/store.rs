@@ -3,8 +3,27 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{payment::TakePayment, recorded::Payment};
+use super::{
+    list::Listing,
+    payment::{TakePayment, UserId},
+    recorded::Payment,
+};
 use crate::idempotency::Execution;
+
+/// What is read of a payment `p`, in one statement, so that the sum and its refunds agree. Refunds are
+/// looked for only where there are any.
+macro_rules! select_payments {
+    ($which:literal) => {
+        concat!(
+            "SELECT transaction_id, status, user_id, amount, currency, refunded, created_at,
+                    ARRAY(SELECT ROW(r.refund_id, r.amount, r.created_at) FROM refunds AS r
+                          WHERE p.refunded > 0 AND r.transaction_id = p.transaction_id
+                          ORDER BY r.refund_id) AS refunds
+             FROM payments AS p ",
+            $which
+        )
+    };
+}
 
 /// Inserts payments.
 pub(super) async fn insert(
@@ -25,22 +44,65 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// An account's payment of this id, in one statement, so that the sum and its refunds agree. Refunds are
-/// looked for only where there are any.
+/// An account's payment of this id.
 pub(super) async fn find(
     conn: &mut PgConnection,
     account_id: Uuid,
     transaction_id: Uuid,
 ) -> Result<Option<Payment>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT transaction_id, status, user_id, amount, currency, refunded, created_at,
-                ARRAY(SELECT ROW(r.refund_id, r.amount, r.created_at) FROM refunds AS r
-                      WHERE p.refunded > 0 AND r.transaction_id = p.transaction_id
-                      ORDER BY r.refund_id) AS refunds
-         FROM payments AS p WHERE transaction_id = $1 AND account_id = $2",
-    )
-    .bind(transaction_id)
+    sqlx::query_as(select_payments!("WHERE transaction_id = $1 AND account_id = $2"))
+        .bind(transaction_id)
+        .bind(account_id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// The payments of a page, and one more where there is a next one.
+pub(super) async fn list(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    listing: &Listing,
+) -> Result<Vec<Payment>, sqlx::Error> {
+    let before = listing.cursor.map_or(Uuid::max(), |cursor| cursor.0);
+    let count = i64::from(listing.limit) + 1;
+    match &listing.user_id {
+        None => list_all(conn, account_id, before, count).await,
+        Some(user_id) => list_of_user(conn, account_id, user_id, before, count).await,
+    }
+}
+
+async fn list_all(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    before: Uuid,
+    count: i64,
+) -> Result<Vec<Payment>, sqlx::Error> {
+    sqlx::query_as(select_payments!(
+        "WHERE account_id = $1 AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT $3"
+    ))
     .bind(account_id)
-    .fetch_optional(conn)
+    .bind(before)
+    .bind(count)
+    .fetch_all(conn)
+    .await
+}
+
+/// By the hash, which is what the index has, and by the id itself, since hashes meet.
+async fn list_of_user(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    user_id: &UserId,
+    before: Uuid,
+    count: i64,
+) -> Result<Vec<Payment>, sqlx::Error> {
+    sqlx::query_as(select_payments!(
+        "WHERE account_id = $1 AND hashtextextended(user_id, 0) = hashtextextended($4, 0) AND user_id = $4
+           AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT $3"
+    ))
+    .bind(account_id)
+    .bind(before)
+    .bind(count)
+    .bind(user_id.as_str())
+    .fetch_all(conn)
     .await
 }

@@ -20,6 +20,7 @@ mod expiry;
 mod in_flight;
 mod keys;
 mod layer;
+mod lists;
 mod migrations;
 mod problems;
 mod program;

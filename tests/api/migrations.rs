@@ -61,6 +61,8 @@ async fn a_database_of_the_first_version_keeps_payments_keys_and_replays() {
     );
     assert_eq!(server.refund(OLD_ID, "refund", r#"{"amount": 99}"#).await.status, 201);
     assert_eq!(server.refund(OLD_ID, "too-much", r#"{"amount": 2}"#).await.status, 402);
+    let listed = server.get("/payment?user_id=user_1").await.json();
+    assert_eq!(listed["payments"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -81,4 +83,50 @@ async fn a_server_of_the_version_before_can_go_on_taking_payments() {
         (shown.member("currency").as_str(), shown.member("refunded").as_str()),
         ("USD", "100")
     );
+}
+
+#[tokio::test]
+async fn indexes_can_be_built_before_without_holding_up_anybody() {
+    let database = of_the_first_version().await;
+    let mut conn = database.connect().await;
+    // The statements that the migration tells of, as they stand there.
+    let migration = include_str!("../../migrations/0005_lists.sql");
+    let commented: String = migration
+        .lines()
+        .filter_map(|line| line.strip_prefix("--     "))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let statements: Vec<&str> = commented.split_inclusive(';').collect();
+    assert_eq!(statements.len(), 2, "{commented}");
+    for statement in statements {
+        conn.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
+    }
+    let built = "SELECT sum(relfilenode::bigint)::bigint FROM pg_class WHERE relname IN ('payments_by_account', 'payments_by_user')";
+    let before = database.number(built).await;
+    payonce::database::migrate(&database.options).await.unwrap();
+    assert_eq!(database.number(built).await, before);
+    // And they are what the migration itself would have built.
+    let other = TestDatabase::create().await;
+    let definitions = "SELECT string_agg(indexdef, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 'payments'";
+    let mut there = other.connect().await;
+    let (here, there): (String, String) = (
+        sqlx::query_scalar(definitions).fetch_one(&mut conn).await.unwrap(),
+        sqlx::query_scalar(definitions).fetch_one(&mut there).await.unwrap(),
+    );
+    assert_eq!(here, there);
+}
+
+#[tokio::test]
+async fn an_index_that_was_not_built_to_its_end_is_not_taken_for_one() {
+    let database = of_the_first_version().await;
+    database
+        .execute(
+            "CREATE INDEX payments_by_user ON payments (account_id, hashtextextended(user_id, 0), transaction_id);
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'payments_by_user'::regclass",
+        )
+        .await;
+    let refused = payonce::database::migrate(&database.options).await.unwrap_err().to_string();
+    assert!(refused.contains("an index of payments is invalid"), "{refused}");
+    database.execute("DROP INDEX payments_by_user").await;
+    payonce::database::migrate(&database.options).await.unwrap();
 }

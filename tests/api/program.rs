@@ -306,7 +306,7 @@ async fn migrate_can_be_left_to_somebody_else() {
         || run(payonce(&["serve"]).env("DATABASE_URL", &database_url).env("AUTO_MIGRATE", "false"));
     let (code, _, stderr) = serve();
     assert!(
-        code == 1 && stderr.contains("lacks 3 migrations") && stderr.contains("payonce migrate"),
+        code == 1 && stderr.contains("lacks 4 migrations") && stderr.contains("payonce migrate"),
         "{stderr}"
     );
     for _ in 0..2 {

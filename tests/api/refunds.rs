@@ -293,6 +293,8 @@ async fn a_payment_shows_what_was_given_back_and_when() {
         let age = Utc::now() - created_at.parse::<DateTime<Utc>>().unwrap();
         assert!(age.num_seconds().abs() < 60, "{created_at}");
     }
+    let listed = server.get("/payment").await.json();
+    assert_eq!(listed["payments"][0], shown);
 }
 
 #[tokio::test]
