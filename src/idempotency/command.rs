@@ -17,6 +17,13 @@ pub trait Command: Send + Sync + Sized + 'static {
     /// parameters included, always in the same order.
     fn fingerprint(&self) -> Fingerprint;
 
+    /// A row of others' that this command locks, where it locks one: what refunds of one payment have in
+    /// common. Where such a row is found to be held for long, all that want it are put aside together,
+    /// instead of being found one by one while everybody else waits.
+    fn locks(&self) -> Option<Uuid> {
+        None
+    }
+
     /// Does what these commands ask for, in the transaction that also holds their keys and will hold
     /// their responses, and returns a response for each, in their order.
     ///
@@ -51,6 +58,9 @@ pub struct Execution<'a, C: ?Sized> {
 
 /// A command of any type, as the committer holds it.
 pub(super) trait AnyCommand: Any + Send + Sync {
+    /// The row of others' that it locks.
+    fn locks(&self) -> Option<Uuid>;
+
     /// Executes commands that are all of this one's type.
     fn execute_all<'a>(
         &self,
@@ -60,6 +70,10 @@ pub(super) trait AnyCommand: Any + Send + Sync {
 }
 
 impl<C: Command> AnyCommand for C {
+    fn locks(&self) -> Option<Uuid> {
+        Command::locks(self)
+    }
+
     fn execute_all<'a>(
         &self,
         batch: Vec<Execution<'a, dyn AnyCommand>>,

@@ -115,6 +115,10 @@ impl Command for GiveBack {
             .optional("amount", amount.as_ref().map(<[u8; 8]>::as_slice))
     }
 
+    fn locks(&self) -> Option<Uuid> {
+        Some(self.transaction_id)
+    }
+
     /// One after the other, on what the ones before have left: neither a statement over all of them nor
     /// one server beside another would see what the others are about to give back.
     async fn execute(

@@ -186,7 +186,7 @@ async fn a_payment_that_somebody_holds_for_long_holds_up_nobody_elses() {
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
     let begun = Instant::now();
     let servers = [&server];
-    let (refused, ()) = tokio::join!(crowd(&servers, &held, 10, 50), async {
+    let (refused, ()) = tokio::join!(crowd(&servers, &held, 10, 200), async {
         for number in 0..10 {
             let answer = server.refund(&free, &format!("free-{number}"), r#"{"amount": 1}"#).await;
             assert_eq!(answer.status, 201);
