@@ -71,6 +71,9 @@ pub(super) async fn list(
     }
 }
 
+/// Said in the order of the index, so that no other index can give it: PostgreSQL thinks that going back
+/// through the primary key soon finds a large account's payments, and would read all of the others'
+/// first where these are all that is new.
 async fn list_all(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -78,7 +81,8 @@ async fn list_all(
     count: i64,
 ) -> Result<Vec<Payment>, sqlx::Error> {
     sqlx::query_as(select_payments!(
-        "WHERE account_id = $1 AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT $3"
+        "WHERE (account_id, transaction_id) < ($1, $2) AND account_id >= $1
+         ORDER BY account_id DESC, transaction_id DESC LIMIT $3"
     ))
     .bind(account_id)
     .bind(before)
@@ -87,7 +91,7 @@ async fn list_all(
     .await
 }
 
-/// By the hash, which is what the index has, and by the id itself, since hashes meet.
+/// Likewise; by the hash, which is what the index has, and by the id itself, since hashes meet.
 async fn list_of_user(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -96,8 +100,9 @@ async fn list_of_user(
     count: i64,
 ) -> Result<Vec<Payment>, sqlx::Error> {
     sqlx::query_as(select_payments!(
-        "WHERE account_id = $1 AND hashtextextended(user_id, 0) = hashtextextended($4, 0) AND user_id = $4
-           AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT $3"
+        "WHERE (account_id, hashtextextended(user_id, 0), transaction_id) < ($1, hashtextextended($4, 0), $2)
+           AND (account_id, hashtextextended(user_id, 0)) >= ($1, hashtextextended($4, 0)) AND user_id = $4
+         ORDER BY account_id DESC, hashtextextended(user_id, 0) DESC, transaction_id DESC LIMIT $3"
     ))
     .bind(account_id)
     .bind(before)
