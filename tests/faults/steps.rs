@@ -128,20 +128,80 @@ async fn connection_fault(step: Step, fault: Fault, case: Case) {
     case.assert_once(&database, &clients).await;
 }
 
+/// What refunds are made of in a batch of them: half of them find nothing left.
+const REFUNDED: &str = r#"{"user_id": "user_1", "amount": 20}"#;
+const REFUNDS: usize = 40;
+
+/// Sends refunds of one minor unit of this payment at once, and returns how many were made and refused.
+async fn refund_all(clients: &Clients, payment: &str) -> (usize, usize) {
+    let answers = join_all((0..REFUNDS).map(async |number| {
+        clients.refund(payment, &format!("refund-{number}"), r#"{"amount": 1}"#).await.status
+    }))
+    .await;
+    let count = |wanted: &[u16]| answers.iter().filter(|status| wanted.contains(*status)).count();
+    (count(&[200, 201]), count(&[402]))
+}
+
+/// Asserts that all that was paid and no more was given back, and that each refund keeps its answer.
+async fn assert_refunded_once(database: &TestDatabase, clients: &Clients, payment: &str) {
+    assert_eq!(refund_all(clients, payment).await, (20, 20));
+    clients.assert_consistent();
+    let made = "SELECT count(*) FROM refunds JOIN idempotency_keys ON execution_id = refund_id";
+    assert_eq!(database.number(made).await, 20);
+    assert_eq!(database.number("SELECT count(*) FROM refunds").await, 20);
+    let kept = "SELECT count(*) FROM idempotency_responses WHERE status = 402";
+    assert_eq!(database.number(kept).await, 20);
+    let agreed = "SELECT count(*) FROM payments WHERE refunded = 20 AND refund_count = 20";
+    assert_eq!(database.number(agreed).await, 1);
+}
+
+/// A fault on the connection while one payment is being refunded again and again.
+async fn connection_fault_in_refunds(step: Step, fault: Fault) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let server =
+        TestServer::start_through(&database, &proxy.through(&database.options), &DEADLINE).await;
+    let clients = Clients::new(&[server.address]);
+    let payment = clients.pay("paid", REFUNDED).await.member("transaction_id");
+
+    proxy.arm(step, fault);
+    let (answers, ()) = tokio::join!(refund_all(&clients, &payment), proxy.reached());
+    assert_eq!(answers, (20, 20), "{step:?} {fault:?}");
+    assert!(clients.failures().is_empty(), "{step:?} {fault:?}: {:?}", clients.failures());
+    assert_refunded_once(&database, &clients, &payment).await;
+}
+
+/// The server is killed while one payment is being refunded again and again, and started again.
+async fn server_killed_in_refunds(step: Step) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let clients = Clients::new(&[]);
+    let mut server = start(&options, &clients);
+    let payment = clients.pay("paid", REFUNDED).await.member("transaction_id");
+    proxy.arm(step, Fault::Hold);
+    let kill = kill_when_reached(&proxy, &options, &mut server, &clients);
+    assert_eq!(tokio::join!(refund_all(&clients, &payment), kill).0, (20, 20), "{step:?}");
+    assert_refunded_once(&database, &clients, &payment).await;
+}
+
 /// All cases at once, each on threads of its own: a test that waits for its database to be dropped must
 /// not hold up another that is just connecting, for which PostgreSQL in turn would wait.
 fn every_case(step: Step, fault: Fault) {
     std::thread::scope(|scope| {
         for case in CASES.into_iter().filter(|case| case.reaches(step)) {
-            scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(2)
-                    .enable_all()
-                    .build();
-                runtime.unwrap().block_on(connection_fault(step, fault, case));
-            });
+            scope.spawn(move || block_on(connection_fault(step, fault, case)));
+        }
+        if step != Step::Read {
+            scope.spawn(move || block_on(connection_fault_in_refunds(step, fault)));
         }
     });
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(test);
 }
 
 /// The server is killed at a step, and started again.
@@ -154,16 +214,7 @@ async fn server_killed(step: Step, case: Case) {
     case.prepare(&database, &clients).await;
 
     proxy.arm(step, Fault::Hold);
-    let kill = async {
-        proxy.reached().await;
-        server.signal("KILL");
-        server.wait(Duration::from_secs(5));
-        proxy.cut_all();
-        proxy.let_go();
-        let database_options = options.clone();
-        let restarted = start(&database_options, &clients);
-        let _killed = std::mem::replace(&mut server, restarted);
-    };
+    let kill = kill_when_reached(&proxy, &options, &mut server, &clients);
     let (statuses, ()) = tokio::join!(case.send(&clients), kill);
     for (key, status) in statuses {
         let refused = case.refused() == Some(key.as_str());
@@ -173,6 +224,21 @@ async fn server_killed(step: Step, case: Case) {
         );
     }
     case.assert_once(&database, &clients).await;
+}
+
+/// Kills the server at the step that is held up, and starts it again.
+async fn kill_when_reached(
+    proxy: &Proxy,
+    options: &PgConnectOptions,
+    server: &mut Serve,
+    clients: &Clients,
+) {
+    proxy.reached().await;
+    server.signal("KILL");
+    server.wait(Duration::from_secs(5));
+    proxy.cut_all();
+    proxy.let_go();
+    *server = start(options, clients);
 }
 
 /// Starts the program, to which these clients then send.
@@ -206,6 +272,9 @@ macro_rules! at_every_step {
             async fn killed() {
                 for case in CASES.into_iter().filter(|case| case.reaches(Step::$step)) {
                     server_killed(Step::$step, case).await;
+                }
+                if Step::$step != Step::Read {
+                    server_killed_in_refunds(Step::$step).await;
                 }
             }
         }

@@ -92,7 +92,7 @@ impl Statement {
             () if begins("COMMIT") => Self::Commit,
             () if begins("INSERT INTO idempotency_keys") => Self::Claim,
             () if begins("INSERT INTO idempotency_responses") => Self::Remember,
-            () if begins("INSERT INTO payments") => Self::Execute,
+            () if begins("INSERT INTO payments") || begins("WITH refund AS") => Self::Execute,
             () if begins("SELECT wanted.place") => Self::Read,
             () => Self::Other,
         }
