@@ -1,6 +1,6 @@
 //! Reading the JSON object in a request's body, strictly, and saying of each member what was expected.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize,
@@ -10,11 +10,12 @@ use serde_json::value::RawValue;
 
 use crate::problem::{Kind, MemberError, Problem};
 
-/// The members of a JSON object, to be taken one by one. What is wrong is gathered, so that one
-/// answer names all of it.
+/// The members of a JSON object, or of a [query](crate::query), to be taken one by one. What is wrong is
+/// gathered, so that one answer names all of it.
 #[derive(Debug)]
 pub struct Members<'a> {
-    left: Vec<(String, &'a RawValue)>,
+    /// Names with values: the JSON of each as it is written, or the text of a query's parameter.
+    left: Vec<(String, Cow<'a, str>)>,
     errors: Vec<MemberError>,
     /// Of what problem the errors are.
     kind: Kind,
@@ -26,19 +27,22 @@ impl<'a> Members<'a> {
     /// # Errors
     /// `malformed-json` when it isn't JSON; `kind` when it is JSON, but not an object.
     pub fn read(body: &'a [u8], kind: Kind) -> Result<Self, Problem> {
-        let whole = |kind, detail| {
-            Problem::new(kind).with_errors(vec![MemberError { pointer: String::new(), detail }])
-        };
-        let malformed = |error: serde_json::Error| whole(Kind::MalformedJson, error.to_string());
+        let malformed =
+            |error: serde_json::Error| wrong_as_a_whole(Kind::MalformedJson, error.to_string());
         let json: &RawValue = serde_json::from_slice(body).map_err(malformed)?;
         if !json.get().starts_with('{') {
-            return Err(whole(kind, "expected a JSON object".to_owned()));
+            return Err(wrong_as_a_whole(kind, "expected a JSON object".to_owned()));
         }
         let Object(left) = serde_json::from_str(json.get()).map_err(malformed)?;
-        Ok(Self { left, errors: Vec::new(), kind })
+        Ok(Self::new(left, kind))
     }
 
-    /// Takes the member of this name and reads its JSON with `read`, which gives nothing when it
+    /// Members that were read elsewhere.
+    pub(crate) fn new(left: Vec<(String, Cow<'a, str>)>, kind: Kind) -> Self {
+        Self { left, errors: Vec::new(), kind }
+    }
+
+    /// Takes the member of this name and reads its value with `read`, which gives nothing when it
     /// isn't what was `expected`. A member that is missing, or there twice, is an error too.
     pub fn required<T>(
         &mut self,
@@ -46,13 +50,27 @@ impl<'a> Members<'a> {
         expected: &str,
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        let named: Vec<&RawValue> =
-            self.left.extract_if(.., |(found, _)| found == name).map(|(_, json)| json).collect();
+        match self.optional(name, expected, read) {
+            Some(None) => self.wrong(name, &format!("is missing: expected {expected}")),
+            taken => taken.flatten(),
+        }
+    }
+
+    /// The same for a member that may be missing: `None` where it is wrong, `Some(None)` where it is missing.
+    pub fn optional<T>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<Option<T>> {
+        let named: Vec<Cow<'a, str>> =
+            self.left.extract_if(.., |(found, _)| found == name).map(|(_, value)| value).collect();
         match named.as_slice() {
-            [json] => {
-                read(json.get()).or_else(|| self.wrong(name, &format!("expected {expected}")))
-            }
-            [] => self.wrong(name, &format!("is missing: expected {expected}")),
+            [] => Some(None),
+            [value] => match read(value) {
+                None => self.wrong(name, &format!("expected {expected}")),
+                right => Some(right),
+            },
             [..] => self.wrong(name, "occurs more than once"),
         }
     }
@@ -77,13 +95,18 @@ impl<'a> Members<'a> {
     }
 }
 
+/// A body or a query of which no single member is wrong.
+pub(crate) fn wrong_as_a_whole(kind: Kind, detail: String) -> Problem {
+    Problem::new(kind).with_errors(vec![MemberError { pointer: String::new(), detail }])
+}
+
 /// The JSON Pointer to a member of the body (RFC 6901 §3).
 fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The members of an object as they are written, repeated ones included.
-struct Object<'a>(Vec<(String, &'a RawValue)>);
+struct Object<'a>(Vec<(String, Cow<'a, str>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -98,13 +121,70 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut members = Vec::with_capacity(2);
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
+                while let Some((name, json)) = map.next_entry::<_, &RawValue>()? {
+                    members.push((name, json.get().into()));
                 }
                 Ok(Object(members))
             }
         }
 
         deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    fn value(json: &str) -> Option<Value> {
+        serde_json::from_str(json).ok()
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map(".*", inner, 0..3)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(mut members) = Members::read(&body, Kind::InvalidPayment) {
+                let a = members.optional("a", "JSON", value);
+                let _ = members.finish(a);
+            }
+        }
+
+        #[test]
+        fn nothing_that_looks_like_json_makes_it_panic(body in r#"\{("a"|"b"|:|,|[0-9]|\\|"|\[|\]|\{|\}| ){0,12}\}"#) {
+            if let Ok(mut members) = Members::read(body.as_bytes(), Kind::InvalidPayment) {
+                let a = members.optional("a", "JSON", value);
+                let _ = members.finish(a);
+            }
+        }
+
+        #[test]
+        fn members_are_read_as_they_were_written(a in json(), b in prop::option::of(json())) {
+            let mut object = Map::from_iter([("a".to_owned(), a.clone())]);
+            object.extend(b.clone().map(|b| ("b".to_owned(), b)));
+            let body = Value::Object(object).to_string();
+            let mut members = Members::read(body.as_bytes(), Kind::InvalidPayment).unwrap();
+            let read = members.required("a", "JSON", value);
+            let read = read.zip(members.optional("b", "JSON", value));
+            prop_assert_eq!(members.finish(read), Ok((a, b)));
+        }
     }
 }

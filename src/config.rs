@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
-use crate::{idempotency, keyed::ReplayStatus};
+use crate::{idempotency, keyed::ReplayStatus, payments::currency::Currency};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
@@ -62,6 +62,15 @@ pub struct Settings {
     /// How long an idle client connection is kept; longer than your load balancer's own (usually 60s)
     #[arg(long, env = "KEEP_ALIVE", default_value = "75s", value_parser = duration, global = true, hide_env_values = true)]
     pub keep_alive: Duration,
+    /// In what currency payments are that name none (ISO 4217)
+    #[arg(
+        long,
+        env = "DEFAULT_CURRENCY",
+        default_value = "USD",
+        global = true,
+        hide_env_values = true
+    )]
+    pub default_currency: Currency,
     /// How long a stored answer can be replayed; later copies get 410
     #[arg(
         long,

@@ -19,7 +19,7 @@ use crate::{
     accounts::Caller,
     exchange::Body,
     idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
-    problem::{Kind, Problem},
+    problem::{Kind, Problem, Reported},
 };
 
 /// The header that carries the key.
@@ -70,7 +70,9 @@ impl FromRequest for KeyedRequest {
 impl KeyedRequest {
     fn read(req: &HttpRequest, caller: Caller) -> Result<Self, Problem> {
         let key = read_key(req);
-        let body = check_media_type(req).and_then(|()| Body::of(req));
+        let body = Body::of(req);
+        let empty = body.as_ref().is_ok_and(Bytes::is_empty);
+        let body = check_media_type(req, empty).and(body);
         match (body, key) {
             (Ok(body), Ok((key, field_value))) => Ok(Self { caller, key, field_value, body }),
             (Err(problem), Ok((_, field_value))) => {
@@ -96,10 +98,21 @@ impl KeyedRequest {
             },
             Err(problem) => Err(problem),
         };
-        let mut response = answered.unwrap_or_else(|problem| problem.error_response());
-        response.headers_mut().insert(IDEMPOTENCY_KEY, self.field_value);
-        response
+        echoing(self.field_value, answered)
     }
+
+    /// Answers without having executed anything: the key stays free.
+    #[must_use]
+    pub fn refuse(self, problem: Problem) -> HttpResponse {
+        echoing(self.field_value, Err(problem))
+    }
+}
+
+/// An answer with the key as it came.
+fn echoing(field_value: HeaderValue, answered: Result<HttpResponse, Problem>) -> HttpResponse {
+    let mut response = answered.unwrap_or_else(|problem| problem.error_response());
+    response.headers_mut().insert(IDEMPOTENCY_KEY, field_value);
+    response
 }
 
 impl Keyed {
@@ -142,7 +155,11 @@ fn stored(response: &Response, status: u16, replayed: bool) -> Result<HttpRespon
     for header in response.headers() {
         answer.insert_header(header);
     }
-    Ok(answer.body(response.body().clone()))
+    let mut answer = answer.body(response.body().clone());
+    if let Some(refusal) = Reported::stored(response) {
+        answer.extensions_mut().insert(refusal);
+    }
+    Ok(answer)
 }
 
 /// The key, and the header's value as it came.
@@ -158,19 +175,17 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     Ok((key, field_value.clone()))
 }
 
-/// `application/json`, in UTF-8 where it says a charset, and as it is.
-fn check_media_type(req: &HttpRequest) -> Result<(), Problem> {
+/// `application/json`, in UTF-8 where it says a charset, and as it is. Nothing needs no type.
+fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
     let refuse =
         |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
     if req.headers().contains_key(header::CONTENT_ENCODING) {
         return refuse("send the body as it is, without Content-Encoding");
     }
-    let content_type =
-        req.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    if content_type.is_some_and(is_json) {
-        Ok(())
-    } else {
-        refuse("send Content-Type: application/json")
+    match req.headers().get(header::CONTENT_TYPE) {
+        None if empty => Ok(()),
+        Some(value) if value.to_str().is_ok_and(is_json) => Ok(()),
+        _ => refuse("send Content-Type: application/json"),
     }
 }
 

@@ -8,10 +8,10 @@
 //!
 //! - [`idempotency`]: the layer that makes it so, for any command; a library inside this crate that
 //!   knows nothing of payments or of the server. Begin there.
-//! - [`payments`]: what is taken, and its endpoints.
+//! - [`payments`]: what is taken, and its endpoints; [`refunds`]: what is given back.
 //! - [`accounts`]: whose they are, and who is calling.
 //! - [`routes`]: the URL table. [`exchange`] is around every request, [`keyed`] is what a keyed one
-//!   goes through, [`body`] reads its JSON, [`problem`] has every answer besides success.
+//!   goes through, [`body`] reads its JSON and [`query`] a query, [`problem`] has every answer besides success.
 //! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
 //! - [`cli`] and [`config`]: the program.
 
@@ -27,5 +27,7 @@ pub mod keyed;
 pub mod payments;
 pub mod problem;
 pub mod problem_pages;
+pub mod query;
+pub mod refunds;
 pub mod routes;
 pub mod server;

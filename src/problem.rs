@@ -9,10 +9,13 @@ use actix_web::{
         header::{self, HeaderValue},
     },
 };
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::idempotency::Failure;
+use crate::idempotency::{Failure, Response};
+
+/// The media type of problems (RFC 9457 §3).
+const MEDIA_TYPE: &str = "application/problem+json";
 
 /// What may be sent next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -22,6 +25,8 @@ pub enum Retry {
     SameRequest,
     /// A corrected one; the key is still free.
     CorrectedRequest,
+    /// Another one with a new key: nothing was made with this one, nor will be.
+    NewKey,
     /// Nothing: sending it again, in whatever form, changes nothing.
     None,
 }
@@ -52,6 +57,12 @@ pub enum Kind {
     MalformedJson,
     /// JSON that is not a payment.
     InvalidPayment,
+    /// JSON that is not a refund.
+    InvalidRefund,
+    /// A query that is none of this path.
+    InvalidQuery,
+    /// More than is left of a payment.
+    RefundRefused,
     /// No such route, or no such thing.
     NotFound,
     /// A route that has other methods.
@@ -80,11 +91,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
         Self::InvalidPayment,
+        Self::InvalidRefund,
+        Self::InvalidQuery,
+        Self::RefundRefused,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -137,6 +151,29 @@ impl Kind {
                 "The body is not a valid payment",
                 "Correct the members that `errors` names. The key is still free: send the corrected request with the \
                  same one.",
+            ),
+            Self::InvalidRefund => entry(
+                StatusCode::BAD_REQUEST,
+                "invalid-refund",
+                CorrectedRequest,
+                "The body is not a valid refund",
+                "Correct the members that `errors` names. The key is still free: send the corrected request with the \
+                 same one.",
+            ),
+            Self::InvalidQuery => entry(
+                StatusCode::BAD_REQUEST,
+                "invalid-query",
+                CorrectedRequest,
+                "The query is not valid here",
+                "Correct the parameters that `errors` names.",
+            ),
+            Self::RefundRefused => entry(
+                StatusCode::PAYMENT_REQUIRED,
+                "refund-refused",
+                Retry::NewKey,
+                "This can't be refunded",
+                "No more is refunded than was paid, and `refundable` is what was left. Nothing was refunded with this \
+                 key, and nothing will be: it stays refused. To refund what is left, make another request with a new key.",
             ),
             Self::NotFound => entry(
                 StatusCode::NOT_FOUND,
@@ -236,10 +273,10 @@ impl Kind {
     }
 }
 
-/// One thing that is wrong with a body.
+/// One thing that is wrong with a body, or a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberError {
-    /// Which member (a JSON Pointer, RFC 6901); empty for the body as a whole.
+    /// Which member or parameter (a JSON Pointer, RFC 6901); empty for the whole.
     pub pointer: String,
     /// What was expected.
     pub detail: String,
@@ -252,6 +289,7 @@ pub struct Problem {
     detail: Option<Cow<'static, str>>,
     errors: Vec<MemberError>,
     members: Vec<&'static str>,
+    refundable: Option<i64>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
     cause: Option<String>,
 }
@@ -267,6 +305,25 @@ pub struct Reported {
     pub cause: Option<String>,
 }
 
+impl Reported {
+    /// What there is to say of a problem that was stored and goes out again; `None` for what is none.
+    #[must_use]
+    pub fn stored(response: &Response) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Stored<'a> {
+            code: &'a str,
+            instance: &'a str,
+        }
+
+        if response.status() < 400 {
+            return None;
+        }
+        let Stored { code, instance } = serde_json::from_slice(response.body()).ok()?;
+        let instance = Uuid::parse_str(instance).ok()?;
+        Some(Self { code: Kind::of_code(code)?.entry().code, instance, cause: None })
+    }
+}
+
 impl Problem {
     /// A problem of which there is no more to say than its kind does.
     #[must_use]
@@ -276,6 +333,7 @@ impl Problem {
             detail: None,
             errors: Vec::new(),
             members: Vec::new(),
+            refundable: None,
             headers: Vec::new(),
             cause: None,
         }
@@ -287,7 +345,7 @@ impl Problem {
         Self { detail: Some(detail.into()), ..self }
     }
 
-    /// Names what is wrong with the body.
+    /// Names what is wrong with the body, or the query.
     #[must_use]
     pub fn with_errors(self, errors: Vec<MemberError>) -> Self {
         Self { errors, ..self }
@@ -297,6 +355,12 @@ impl Problem {
     #[must_use]
     pub fn with_members(self, members: Vec<&'static str>) -> Self {
         Self { members, ..self }
+    }
+
+    /// Says what could still be refunded, in minor units.
+    #[must_use]
+    pub fn with_refundable(self, minor_units: i64) -> Self {
+        Self { refundable: Some(minor_units), ..self }
     }
 
     /// Adds a header to the answer.
@@ -316,6 +380,34 @@ impl Problem {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The refusal of a command, to be stored with its key and replayed to the byte. Its `instance` is the
+    /// execution that was refused.
+    ///
+    /// # Errors
+    /// None that a problem could cause.
+    pub fn stored(&self, execution_id: Uuid) -> Result<Response, serde_json::Error> {
+        let body = serde_json::to_vec(&self.body(execution_id))?;
+        Ok(Response::new(self.status_code().as_u16(), body)
+            .with_header(header::CONTENT_TYPE.as_str(), MEDIA_TYPE))
+    }
+
+    fn body(&self, instance: Uuid) -> Body<'_> {
+        let Entry { code, status, title, retry, advice } = self.kind.entry();
+        Body {
+            r#type: format!("/problems/{code}"),
+            title,
+            status,
+            detail: self.detail.as_deref().unwrap_or(advice),
+            instance: instance.urn(),
+            code,
+            error: title,
+            retry,
+            errors: &self.errors,
+            members: &self.members,
+            refundable: self.refundable,
+        }
     }
 }
 
@@ -358,6 +450,8 @@ struct Body<'a> {
     errors: &'a [MemberError],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     members: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refundable: Option<i64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -371,11 +465,11 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let Entry { code, status, title, retry, advice } = self.kind.entry();
+        let Entry { code, status, retry, .. } = self.kind.entry();
         let instance = Uuid::new_v4();
         let mut response = HttpResponse::build(status);
         response
-            .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+            .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
             .insert_header((header::CACHE_CONTROL, "no-store"));
         if retry == Retry::SameRequest {
             response.insert_header((
@@ -386,18 +480,7 @@ impl ResponseError for Problem {
         for (name, value) in &self.headers {
             response.insert_header((name.clone(), value.clone()));
         }
-        let mut response = response.json(Body {
-            r#type: format!("/problems/{code}"),
-            title,
-            status,
-            detail: self.detail.as_deref().unwrap_or(advice),
-            instance: instance.urn(),
-            code,
-            error: title,
-            retry,
-            errors: &self.errors,
-            members: &self.members,
-        });
+        let mut response = response.json(self.body(instance));
         response.extensions_mut().insert(Reported { code, instance, cause: self.cause.clone() });
         response
     }

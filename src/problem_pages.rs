@@ -30,6 +30,9 @@ fn page(Entry { code, status, title, retry, advice }: Entry) -> String {
         Retry::CorrectedRequest => {
             "Correct the request and send it again. Its key was not used up."
         }
+        Retry::NewKey => {
+            "Nothing was made with this key, and nothing will be. Another request needs another key."
+        }
         Retry::None => "Sending it again changes nothing.",
     };
     format!(

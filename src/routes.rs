@@ -11,15 +11,23 @@ use actix_web::{
 use crate::{
     health, payments,
     problem::{Kind, Problem},
-    problem_pages,
+    problem_pages, refunds,
 };
 
 /// Every route there is.
 pub fn configure(routes: &mut ServiceConfig) {
     routes
-        .service(resource("/payment", "POST").route(web::post().to(payments::http::take)))
+        .service(
+            resource("/payment", "GET, HEAD, POST")
+                .route(web::post().to(payments::http::take))
+                .route(get(payments::http::list)),
+        )
         .service(
             resource("/payment/{transaction_id}", "GET, HEAD").route(get(payments::http::show)),
+        )
+        .service(
+            resource("/payment/{transaction_id}/refund", "POST")
+                .route(web::post().to(refunds::http::give_back)),
         )
         .service(resource("/problems/{code}", "GET, HEAD").route(get(problem_pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))

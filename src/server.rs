@@ -17,6 +17,7 @@ use crate::{
     exchange::exchange,
     idempotency::{Committer, Sweeper, UnfitServer, loggable},
     keyed::Keyed,
+    payments::http::DefaultCurrency,
     routes,
 };
 
@@ -81,6 +82,7 @@ impl Server {
             committer: committer.clone(),
             replay_status: settings.idempotency_replay_status,
         });
+        let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
         let reads_data = web::Data::new(reads.clone());
         let deadline = settings.request_deadline;
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
@@ -88,6 +90,7 @@ impl Server {
             App::new()
                 .app_data(keyed.clone())
                 .app_data(reads_data.clone())
+                .app_data(default_currency.clone())
                 .wrap(from_fn(exchange))
                 .configure(routes::configure)
         })
@@ -226,6 +229,7 @@ pub fn announce(settings: &Settings, options: &PgConnectOptions, addresses: &[So
         "{} committers, batches of up to {}, queue of {}, {} connections to read",
         settings.committers, settings.max_batch, settings.queue_limit, settings.read_connections
     );
+    info!("payments that name no currency are in {}", settings.default_currency);
     if settings.allow_asynchronous_commit {
         warn!(
             "ALLOW_ASYNCHRONOUS_COMMIT is on: a crash of PostgreSQL may lose payments that were answered"

@@ -29,6 +29,13 @@ pub trait Command: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
+    /// A row of others' that this command locks, where it locks one: what refunds of one payment have in
+    /// common. Where such a row is found to be held for long, all that want it are put aside together,
+    /// instead of being found one by one while everybody else waits.
+    fn locks(&self) -> Option<Uuid> {
+        None
+    }
+
     /// Does what these commands ask for, in the transaction that also holds their keys and will hold
     /// their responses, and returns a response for each, in their order.
     ///
@@ -82,6 +89,8 @@ pub(super) trait AnyCommand: Any + Send + Sync {
         batch: Vec<Execution<'_, dyn AnyCommand>>,
     ) -> Result<Option<Insert>, sqlx::Error>;
 
+    fn locks(&self) -> Option<Uuid>;
+
     fn execute_all<'a>(
         &self,
         batch: Vec<Execution<'a, dyn AnyCommand>>,
@@ -95,6 +104,10 @@ impl<C: Command> AnyCommand for C {
         batch: Vec<Execution<'_, dyn AnyCommand>>,
     ) -> Result<Option<Insert>, sqlx::Error> {
         C::insert(&typed(batch))
+    }
+
+    fn locks(&self) -> Option<Uuid> {
+        Command::locks(self)
     }
 
     fn execute_all<'a>(

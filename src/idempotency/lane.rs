@@ -335,8 +335,9 @@ impl Lane {
         }
     }
 
-    /// Finds the command whose row somebody else has locked, and puts it aside. The others, which
-    /// have waited for it, are then run together: most likely nothing is wrong with them.
+    /// Finds the command whose row somebody else has locked, and puts it aside, with all that want the
+    /// same row. The others, which have waited for it, are then run together: most likely nothing is wrong
+    /// with them.
     fn sidestep(&mut self, part: Vec<Running>, message: &str) {
         self.searching = matches!(self.role, Role::Main { .. });
         if let Some(suspect) = self.halve(part) {
@@ -346,8 +347,14 @@ impl Lane {
                     suspect.leader.scope
                 );
             }
+            let row = suspect.leader.command.locks();
             self.put_aside(suspect);
             let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
+            let wants_it =
+                |running: &mut Running| row.is_some() && running.leader.command.locks() == row;
+            for running in rest.extract_if(.., wants_it).collect::<Vec<_>>() {
+                self.put_aside(running);
+            }
             rest.sort_by(|a, b| a.leader.scope.cmp(&b.leader.scope));
             self.parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
         }

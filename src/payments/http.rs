@@ -1,10 +1,13 @@
 //! The endpoints of payments.
 
-use actix_web::{HttpResponse, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    money::Amount,
+    currency::Currency,
+    list::{Listing, Page},
+    money::{self, Amount},
     payment::{TakePayment, UserId, location},
     store,
 };
@@ -16,31 +19,48 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+/// In what currency payments are that name none.
+#[derive(Debug, Clone, Copy)]
+pub struct DefaultCurrency(pub Currency);
+
 /// `POST /payment`: takes a payment, once.
-pub async fn take(request: KeyedRequest, keyed: web::Data<Keyed>) -> HttpResponse {
-    request.answer(&keyed, read, location).await
+pub async fn take(
+    request: KeyedRequest,
+    keyed: web::Data<Keyed>,
+    default: web::Data<DefaultCurrency>,
+) -> HttpResponse {
+    request.answer(&keyed, |body| read(body, **default), location).await
 }
 
 /// Reads a payment from a body.
 ///
 /// # Errors
 /// `malformed-json` or `invalid-payment`.
-pub fn read(body: &[u8]) -> Result<TakePayment, Problem> {
+pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Problem> {
     let mut members = Members::read(body, Kind::InvalidPayment)?;
     let user_id = members.required(
         "user_id",
         "a string of 1 to 255 characters, not blank, without control characters",
         |json| serde_json::from_str(json).ok().and_then(UserId::parse),
     );
-    let amount = members.required(
-        "amount",
-        "a whole number of minor units, 1 to 9007199254740991, without fraction, exponent or quotes",
-        |json| json.parse().ok().and_then(Amount::from_minor_units),
+    let amount = members.required("amount", money::EXPECTED, Amount::from_json);
+    let named_currency = members.optional(
+        "currency",
+        "a string: the code of a currency (ISO 4217) in upper case",
+        |json| {
+            let code: String = serde_json::from_str(json).ok()?;
+            Currency::from_code(&code)
+        },
     );
-    members.finish(user_id.zip(amount).map(|(user_id, amount)| TakePayment { user_id, amount }))
+    let payment =
+        user_id.zip(amount).zip(named_currency).map(|((user_id, amount), named_currency)| {
+            let currency = named_currency.unwrap_or(default.0);
+            TakePayment { user_id, amount, named_currency, currency }
+        });
+    members.finish(payment)
 }
 
-/// `GET /payment/{transaction_id}`: one payment.
+/// `GET /payment/{transaction_id}`: one payment, with its refunds.
 ///
 /// # Errors
 /// `not-found`, also for an id that is not a UUID; `database-unavailable`.
@@ -54,5 +74,61 @@ pub async fn show(
         .run(async |conn| store::find(conn, account_id, transaction_id).await)
         .await?
         .ok_or(Kind::NotFound)?;
-    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(payment))
+    Ok(fresh(payment))
+}
+
+/// `GET /payment`: a page of payments, the newest first.
+///
+/// # Errors
+/// `invalid-query`; `database-unavailable`.
+pub async fn list(
+    Caller { account_id }: Caller,
+    request: HttpRequest,
+    reads: web::Data<Reads>,
+) -> Result<HttpResponse, Problem> {
+    let listing = Listing::read(request.query_string())?;
+    let payments = reads.run(async |conn| store::list(conn, account_id, &listing).await).await?;
+    Ok(fresh(Page::new(payments, &listing)))
+}
+
+/// What is true now, and may not be in a moment.
+fn fresh(read: impl Serialize) -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn usd() -> DefaultCurrency {
+        DefaultCurrency(Currency::from_code("USD").unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_a_payment_is_read_as_it_was_written(
+            user in "[^\\p{Cc}]{0,60}[a-zé€]", amount in 1..=Amount::MAX, code in prop::option::of("(EUR|JPY|USD)")
+        ) {
+            let mut body = json!({ "user_id": user, "amount": amount });
+            if let Some(code) = &code {
+                body["currency"] = json!(code);
+            }
+            let named_currency = code.as_deref().and_then(Currency::from_code);
+            let expected = TakePayment {
+                user_id: UserId::parse(user).unwrap(),
+                amount: Amount::from_minor_units(amount).unwrap(),
+                named_currency,
+                currency: named_currency.unwrap_or(usd().0),
+            };
+            prop_assert_eq!(read(body.to_string().as_bytes(), usd()), Ok(expected));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = read(&body, usd());
+        }
+    }
 }

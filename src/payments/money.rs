@@ -2,6 +2,10 @@
 
 use serde::Serialize;
 
+/// What a client is told when something is no amount.
+pub const EXPECTED: &str =
+    "a whole number of minor units, 1 to 9007199254740991, without fraction, exponent or quotes";
+
 /// An amount of money in minor units of its currency (100 is 1.00 in a currency with cents):
 /// 1 to 2⁵³ − 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -17,6 +21,12 @@ impl Amount {
     #[must_use]
     pub fn from_minor_units(units: u64) -> Option<Self> {
         (1..=Self::MAX).contains(&units).then(|| i64::try_from(units).ok().map(Self))?
+    }
+
+    /// The amount that this JSON is, as it is written: neither `100.0` nor `1e2`.
+    #[must_use]
+    pub fn from_json(json: &str) -> Option<Self> {
+        json.parse().ok().and_then(Self::from_minor_units)
     }
 
     /// In minor units.

@@ -1,10 +1,9 @@
 //! Taking a payment, as a command to be executed exactly once.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::{money::Amount, store};
+use super::{currency::Currency, money::Amount, store};
 use crate::idempotency::{Command, Execution, Fingerprint, Insert, Response};
 
 /// Whom a payment is from: 1 to 255 characters, not blank, no control characters.
@@ -39,6 +38,11 @@ pub struct TakePayment {
     pub user_id: UserId,
     /// How much.
     pub amount: Amount,
+    /// In what currency, where the request says so. That is what makes it the same request as another: not
+    /// what the default was when it came.
+    pub named_currency: Option<Currency>,
+    /// In what currency it is taken: the one that was named, or the default of when the request was read.
+    pub currency: Currency,
 }
 
 /// The answer to a payment that was taken.
@@ -48,6 +52,8 @@ struct Taken<'a> {
     transaction_id: Uuid,
     user_id: &'a UserId,
     amount: Amount,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency: Option<Currency>,
 }
 
 impl Command for TakePayment {
@@ -57,6 +63,7 @@ impl Command for TakePayment {
         Fingerprint::of(Self::OPERATION)
             .member("user_id", self.user_id.as_str().as_bytes())
             .member("amount", &self.amount.minor_units().to_be_bytes())
+            .optional("currency", self.named_currency.map(|named| named.code().as_bytes()))
     }
 
     fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
@@ -66,11 +73,16 @@ impl Command for TakePayment {
 }
 
 fn response(execution: &Execution<'_, TakePayment>) -> Result<Response, sqlx::Error> {
-    let TakePayment { user_id, amount } = execution.command;
+    let TakePayment { user_id, amount, named_currency, .. } = execution.command;
     let transaction_id = execution.execution_id;
-    let body =
-        serde_json::to_vec(&Taken { status: "success", transaction_id, user_id, amount: *amount })
-            .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let body = serde_json::to_vec(&Taken {
+        status: "success",
+        transaction_id,
+        user_id,
+        amount: *amount,
+        currency: *named_currency,
+    })
+    .map_err(|error| sqlx::Error::Encode(error.into()))?;
     Ok(Response::new(201, body).with_header("location", location(transaction_id)))
 }
 
@@ -78,27 +90,6 @@ fn response(execution: &Execution<'_, TakePayment>) -> Result<Response, sqlx::Er
 #[must_use]
 pub fn location(transaction_id: Uuid) -> String {
     format!("/payment/{transaction_id}")
-}
-
-/// A payment as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct Payment {
-    /// Its id, and that of the execution that took it.
-    pub transaction_id: Uuid,
-    /// `success`.
-    pub status: String,
-    /// Whom it is from.
-    pub user_id: String,
-    /// In minor units.
-    pub amount: i64,
-    /// When it was taken, by the database's clock.
-    #[serde(serialize_with = "milliseconds")]
-    pub created_at: DateTime<Utc>,
-}
-
-/// RFC 3339 in UTC, to the millisecond.
-fn milliseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 #[cfg(test)]

@@ -3,21 +3,41 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::payment::{Payment, TakePayment};
+use super::{
+    list::Listing,
+    payment::{TakePayment, UserId},
+    recorded::Payment,
+};
 use crate::idempotency::{Execution, Insert};
+
+/// What is read of a payment `p`, in one statement, so that the sum and its refunds agree. Refunds are
+/// looked for only where there are any.
+macro_rules! select_payments {
+    ($which:literal) => {
+        concat!(
+            "SELECT transaction_id, status, user_id, amount, currency, refunded, created_at,
+                    ARRAY(SELECT ROW(r.refund_id, r.amount, r.created_at) FROM refunds AS r
+                          WHERE p.refunded > 0 AND r.transaction_id = p.transaction_id
+                          ORDER BY r.refund_id) AS refunds
+             FROM payments AS p ",
+            $which
+        )
+    };
+}
 
 /// Inserts payments.
 pub(super) fn insert(batch: &[Execution<'_, TakePayment>]) -> Insert {
     Insert::new(
-        "INSERT INTO payments (transaction_id, account_id, user_id, amount)
-         SELECT execution_id, account_id, user_id, amount
-         FROM claimed JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])
-              AS payment(execution_id, account_id, user_id, amount) USING (execution_id)",
+        "INSERT INTO payments (transaction_id, account_id, user_id, amount, currency)
+         SELECT execution_id, account_id, user_id, amount, currency
+         FROM claimed JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
+              AS payment(execution_id, account_id, user_id, amount, currency) USING (execution_id)",
     )
     .bind(batch.iter().map(|execution| execution.execution_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.command.user_id.as_str()).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.command.amount.minor_units()).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.command.currency.code()).collect::<Vec<_>>())
 }
 
 /// An account's payment of this id.
@@ -26,12 +46,64 @@ pub(super) async fn find(
     account_id: Uuid,
     transaction_id: Uuid,
 ) -> Result<Option<Payment>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT transaction_id, status, user_id, amount, created_at
-         FROM payments WHERE transaction_id = $1 AND account_id = $2",
-    )
-    .bind(transaction_id)
+    sqlx::query_as(select_payments!("WHERE transaction_id = $1 AND account_id = $2"))
+        .bind(transaction_id)
+        .bind(account_id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// The payments of a page, and one more where there is a next one.
+pub(super) async fn list(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    listing: &Listing,
+) -> Result<Vec<Payment>, sqlx::Error> {
+    let before = listing.cursor.map_or(Uuid::max(), |cursor| cursor.0);
+    let count = i64::from(listing.limit) + 1;
+    match &listing.user_id {
+        None => list_all(conn, account_id, before, count).await,
+        Some(user_id) => list_of_user(conn, account_id, user_id, before, count).await,
+    }
+}
+
+/// Said in the order of the index, so that no other index can give it: PostgreSQL thinks that going back
+/// through the primary key soon finds a large account's payments, and would read all of the others'
+/// first where these are all that is new.
+async fn list_all(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    before: Uuid,
+    count: i64,
+) -> Result<Vec<Payment>, sqlx::Error> {
+    sqlx::query_as(select_payments!(
+        "WHERE (account_id, transaction_id) < ($1, $2) AND account_id >= $1
+         ORDER BY account_id DESC, transaction_id DESC LIMIT $3"
+    ))
     .bind(account_id)
-    .fetch_optional(conn)
+    .bind(before)
+    .bind(count)
+    .fetch_all(conn)
+    .await
+}
+
+/// Likewise; by the hash, which is what the index has, and by the id itself, since hashes meet.
+async fn list_of_user(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    user_id: &UserId,
+    before: Uuid,
+    count: i64,
+) -> Result<Vec<Payment>, sqlx::Error> {
+    sqlx::query_as(select_payments!(
+        "WHERE (account_id, hashtextextended(user_id, 0), transaction_id) < ($1, hashtextextended($4, 0), $2)
+           AND (account_id, hashtextextended(user_id, 0)) >= ($1, hashtextextended($4, 0)) AND user_id = $4
+         ORDER BY account_id DESC, hashtextextended(user_id, 0) DESC, transaction_id DESC LIMIT $3"
+    ))
+    .bind(account_id)
+    .bind(before)
+    .bind(count)
+    .bind(user_id.as_str())
+    .fetch_all(conn)
     .await
 }

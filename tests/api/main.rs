@@ -14,13 +14,18 @@
 mod support;
 
 mod bodies;
+mod currencies;
 mod example;
 mod expiry;
 mod in_flight;
 mod keys;
 mod layer;
+mod lists;
+mod migrations;
 mod problems;
 mod program;
 mod races;
 mod reads;
+mod refund_races;
+mod refunds;
 mod replays;

@@ -19,8 +19,9 @@ async fn a_method_that_a_path_does_not_take_is_refused_with_those_that_it_takes(
     let server = TestServer::start().await;
     let id = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
     for (path, allow) in [
-        ("/payment", "POST"),
+        ("/payment", "GET, HEAD, POST"),
         (&format!("/payment/{id}"), "GET, HEAD"),
+        (&format!("/payment/{id}/refund"), "POST"),
         ("/problems/internal", "GET, HEAD"),
         ("/health/live", "GET, HEAD"),
         ("/health/ready", "GET, HEAD"),

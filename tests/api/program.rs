@@ -142,6 +142,8 @@ fn a_setting_that_cannot_be_read_is_named() {
         ("IDEMPOTENCY_REPLAY_STATUS", "200"),
         ("AUTO_MIGRATE", "perhaps"),
         ("READ_CONNECTIONS", "0"),
+        ("DEFAULT_CURRENCY", "usd"),
+        ("DEFAULT_CURRENCY", "XXX"),
     ] {
         let (code, _, stderr) = run(payonce(&[]).env(variable, value));
         let flag = format!("--{}", variable.to_lowercase().replace('_', "-"));
@@ -304,7 +306,7 @@ async fn migrate_can_be_left_to_somebody_else() {
         || run(payonce(&["serve"]).env("DATABASE_URL", &database_url).env("AUTO_MIGRATE", "false"));
     let (code, _, stderr) = serve();
     assert!(
-        code == 1 && stderr.contains("lacks 2 migrations") && stderr.contains("payonce migrate"),
+        code == 1 && stderr.contains("lacks 4 migrations") && stderr.contains("payonce migrate"),
         "{stderr}"
     );
     for _ in 0..2 {

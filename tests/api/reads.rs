@@ -15,7 +15,7 @@ async fn a_payment_can_be_read_where_its_answer_says() {
     assert_eq!(answer.status, 200);
     let (id, created_at) = (taken.member("transaction_id"), answer.member("created_at"));
     let expected = format!(
-        r#"{{"transaction_id":"{id}","status":"success","user_id":"user_1","amount":100,"created_at":"{created_at}"}}"#
+        r#"{{"transaction_id":"{id}","status":"success","user_id":"user_1","amount":100,"currency":"USD","refunded":0,"refunds":[],"created_at":"{created_at}"}}"#
     );
     assert_eq!(answer.body, expected);
     assert_eq!(created_at.len(), "2026-11-24T09:00:00.000Z".len());
@@ -57,7 +57,14 @@ async fn a_get_ignores_the_key_header() {
 async fn head_answers_as_get_without_the_body() {
     let server = TestServer::start().await;
     let payment = server.pay("k", PAYMENT).await.header("location").to_owned();
-    for path in [&payment, "/problems/internal", "/health/live", "/health/ready"] {
+    for path in [
+        &payment,
+        "/payment",
+        "/payment?limit=1",
+        "/problems/internal",
+        "/health/live",
+        "/health/ready",
+    ] {
         let (get, head) =
             (server.get(path).await, server.request(Method::HEAD, path, &[], "").await);
         assert_eq!((get.status, head.status, head.body.as_str()), (200, 200, ""), "{path}");

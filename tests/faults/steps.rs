@@ -13,8 +13,7 @@ use crate::support::{
 };
 
 /// Short, so that what is frozen is given up soon.
-const SETTINGS: [(&str, &str); 3] =
-    [("REQUEST_DEADLINE", "4s"), ("IN_FLIGHT_WAIT", "2s"), ("RUST_LOG", "info")];
+const FLAGS: [&str; 4] = ["--request-deadline", "4s", "--in-flight-wait", "2s"];
 
 /// What a batch is in PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +25,23 @@ enum Shape {
 }
 
 impl Shape {
-    fn settings(self) -> Vec<(&'static str, &'static str)> {
+    fn flags(self) -> Vec<&'static str> {
+        let key_ttl = match self {
+            Self::SingleStatement => &[][..],
+            Self::Transaction => &["--idempotency-key-ttl", "365d"],
+        };
+        [&FLAGS, key_ttl].concat()
+    }
+
+    fn variables(self) -> Vec<(&'static str, &'static str)> {
         let key_ttl = (self == Self::Transaction).then_some(("IDEMPOTENCY_KEY_TTL", "365d"));
-        SETTINGS.into_iter().chain(key_ttl).collect()
+        let log = ("RUST_LOG", "info");
+        [("REQUEST_DEADLINE", "4s"), log].into_iter().chain(key_ttl).collect()
+    }
+
+    /// Whether a batch of refunds, which are always a transaction, goes through a step here.
+    fn executes(self, step: Step) -> bool {
+        self == Self::Transaction && step != Step::Read
     }
 }
 
@@ -123,15 +136,9 @@ impl Case {
 async fn connection_fault(shape: Shape, step: Step, fault: Fault, case: Case) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
-    let flags: Vec<String> = shape
-        .settings()
-        .into_iter()
-        .filter(|(name, _)| *name != "RUST_LOG")
-        .flat_map(|(name, value)| [flag(name), value.to_owned()])
-        .collect();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let server =
-        TestServer::start_through(&database, &proxy.through(&database.options), &flags).await;
+        TestServer::start_through(&database, &proxy.through(&database.options), &shape.flags())
+            .await;
     let clients = Clients::new(&[server.address]);
     case.prepare(&database, &clients).await;
 
@@ -150,20 +157,84 @@ async fn connection_fault(shape: Shape, step: Step, fault: Fault, case: Case) {
     case.assert_once(&database, &clients).await;
 }
 
+/// What refunds are made of in a batch of them: half of them find nothing left.
+const REFUNDED: &str = r#"{"user_id": "user_1", "amount": 20}"#;
+const REFUNDS: usize = 40;
+
+/// Sends refunds of one minor unit of this payment at once, and returns how many were made and refused.
+async fn refund_all(clients: &Clients, payment: &str) -> (usize, usize) {
+    let answers = join_all((0..REFUNDS).map(async |number| {
+        clients.refund(payment, &format!("refund-{number}"), r#"{"amount": 1}"#).await.status
+    }))
+    .await;
+    let count = |wanted: &[u16]| answers.iter().filter(|status| wanted.contains(*status)).count();
+    (count(&[200, 201]), count(&[402]))
+}
+
+/// Asserts that all that was paid and no more was given back, and that each refund keeps its answer.
+async fn assert_refunded_once(database: &TestDatabase, clients: &Clients, payment: &str) {
+    assert_eq!(refund_all(clients, payment).await, (20, 20));
+    clients.assert_consistent();
+    let made = "SELECT count(*) FROM refunds JOIN idempotency_keys ON execution_id = refund_id";
+    assert_eq!(database.number(made).await, 20);
+    assert_eq!(database.number("SELECT count(*) FROM refunds").await, 20);
+    let kept = "SELECT count(*) FROM idempotency_responses WHERE status = 402";
+    assert_eq!(database.number(kept).await, 20);
+    let agreed = "SELECT count(*) FROM payments WHERE refunded = 20 AND refund_count = 20";
+    assert_eq!(database.number(agreed).await, 1);
+}
+
+/// A fault on the connection while one payment is being refunded again and again.
+async fn connection_fault_in_refunds(step: Step, fault: Fault) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let server = TestServer::start_through(
+        &database,
+        &proxy.through(&database.options),
+        &Shape::Transaction.flags(),
+    )
+    .await;
+    let clients = Clients::new(&[server.address]);
+    let payment = clients.pay("paid", REFUNDED).await.member("transaction_id");
+
+    proxy.arm(step, fault);
+    let (answers, ()) = tokio::join!(refund_all(&clients, &payment), proxy.reached());
+    assert_eq!(answers, (20, 20), "{step:?} {fault:?}");
+    assert!(clients.failures().is_empty(), "{step:?} {fault:?}: {:?}", clients.failures());
+    assert_refunded_once(&database, &clients, &payment).await;
+}
+
+/// The server is killed while one payment is being refunded again and again, and started again.
+async fn server_killed_in_refunds(step: Step) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let clients = Clients::new(&[]);
+    let mut server = start(Shape::Transaction, &options, &clients);
+    let payment = clients.pay("paid", REFUNDED).await.member("transaction_id");
+    proxy.arm(step, Fault::Hold);
+    let kill = kill_when_reached(Shape::Transaction, &proxy, &options, &mut server, &clients);
+    assert_eq!(tokio::join!(refund_all(&clients, &payment), kill).0, (20, 20), "{step:?}");
+    assert_refunded_once(&database, &clients, &payment).await;
+}
+
 /// All cases at once, each on threads of its own: a test that waits for its database to be dropped must
 /// not hold up another that is just connecting, for which PostgreSQL in turn would wait.
 fn every_case(shape: Shape, step: Step, fault: Fault) {
     std::thread::scope(|scope| {
         for case in CASES.into_iter().filter(|case| case.reaches(step)) {
-            scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(2)
-                    .enable_all()
-                    .build();
-                runtime.unwrap().block_on(connection_fault(shape, step, fault, case));
-            });
+            scope.spawn(move || block_on(connection_fault(shape, step, fault, case)));
+        }
+        if shape.executes(step) {
+            scope.spawn(move || block_on(connection_fault_in_refunds(step, fault)));
         }
     });
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(test);
 }
 
 /// The server is killed at a step, and started again.
@@ -176,15 +247,7 @@ async fn server_killed(shape: Shape, step: Step, case: Case) {
     case.prepare(&database, &clients).await;
 
     proxy.arm(step, Fault::Hold);
-    let kill = async {
-        proxy.reached().await;
-        server.signal("KILL");
-        server.wait(Duration::from_secs(5));
-        proxy.cut_all();
-        proxy.let_go();
-        let restarted = start(shape, &options, &clients);
-        let _killed = std::mem::replace(&mut server, restarted);
-    };
+    let kill = kill_when_reached(shape, &proxy, &options, &mut server, &clients);
     let (statuses, ()) = tokio::join!(case.send(&clients), kill);
     for (key, status) in statuses {
         let refused = case.refused() == Some(key.as_str());
@@ -196,16 +259,27 @@ async fn server_killed(shape: Shape, step: Step, case: Case) {
     case.assert_once(&database, &clients).await;
 }
 
-/// Starts the program, to which these clients then send.
-fn start(shape: Shape, options: &PgConnectOptions, clients: &Clients) -> Serve {
-    let server = Serve::start(options, &shape.settings());
-    *clients.servers.lock().unwrap() = vec![server.address];
-    server
+/// Kills the server at the step that is held up, and starts it again.
+async fn kill_when_reached(
+    shape: Shape,
+    proxy: &Proxy,
+    options: &PgConnectOptions,
+    server: &mut Serve,
+    clients: &Clients,
+) {
+    proxy.reached().await;
+    server.signal("KILL");
+    server.wait(Duration::from_secs(5));
+    proxy.cut_all();
+    proxy.let_go();
+    *server = start(shape, options, clients);
 }
 
-/// The flag of a variable.
-fn flag(variable: &str) -> String {
-    format!("--{}", variable.to_lowercase().replace('_', "-"))
+/// Starts the program, to which these clients then send.
+fn start(shape: Shape, options: &PgConnectOptions, clients: &Clients) -> Serve {
+    let server = Serve::start(options, &shape.variables());
+    *clients.servers.lock().unwrap() = vec![server.address];
+    server
 }
 
 macro_rules! at_every_step {
@@ -227,6 +301,9 @@ macro_rules! at_every_step {
             async fn killed() {
                 for case in CASES.into_iter().filter(|case| case.reaches(Step::$step)) {
                     server_killed(Shape::$shape, Step::$step, case).await;
+                }
+                if Shape::$shape.executes(Step::$step) {
+                    server_killed_in_refunds(Step::$step).await;
                 }
             }
         }

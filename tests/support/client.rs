@@ -71,6 +71,7 @@ impl Answer {
             | "method-not-allowed"
             | "idempotency-key-expired"
             | "idempotency-key-reused" => "none",
+            "refund-refused" => "new_key",
             _ if status >= 500 || matches!(status, 408 | 409) => "same_request",
             _ => "corrected_request",
         };
@@ -131,6 +132,20 @@ impl TestServer {
     pub async fn pay(&self, key: &str, body: &str) -> Answer {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         self.request(Method::POST, "/payment", &headers, body).await
+    }
+
+    /// `POST /payment/{transaction_id}/refund` with a key.
+    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        self.request(Method::POST, &format!("/payment/{payment}/refund"), &headers, body).await
+    }
+
+    /// Takes a payment of this amount, and returns its id.
+    pub async fn paid(&self, key: &str, amount: i64) -> String {
+        let answer =
+            self.pay(key, &format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.member("transaction_id")
     }
 
     /// A connection on which every byte is the test's own.

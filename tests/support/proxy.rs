@@ -103,7 +103,7 @@ impl Statement {
             () if begins("COMMIT") => Self::Commit,
             () if begins("INSERT INTO idempotency_keys") => Self::Claim,
             () if begins("INSERT INTO idempotency_responses") => Self::Remember,
-            () if begins("WITH claimed AS (SELECT") => Self::Execute,
+            () if begins("WITH claimed AS (SELECT") || begins("WITH refund AS") => Self::Execute,
             () if begins("WITH claimed AS (") => Self::Single,
             () if begins("SELECT wanted.place") => Self::Read,
             () => Self::Other,

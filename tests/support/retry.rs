@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Heard {
     /// `201` answers: at most one, and none if it got lost.
     pub created: u32,
-    /// Bodies of `200` and `201` answers: all the same.
+    /// Bodies of `200`, `201` and `402` answers: all the same.
     pub bodies: Vec<String>,
     /// Attempts that ended without a final answer, by status; 0 where the connection failed.
     pub failed: BTreeMap<u16, u32>,
@@ -42,11 +42,22 @@ impl Clients {
         Self { client, servers: Mutex::new(servers.to_vec()), heard: Mutex::default() }
     }
 
-    /// Sends one request once: its answer, or `None` where the connection fails.
+    /// Sends one payment once: its answer, or `None` where the connection fails.
     pub async fn send(&self, server: SocketAddr, key: &str, body: &str) -> Option<Answer> {
+        self.send_to(server, "/payment", key, body).await
+    }
+
+    /// The same for a keyed request of any kind.
+    pub async fn send_to(
+        &self,
+        server: SocketAddr,
+        path: &str,
+        key: &str,
+        body: &str,
+    ) -> Option<Answer> {
         let request = self
             .client
-            .post(format!("http://{server}/payment"))
+            .post(format!("http://{server}{path}"))
             .header("content-type", "application/json")
             .header("idempotency-key", key)
             .body(body.to_owned());
@@ -57,7 +68,7 @@ impl Clients {
         let mut heard = self.heard.lock().unwrap();
         let heard = heard.entry(key.to_owned()).or_default();
         match &answer {
-            Some(answer) if matches!(answer.status, 200 | 201) => {
+            Some(answer) if matches!(answer.status, 200 | 201 | 402) => {
                 heard.created += u32::from(answer.status == 201);
                 heard.bodies.push(answer.body.clone());
             }
@@ -69,15 +80,24 @@ impl Clients {
         answer
     }
 
-    /// Sends a request until it is answered for good.
+    /// Sends a payment until it is answered for good.
     pub async fn pay(&self, key: &str, body: &str) -> Answer {
+        self.until_answered("/payment", key, body).await
+    }
+
+    /// Sends a refund of this payment until it is answered for good.
+    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
+        self.until_answered(&format!("/payment/{payment}/refund"), key, body).await
+    }
+
+    async fn until_answered(&self, path: &str, key: &str, body: &str) -> Answer {
         let begun = Instant::now();
         for attempt in 0.. {
             let server = {
                 let servers = self.servers.lock().unwrap();
                 servers[attempt % servers.len()]
             };
-            match self.send(server, key, body).await {
+            match self.send_to(server, path, key, body).await {
                 Some(answer) if !matches!(answer.status, 408 | 409 | 500..) => return answer,
                 answer => {
                     assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {answer:?}");

@@ -1,0 +1,62 @@
+//! Currencies.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Serialize, Serializer};
+
+/// A currency of ISO 4217 that counts in minor units. So not gold (`XAU`), nor drawing rights (`XDR`),
+/// nor the codes for tests and for none: of these nobody could say what an amount of 100 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Currency(iso_currency::Currency);
+
+impl Currency {
+    /// The currency of this alphabetic code, in upper case as the standard has it.
+    #[must_use]
+    pub fn from_code(code: &str) -> Option<Self> {
+        let currency = iso_currency::Currency::from_code(code)?;
+        currency.exponent().is_some().then_some(Self(currency))
+    }
+
+    /// Its alphabetic code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        self.0.code()
+    }
+}
+
+impl FromStr for Currency {
+    type Err = &'static str;
+
+    fn from_str(code: &str) -> Result<Self, Self::Err> {
+        Self::from_code(code).ok_or("expected the code of a currency (ISO 4217) in upper case")
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Currency;
+
+    #[test]
+    fn a_currency_is_a_code_of_iso_4217_with_minor_units() {
+        for code in ["USD", "EUR", "JPY", "KWD", "CLF", "ZWG", "XOF"] {
+            assert_eq!(Currency::from_code(code).map(Currency::code), Some(code));
+        }
+        for code in
+            ["usd", "Usd", "US", "USDT", "", " USD", "840", "ABC", "XXX", "XTS", "XAU", "XDR"]
+        {
+            assert_eq!(Currency::from_code(code), None, "{code}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Lists of payments: pages, newest first.
+//!
+//! A page has the payments that are older than the one at which the page before ended, by their ids:
+//! the time at which a server took each request in, to the millisecond, by that server's clock.
+//!
+//! Following `next_cursor` to its end shows every payment that was there when it began once, and none
+//! twice, whatever is taken meanwhile. A payment that is committed meanwhile is shown if its id is older
+//! than the page that is being read, and not if it is newer: to see what is new, begin again.
+
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::{payment::UserId, recorded::Payment};
+use crate::{problem::Problem, query};
+
+/// What a client needs to know of a page that it doesn't ask the size of.
+const DEFAULT_LIMIT: u8 = 50;
+
+/// An answer of some 100 kB, where nothing was refunded.
+const MAX_LIMIT: u8 = 200;
+
+/// What a cursor begins with, so that what follows can be changed.
+const CURSOR_VERSION: char = '1';
+
+/// The request for a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Whose payments, where not everybody's of the account.
+    pub user_id: Option<UserId>,
+    /// How many at most.
+    pub limit: u8,
+    /// Where the page before ended.
+    pub cursor: Option<Cursor>,
+}
+
+/// Where a page ended: at the payment of this id. Clients get it as text that means nothing to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(pub Uuid);
+
+/// A page of payments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// The newest first.
+    pub payments: Vec<Payment>,
+    /// What to ask for the next page with; `None` when this is the last.
+    pub next_cursor: Option<Cursor>,
+}
+
+impl Listing {
+    /// Reads what is asked for from a query.
+    ///
+    /// # Errors
+    /// `invalid-query`.
+    pub fn read(query: &str) -> Result<Self, Problem> {
+        let mut parameters = query::read(query)?;
+        let user_id = parameters.optional(
+            "user_id",
+            "1 to 255 characters, not blank, without control characters",
+            |text| UserId::parse(text.to_owned()),
+        );
+        let limit = parameters.optional("limit", "a whole number, 1 to 200", |text| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|limit| digits && (1..=MAX_LIMIT).contains(limit))
+        });
+        let cursor = parameters.optional("cursor", "the next_cursor of a page", Cursor::parse);
+        parameters.finish(user_id.zip(limit).zip(cursor).map(|((user_id, limit), cursor)| Self {
+            user_id,
+            limit: limit.unwrap_or(DEFAULT_LIMIT),
+            cursor,
+        }))
+    }
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Option<Self> {
+        let id = text.strip_prefix(CURSOR_VERSION)?;
+        // The only one of the ways to write a UUID that has this length.
+        (id.len() == uuid::fmt::Simple::LENGTH).then(|| Uuid::try_parse(id).ok().map(Self))?
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{CURSOR_VERSION}{}", self.0.simple()))
+    }
+}
+
+impl Page {
+    /// The page that this listing asked for, of its payments and, where there is one, the next.
+    #[must_use]
+    pub fn new(mut payments: Vec<Payment>, listing: &Listing) -> Self {
+        let more = payments.len() > usize::from(listing.limit);
+        payments.truncate(listing.limit.into());
+        let last = payments.last().filter(|_| more);
+        let next_cursor = last.map(|payment| Cursor(payment.transaction_id));
+        Self { payments, next_cursor }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_it_was() {
+        let cursor = Cursor(Uuid::now_v7());
+        let text: String = serde_json::from_value(serde_json::json!(cursor)).unwrap();
+        assert_eq!(Cursor::parse(&text), Some(cursor));
+        for text in
+            ["", "1", &text[1..], &text[..32], &format!("2{}", &text[1..]), &format!("{text}0")]
+        {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Giving back, as a command to be executed exactly once.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::store;
+use crate::{
+    idempotency::{Command, Execution, Fingerprint, Response},
+    payments::{money::Amount, payment::location},
+    problem::{Kind, Problem},
+};
+
+/// How many refunds a payment takes: each is shown with it. The last of them is of all that is left, so
+/// that nothing ever can't be given back. The database knows this number too.
+pub const MAX_REFUNDS: i16 = 100;
+
+/// The request to give back all of a payment that is left, or a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GiveBack {
+    /// The payment.
+    pub transaction_id: Uuid,
+    /// How much; all that is left, where nothing is said.
+    pub amount: Option<Amount>,
+}
+
+/// What a payment says of its refunds, as its row stands once it is locked.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct Refundable {
+    pub(super) transaction_id: Uuid,
+    pub(super) account_id: Uuid,
+    pub(super) amount: i64,
+    pub(super) refunded: i64,
+    pub(super) refund_count: i16,
+}
+
+/// Why nothing is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// Nothing is left.
+    NothingLeft,
+    /// Less is left.
+    ExceedsRefundable(Amount),
+    /// One refund is left, which must be of all this.
+    MustBeTheRest(Amount),
+}
+
+impl Refundable {
+    /// Gives this much back, or all that is left, and returns how much that was.
+    fn give_back(&mut self, wanted: Option<Amount>) -> Result<Amount, Refusal> {
+        let left = u64::try_from(self.amount - self.refunded).ok();
+        let left = left.and_then(Amount::from_minor_units).ok_or(Refusal::NothingLeft)?;
+        let given = wanted.unwrap_or(left);
+        if given > left {
+            return Err(Refusal::ExceedsRefundable(left));
+        }
+        if given < left && self.refund_count + 1 >= MAX_REFUNDS {
+            return Err(Refusal::MustBeTheRest(left));
+        }
+        self.refunded += given.minor_units();
+        self.refund_count += 1;
+        Ok(given)
+    }
+}
+
+impl Refusal {
+    fn problem(self) -> Problem {
+        let (detail, left) = match self {
+            Self::NothingLeft => ("All of it was refunded before.".to_owned(), 0),
+            Self::ExceedsRefundable(left) => {
+                let left = left.minor_units();
+                (format!("Only {left} is left: ask for that or less, with a new key."), left)
+            }
+            Self::MustBeTheRest(left) => {
+                let left = left.minor_units();
+                let before = MAX_REFUNDS - 1;
+                (
+                    format!(
+                        "It was refunded {before} times, and takes one refund more, of all that is left: \
+                         ask for {left}, or without an amount, with a new key."
+                    ),
+                    left,
+                )
+            }
+        };
+        Problem::new(Kind::RefundRefused).with_detail(detail).with_refundable(left)
+    }
+}
+
+/// A refund that is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given {
+    pub(super) refund_id: Uuid,
+    pub(super) transaction_id: Uuid,
+    pub(super) account_id: Uuid,
+    pub(super) amount: Amount,
+}
+
+/// The answer to it.
+#[derive(Serialize)]
+struct Refunded {
+    status: &'static str,
+    refund_id: Uuid,
+    transaction_id: Uuid,
+    amount: Amount,
+}
+
+impl Command for GiveBack {
+    const OPERATION: &'static str = "refund";
+
+    fn fingerprint(&self) -> Fingerprint {
+        let amount = self.amount.map(|amount| amount.minor_units().to_be_bytes());
+        Fingerprint::of(Self::OPERATION)
+            .member("transaction_id", self.transaction_id.as_bytes())
+            .optional("amount", amount.as_ref().map(<[u8; 8]>::as_slice))
+    }
+
+    fn locks(&self) -> Option<Uuid> {
+        Some(self.transaction_id)
+    }
+
+    /// One after the other, on what the ones before have left: neither a statement over all of them nor
+    /// one server beside another would see what the others are about to give back.
+    async fn execute(
+        batch: &[Execution<'_, Self>],
+        conn: &mut PgConnection,
+    ) -> Result<Vec<Response>, sqlx::Error> {
+        let mut payments = store::lock(conn, batch).await?;
+        let mut given = Vec::with_capacity(batch.len());
+        let mut responses = Vec::with_capacity(batch.len());
+        for Execution { execution_id, account_id, command } in batch {
+            let refund = payments
+                .get_mut(&command.transaction_id)
+                .filter(|payment| payment.account_id == *account_id)
+                .ok_or_else(|| Problem::new(Kind::NotFound))
+                .and_then(|payment| payment.give_back(command.amount).map_err(Refusal::problem))
+                .map(|amount| Given {
+                    refund_id: *execution_id,
+                    transaction_id: command.transaction_id,
+                    account_id: *account_id,
+                    amount,
+                });
+            given.extend(refund.as_ref().ok());
+            let response = match refund {
+                Ok(refund) => response(&refund),
+                Err(refusal) => refusal.stored(*execution_id),
+            };
+            responses.push(response.map_err(|error| sqlx::Error::Encode(error.into()))?);
+        }
+        if !given.is_empty() {
+            store::insert(conn, &given).await?;
+        }
+        Ok(responses)
+    }
+}
+
+fn response(given: &Given) -> Result<Response, serde_json::Error> {
+    let Given { refund_id, transaction_id, amount, .. } = *given;
+    let body =
+        serde_json::to_vec(&Refunded { status: "success", refund_id, transaction_id, amount })?;
+    Ok(Response::new(201, body).with_header("location", location(transaction_id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn paid(amount: i64) -> Refundable {
+        let (transaction_id, account_id) = (Uuid::nil(), Uuid::nil());
+        Refundable { transaction_id, account_id, amount, refunded: 0, refund_count: 0 }
+    }
+
+    fn amount(units: u64) -> Amount {
+        Amount::from_minor_units(units).unwrap()
+    }
+
+    #[test]
+    fn the_last_refund_that_a_payment_takes_is_of_all_that_is_left() {
+        let mut payment = paid(1000);
+        for _ in 1..MAX_REFUNDS {
+            assert_eq!(payment.give_back(Some(amount(1))), Ok(amount(1)));
+        }
+        let rest = amount(901);
+        assert_eq!(payment.give_back(Some(amount(900))), Err(Refusal::MustBeTheRest(rest)));
+        assert_eq!(payment.give_back(Some(amount(902))), Err(Refusal::ExceedsRefundable(rest)));
+        assert_eq!(payment.clone().give_back(Some(rest)), Ok(rest));
+        assert_eq!(payment.give_back(None), Ok(rest));
+        assert_eq!(payment.give_back(None), Err(Refusal::NothingLeft));
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_given_back_than_was_paid(
+            paid_amount in 1..1000_i64, wanted in prop::collection::vec(prop::option::of(1..400_u64), 0..150)
+        ) {
+            let mut payment = paid(paid_amount);
+            let mut sum = 0;
+            for wanted in wanted {
+                let left = paid_amount - sum;
+                match payment.give_back(wanted.map(amount)) {
+                    Ok(given) => {
+                        sum += given.minor_units();
+                        if let Some(wanted) = wanted {
+                            prop_assert_eq!(given, amount(wanted));
+                        }
+                    }
+                    Err(Refusal::NothingLeft) => prop_assert_eq!(left, 0),
+                    Err(Refusal::ExceedsRefundable(refundable)) => {
+                        prop_assert_eq!(refundable.minor_units(), left);
+                        prop_assert!(wanted.is_some_and(|wanted| amount(wanted) > refundable));
+                    }
+                    Err(Refusal::MustBeTheRest(refundable)) => {
+                        prop_assert_eq!(refundable.minor_units(), left);
+                    }
+                }
+                prop_assert!(sum <= paid_amount && payment.refund_count <= MAX_REFUNDS);
+                prop_assert_eq!(payment.refunded, sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The statements of refunds.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::refund::{GiveBack, Given, Refundable};
+use crate::idempotency::Execution;
+
+/// Takes these payments' rows, for the transaction, and reads what they say once they are had: under READ
+/// COMMITTED that is what whoever had them before has committed.
+///
+/// In the order of their ids, at every server: so two batches wait for each other in one direction only.
+pub(super) async fn lock(
+    conn: &mut PgConnection,
+    batch: &[Execution<'_, GiveBack>],
+) -> Result<HashMap<Uuid, Refundable>, sqlx::Error> {
+    let payments: Vec<Refundable> = sqlx::query_as(
+        "SELECT transaction_id, account_id, amount, refunded, refund_count FROM payments
+         WHERE transaction_id = ANY($1) ORDER BY transaction_id FOR NO KEY UPDATE",
+    )
+    .bind(batch.iter().map(|execution| execution.command.transaction_id).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
+    Ok(payments.into_iter().map(|payment| (payment.transaction_id, payment)).collect())
+}
+
+/// Inserts refunds, and adds them to what their payments say.
+///
+/// Adds, and doesn't set: where a row had been read before somebody else changed it, the constraint on it
+/// would still see the true sum.
+pub(super) async fn insert(conn: &mut PgConnection, given: &[Given]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH refund AS (
+             INSERT INTO refunds (refund_id, transaction_id, account_id, amount)
+             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
+             RETURNING transaction_id, amount
+         )
+         UPDATE payments AS p
+         SET refunded = p.refunded + given.amount, refund_count = p.refund_count + given.count
+         FROM (SELECT transaction_id, sum(amount)::bigint AS amount, count(*)::smallint AS count
+               FROM refund GROUP BY transaction_id) AS given
+         WHERE p.transaction_id = given.transaction_id",
+    )
+    // Planned anew each time: a plan made for small tables would join them by reading all of them.
+    .persistent(false)
+    .bind(given.iter().map(|given| given.refund_id).collect::<Vec<_>>())
+    .bind(given.iter().map(|given| given.transaction_id).collect::<Vec<_>>())
+    .bind(given.iter().map(|given| given.account_id).collect::<Vec<_>>())
+    .bind(given.iter().map(|given| given.amount.minor_units()).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Lists of payments: pages, newest first, that neither skip nor repeat.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::{TestServer, client::Answer};
+
+async fn pay(server: &TestServer, key: &str, user: &str) -> String {
+    let body = serde_json::json!({ "user_id": user, "amount": 1 }).to_string();
+    let answer = server.pay(key, &body).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    answer.member("transaction_id")
+}
+
+fn ids(page: &Answer) -> Vec<String> {
+    assert_eq!(page.status, 200, "{}", page.body);
+    let page = page.json();
+    let payments = page["payments"].as_array().unwrap();
+    payments.iter().map(|payment| payment["transaction_id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn next(page: &Answer) -> Option<String> {
+    page.json()["next_cursor"].as_str().map(str::to_owned)
+}
+
+/// All pages of this list, and what happens before each but the first.
+async fn read_all(
+    server: &TestServer,
+    query: &str,
+    mut between: impl AsyncFnMut(),
+) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    let mut page = server.get(&format!("/payment?{query}")).await;
+    loop {
+        pages.push(ids(&page));
+        let Some(cursor) = next(&page) else { return pages };
+        between().await;
+        page = server.get(&format!("/payment?{query}&cursor={cursor}")).await;
+    }
+}
+
+#[tokio::test]
+async fn payments_are_listed_as_each_is_shown_and_the_newest_first() {
+    let server = TestServer::start().await;
+    let mut made = Vec::new();
+    for number in 0..3 {
+        made.push(pay(&server, &format!("k{number}"), "user_1").await);
+    }
+    let list = server.get("/payment").await;
+    made.reverse();
+    assert_eq!(ids(&list), made);
+    assert_eq!(list.header("content-type"), "application/json");
+    assert_eq!(list.header("cache-control"), "no-store");
+    let mut shown = Vec::new();
+    for id in &made {
+        shown.push(server.get(&format!("/payment/{id}")).await.body);
+    }
+    assert_eq!(list.body, format!(r#"{{"payments":[{}],"next_cursor":null}}"#, shown.join(",")));
+}
+
+#[tokio::test]
+async fn where_there_is_nothing_the_list_is_empty() {
+    let server = TestServer::start().await;
+    for query in ["", "?", "?user_id=nobody", "?limit=1&"] {
+        let list = server.get(&format!("/payment{query}")).await;
+        assert_eq!(
+            (list.status, list.body.as_str()),
+            (200, r#"{"payments":[],"next_cursor":null}"#)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_list_can_be_of_one_user_to_the_letter() {
+    let server = TestServer::start().await;
+    let users = ["user_1", "User_1", "user_1 ", "a&b=c d+é/%", "é", "e\u{301}"];
+    for (number, user) in users.iter().enumerate() {
+        let id = pay(&server, &format!("k{number}"), user).await;
+        let mut query = reqwest::Url::parse("http://x").unwrap();
+        query.query_pairs_mut().append_pair("user_id", user);
+        let list = server.get(&format!("/payment?{}", query.query().unwrap())).await;
+        assert_eq!(ids(&list), [id], "{user:?}");
+        assert_eq!(list.json()["payments"][0]["user_id"], Value::from(*user));
+    }
+}
+
+#[tokio::test]
+async fn a_list_has_no_payments_of_other_accounts() {
+    let server = TestServer::start().await;
+    pay(&server, "theirs", "user_1").await;
+    server.database.execute("UPDATE payments SET account_id = gen_random_uuid()").await;
+    let ours = pay(&server, "ours", "user_1").await;
+    for query in ["", "?user_id=user_1", "?limit=1"] {
+        let list = server.get(&format!("/payment{query}")).await;
+        assert_eq!((ids(&list), next(&list)), (vec![ours.clone()], None), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn two_users_whose_hashes_meet_are_told_apart() {
+    let server = TestServer::start().await;
+    // As if every hash were the same one.
+    server
+        .database
+        .execute(
+            "CREATE FUNCTION public.hashtextextended(text, bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 1::bigint';
+             DROP INDEX payments_by_user",
+        )
+        .await;
+    server.database.set("search_path = public, pg_catalog").await;
+    let server = server.another().await;
+    let (one, two) = (pay(&server, "one", "user_1").await, pay(&server, "two", "user_2").await);
+    assert_eq!(ids(&server.get("/payment?user_id=user_1").await), [one]);
+    assert_eq!(ids(&server.get("/payment?user_id=user_2").await), [two]);
+}
+
+#[tokio::test]
+async fn pages_have_up_to_200_payments_and_50_by_default() {
+    let server = TestServer::start().await;
+    let made =
+        join_all((0..201).map(async |number| pay(&server, &format!("k{number}"), "user_1").await))
+            .await;
+    for (query, sizes) in [
+        ("", vec![50, 50, 50, 50, 1]),
+        ("limit=200", vec![200, 1]),
+        ("limit=67&user_id=user_1", vec![67, 67, 67]),
+        ("user_id=user_1&limit=100", vec![100, 100, 1]),
+    ] {
+        let pages = read_all(&server, query, async || {}).await;
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), sizes, "{query}");
+        let listed = pages.concat();
+        assert!(listed.is_sorted_by(|a, b| a > b), "the newest first, and none twice");
+        assert_eq!(BTreeSet::from_iter(&listed), BTreeSet::from_iter(&made));
+    }
+    assert_eq!(ids(&server.get("/payment?limit=1").await).len(), 1);
+}
+
+#[tokio::test]
+async fn pages_neither_skip_nor_repeat_while_payments_come_in() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    for number in 0..60 {
+        pay(&server, &format!("before-{number}"), if number % 2 == 0 { "even" } else { "odd" })
+            .await;
+    }
+    for (query, count) in [("limit=7", 60), ("limit=7&user_id=even", 30)] {
+        let before: BTreeSet<String> =
+            read_all(&server, query, async || {}).await.concat().into_iter().collect();
+        let mut number = 0;
+        let pages = read_all(&server, query, async || {
+            number += 1;
+            let keys = [format!("{query}-{number}-a"), format!("{query}-{number}-b")];
+            tokio::join!(pay(&server, &keys[0], "even"), pay(&other, &keys[1], "even"));
+        })
+        .await;
+        let listed = pages.concat();
+        assert!(listed.is_sorted_by(|a, b| a > b), "none twice");
+        // What came meanwhile is newer than the first page, and not on the later ones.
+        assert_eq!(BTreeSet::from_iter(listed), before);
+        assert!(before.len() >= count);
+    }
+}
+
+#[tokio::test]
+async fn a_payment_that_is_committed_late_is_found_where_its_id_belongs() {
+    let server = TestServer::start().await;
+    let mut made = Vec::new();
+    for number in 0..4 {
+        made.push(pay(&server, &format!("k{number}"), "user_1").await);
+    }
+    // Two that other servers took in before and commit only now.
+    let late = |id: &str| {
+        format!(
+            "INSERT INTO payments SELECT '{id}', account_id, user_id, 5, currency, status, now() FROM payments LIMIT 1"
+        )
+    };
+    let (old, new) =
+        ("00000000-0000-7000-8000-000000000000", "ffffffff-0000-7000-8000-000000000000");
+    let mut first = true;
+    let pages = read_all(&server, "limit=2", async || {
+        if std::mem::take(&mut first) {
+            server.database.execute(&late(old)).await;
+            server.database.execute(&late(new)).await;
+        }
+    })
+    .await;
+    made.reverse();
+    made.push(old.to_owned());
+    assert_eq!(pages.concat(), made);
+    assert_eq!(ids(&server.get("/payment?limit=1").await), [new]);
+}
+
+#[tokio::test]
+async fn a_query_that_is_not_valid_is_refused_with_each_parameter_that_is_wrong() {
+    let server = TestServer::start().await;
+    pay(&server, "k1", "user_1").await;
+    pay(&server, "k2", "user_1").await;
+    let cursor = next(&server.get("/payment?limit=1").await).unwrap();
+    let (cut, long) = (&cursor[..cursor.len() - 1], format!("{cursor}0"));
+    let hyphens = format!("1{}", "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0");
+    let too_long = "u".repeat(256);
+    for (query, pointers) in [
+        ("limit=0", vec!["/limit"]),
+        ("limit=201", vec!["/limit"]),
+        ("limit=256", vec!["/limit"]),
+        ("limit=-1", vec!["/limit"]),
+        ("limit=%2B1", vec!["/limit"]),
+        ("limit=1.0", vec!["/limit"]),
+        ("limit=", vec!["/limit"]),
+        ("limit", vec!["/limit"]),
+        ("limit=1&limit=1", vec!["/limit"]),
+        ("user_id=", vec!["/user_id"]),
+        ("user_id=+", vec!["/user_id"]),
+        ("user_id=a%00", vec!["/user_id"]),
+        (&format!("user_id={too_long}"), vec!["/user_id"]),
+        ("user_id=a&user_id=b", vec!["/user_id"]),
+        ("cursor=", vec!["/cursor"]),
+        ("cursor=nothing", vec!["/cursor"]),
+        (&format!("cursor={cut}"), vec!["/cursor"]),
+        (&format!("cursor={long}"), vec!["/cursor"]),
+        (&format!("cursor={hyphens}"), vec!["/cursor"]),
+        ("page=2", vec!["/page"]),
+        ("limit=0&cursor=x&user_id=&a%2Fb=1", vec!["/user_id", "/limit", "/cursor", "/a~1b"]),
+        ("user_id=%ff", vec![""]),
+        (&"a&".repeat(3000), vec![""]),
+    ] {
+        let answer = server.get(&format!("/payment?{query}")).await;
+        answer.assert_problem(400, "invalid-query");
+        assert_eq!(answer.pointers(), pointers, "{query}");
+    }
+    assert_eq!(
+        server.get(&format!("/payment?cursor={cursor}&limit=200&user_id=user_1")).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn head_answers_as_get_and_other_methods_hear_which_there_are() {
+    let server = TestServer::start().await;
+    pay(&server, "k", "user_1").await;
+    let (get, head) = (
+        server.get("/payment?limit=1").await,
+        server.request(Method::HEAD, "/payment?limit=1", &[], "").await,
+    );
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    assert_eq!(get.header("content-length"), head.header("content-length"));
+    assert_eq!(server.request(Method::HEAD, "/payment?limit=0", &[], "").await.status, 400);
+    let put = server.request(Method::PUT, "/payment", &[], "").await;
+    assert_eq!((put.status, put.header("allow")), (405, "GET, HEAD, POST"));
+}
+
+/// Thirty thousand payments: half of them this account's, and all of the others' are newer.
+async fn fill(server: &TestServer) {
+    server
+        .database
+        .execute(
+            "INSERT INTO payments (transaction_id, account_id, user_id, amount)
+             SELECT lpad(to_hex(i), 32, '0')::uuid,
+                    CASE WHEN i <= 15000 THEN '00000000-0000-0000-0000-000000000000'::uuid
+                         ELSE lpad(to_hex(i % 50 + 1), 32, '0')::uuid END,
+                    CASE WHEN i % 1000 = 7 THEN 'rare' ELSE 'user-' || i % 30 END, 1
+             FROM generate_series(1, 30000) AS i;
+             ANALYZE payments",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn pages_are_read_by_an_index_from_its_end_without_sorting() {
+    let server = TestServer::start().await;
+    fill(&server).await;
+    let mut conn = server.database.connect().await;
+    // The statements of `payments::store`, on a connection that is set as those that read.
+    sqlx::raw_sql("SET enable_bitmapscan = off").execute(&mut conn).await.unwrap();
+    for (index, condition) in [
+        (
+            "payments_by_account",
+            "(account_id, transaction_id) < ($1, $2) AND account_id >= $1
+             ORDER BY account_id DESC, transaction_id DESC LIMIT 51",
+        ),
+        (
+            "payments_by_user",
+            "(account_id, hashtextextended(user_id, 0), transaction_id) < ($1, hashtextextended('rare', 0), $2)
+             AND (account_id, hashtextextended(user_id, 0)) >= ($1, hashtextextended('rare', 0)) AND user_id = 'rare'
+             ORDER BY account_id DESC, hashtextextended(user_id, 0) DESC, transaction_id DESC LIMIT 51",
+        ),
+    ] {
+        let statement = format!("EXPLAIN SELECT transaction_id FROM payments AS p WHERE {condition}")
+            .replace("$1", "'00000000-0000-0000-0000-000000000000'::uuid")
+            .replace("$2", "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid");
+        let plan: Vec<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_all(&mut conn).await.unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains(&format!("Backward using {index}")), "{plan}");
+        assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_reads_its_own_rows_alone_however_many_there_are() {
+    let server = TestServer::start_with(&["--read-connections", "1"]).await;
+    fill(&server).await;
+    // Connections report what they have read after a second.
+    let read = async || {
+        tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+        server.get("/health/ready").await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let read = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
+                      + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes) FROM pg_stat_user_tables";
+        server.database.number(read).await
+    };
+    let mut before = read().await;
+    for (query, expected) in [
+        ("limit=200", 200),
+        ("limit=200&user_id=user-7", 200),
+        ("limit=200&user_id=rare", 15),
+        ("limit=200&cursor=100000000000000000000000000002000", 200),
+    ] {
+        let page = server.get(&format!("/payment?{query}")).await;
+        assert_eq!(ids(&page).len(), expected, "{query}");
+        let after = read().await;
+        // Each in the index and in the table, and the little that being ready takes.
+        assert!(after - before < 450, "{query}: {} rows read", after - before);
+        before = after;
+    }
+}

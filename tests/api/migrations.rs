@@ -1,0 +1,132 @@
+//! Upgrades: a database of the version before keeps everything that is in it.
+
+use std::sync::Arc;
+
+use sqlx::Executor;
+
+use crate::support::{PAYMENT, TestDatabase, TestServer};
+
+/// A payment and a refusal as the first version wrote them, with its fingerprints.
+const OLD_DATA: &str = r#"
+    INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint, created_at) VALUES
+        ('00000000-0000-0000-0000-000000000000', 'old', '01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', 'pay',
+         '\x018cdb4ce465d76012ff40bf75f3433b2af7302e7401f13042', '2026-11-24T03:17:27Z'),
+        ('00000000-0000-0000-0000-000000000000', 'expired', '01a20b8e-f5ef-76cd-ab8e-bedcccfd17b1', 'pay',
+         '\x018cdb4ce465d76012ff40bf75f3433b2af7302e7401f13042', '2026-11-24T03:17:27Z');
+    INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until) VALUES
+        ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', 201,
+         E'location: /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0\n',
+         '{"status":"success","transaction_id":"01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0","user_id":"user_1","amount":100}',
+         now() + interval '1 day');
+    INSERT INTO payments (transaction_id, account_id, user_id, amount) VALUES
+        ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', '00000000-0000-0000-0000-000000000000', 'user_1', 100),
+        ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b1', '00000000-0000-0000-0000-000000000000', 'user_1', 100)
+"#;
+
+const OLD_ID: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
+
+/// A database as the first version left it.
+async fn of_the_first_version() -> TestDatabase {
+    let database = TestDatabase::create_empty().await;
+    let mut first = sqlx::migrate!();
+    first.migrations.to_mut().retain(|migration| migration.version <= 2);
+    let mut conn = database.connect().await;
+    first.run(&mut conn).await.unwrap();
+    conn.execute(OLD_DATA).await.unwrap();
+    database
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_keeps_payments_keys_and_replays() {
+    let database = Arc::new(of_the_first_version().await);
+    let server = TestServer::start_on(&database, &[]).await;
+    let replay = server.pay("old", PAYMENT).await;
+    assert_eq!((replay.status, replay.header("idempotent-replayed")), (200, "true"));
+    assert_eq!(
+        replay.body,
+        format!(
+            r#"{{"status":"success","transaction_id":"{OLD_ID}","user_id":"user_1","amount":100}}"#
+        )
+    );
+    let named =
+        server.pay("old", r#"{"user_id": "user_1", "amount": 100, "currency": "USD"}"#).await;
+    named.assert_problem(422, "idempotency-key-reused");
+    assert_eq!(named.member("members"), r#"["currency"]"#);
+    server.pay("expired", PAYMENT).await.assert_problem(410, "idempotency-key-expired");
+
+    let shown = server.get(&format!("/payment/{OLD_ID}")).await;
+    assert_eq!(
+        (shown.member("currency").as_str(), shown.member("refunded").as_str()),
+        ("USD", "0")
+    );
+    assert_eq!(server.refund(OLD_ID, "refund", r#"{"amount": 99}"#).await.status, 201);
+    assert_eq!(server.refund(OLD_ID, "too-much", r#"{"amount": 2}"#).await.status, 402);
+    let listed = server.get("/payment?user_id=user_1").await.json();
+    assert_eq!(listed["payments"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_of_the_version_before_can_go_on_taking_payments() {
+    let server = TestServer::start().await;
+    // Its statement, without a currency.
+    server
+        .database
+        .execute(
+            "INSERT INTO payments (transaction_id, account_id, user_id, amount)
+             SELECT * FROM unnest(ARRAY['01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0']::uuid[],
+                 ARRAY['00000000-0000-0000-0000-000000000000']::uuid[], ARRAY['user_1'], ARRAY[100]::bigint[])",
+        )
+        .await;
+    assert_eq!(server.refund(OLD_ID, "refund", "").await.status, 201);
+    let shown = server.get(&format!("/payment/{OLD_ID}")).await;
+    assert_eq!(
+        (shown.member("currency").as_str(), shown.member("refunded").as_str()),
+        ("USD", "100")
+    );
+}
+
+#[tokio::test]
+async fn indexes_can_be_built_before_without_holding_up_anybody() {
+    let database = of_the_first_version().await;
+    let mut conn = database.connect().await;
+    // The statements that the migration tells of, as they stand there.
+    let migration = include_str!("../../migrations/0005_lists.sql");
+    let commented: String = migration
+        .lines()
+        .filter_map(|line| line.strip_prefix("--     "))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let statements: Vec<&str> = commented.split_inclusive(';').collect();
+    assert_eq!(statements.len(), 2, "{commented}");
+    for statement in statements {
+        conn.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
+    }
+    let built = "SELECT sum(relfilenode::bigint)::bigint FROM pg_class WHERE relname IN ('payments_by_account', 'payments_by_user')";
+    let before = database.number(built).await;
+    payonce::database::migrate(&database.options).await.unwrap();
+    assert_eq!(database.number(built).await, before);
+    // And they are what the migration itself would have built.
+    let other = TestDatabase::create().await;
+    let definitions = "SELECT string_agg(indexdef, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 'payments'";
+    let mut there = other.connect().await;
+    let (here, there): (String, String) = (
+        sqlx::query_scalar(definitions).fetch_one(&mut conn).await.unwrap(),
+        sqlx::query_scalar(definitions).fetch_one(&mut there).await.unwrap(),
+    );
+    assert_eq!(here, there);
+}
+
+#[tokio::test]
+async fn an_index_that_was_not_built_to_its_end_is_not_taken_for_one() {
+    let database = of_the_first_version().await;
+    database
+        .execute(
+            "CREATE INDEX payments_by_user ON payments (account_id, hashtextextended(user_id, 0), transaction_id);
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'payments_by_user'::regclass",
+        )
+        .await;
+    let refused = payonce::database::migrate(&database.options).await.unwrap_err().to_string();
+    assert!(refused.contains("an index of payments is invalid"), "{refused}");
+    database.execute("DROP INDEX payments_by_user").await;
+    payonce::database::migrate(&database.options).await.unwrap();
+}

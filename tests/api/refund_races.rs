@@ -1,0 +1,229 @@
+//! Refunds of one payment at once: at one server or two, in one transaction or several.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use sqlx::raw_sql;
+
+use crate::support::{PAYMENT, TestDatabase, TestServer, client::Answer, database::take_lock};
+
+/// Asserts that these answers to refunds of this payment can all be true at once: what was given back is
+/// what the payment shows, and nobody was refused who could have been served.
+async fn assert_consistent(server: &TestServer, payment: &str, wanted: i64, answers: &[Answer]) {
+    let shown = server.get(&format!("/payment/{payment}")).await.json();
+    let (paid, refunded) = (shown["amount"].as_i64().unwrap(), shown["refunded"].as_i64().unwrap());
+    assert!(refunded <= paid, "{refunded} of {paid} refunded");
+    let mut given: Vec<String> = Vec::new();
+    for answer in answers {
+        if answer.status == 201 {
+            assert_eq!(answer.member("amount"), wanted.to_string());
+            given.push(answer.member("refund_id"));
+        } else {
+            answer.assert_problem(402, "refund-refused");
+            // What was left then is what others have been given since, or is left still.
+            let refundable: i64 = answer.member("refundable").parse().unwrap();
+            assert!(refundable < wanted && refundable >= paid - refunded, "{}", answer.body);
+        }
+    }
+    assert_eq!(
+        i64::try_from(given.len()).unwrap(),
+        (paid / wanted).min(i64::try_from(answers.len()).unwrap())
+    );
+    assert_eq!(refunded, i64::try_from(given.len()).unwrap() * wanted);
+    let mut listed: Vec<String> = shown["refunds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|refund| refund["refund_id"].as_str().unwrap().to_owned())
+        .collect();
+    given.sort();
+    listed.sort();
+    assert_eq!(given, listed);
+    let sum = format!("SELECT sum(amount)::bigint FROM refunds WHERE transaction_id = '{payment}'");
+    assert_eq!(server.database.number(&sum).await, refunded);
+}
+
+/// Sends so many refunds of a payment at once, to these servers in turn.
+async fn crowd(servers: &[&TestServer], payment: &str, wanted: i64, count: usize) -> Vec<Answer> {
+    let body = format!(r#"{{"amount": {wanted}}}"#);
+    join_all((0..count).map(async |number| {
+        let server = servers[number % servers.len()];
+        server.refund(payment, &format!("{payment}-{number}"), &body).await
+    }))
+    .await
+}
+
+#[tokio::test]
+async fn refunds_at_one_server_give_back_no_more_than_was_paid() {
+    let server = TestServer::start().await;
+    for round in 0..5 {
+        let payment = server.paid(&format!("pay-{round}"), 100).await;
+        let answers = crowd(&[&server], &payment, 40, 20).await;
+        assert_consistent(&server, &payment, 40, &answers).await;
+    }
+}
+
+#[tokio::test]
+async fn refunds_in_one_transaction_see_each_other() {
+    let server = TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await;
+    let payment = server.paid("pay", 100).await;
+    // The committer is busy while they queue.
+    let mut holder = server.database.connect().await;
+    raw_sql("BEGIN; LOCK TABLE payments IN SHARE MODE").execute(&mut holder).await.unwrap();
+    let (_, answers, ()) = tokio::join!(
+        server.pay("busy", PAYMENT),
+        async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            crowd(&[&server], &payment, 40, 20).await
+        },
+        async {
+            tokio::time::sleep(Duration::from_millis(70)).await;
+            raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+        }
+    );
+    assert_consistent(&server, &payment, 40, &answers).await;
+    let transactions =
+        "SELECT count(DISTINCT xmin::text) FROM idempotency_keys WHERE operation = 'refund'";
+    assert_eq!(server.database.number(transactions).await, 1);
+}
+
+#[tokio::test]
+async fn refunds_at_two_servers_give_back_no_more_than_was_paid() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    for round in 0..10 {
+        let payment = server.paid(&format!("pay-{round}"), 100).await;
+        let answers = crowd(&[&server, &other], &payment, 80, 2).await;
+        assert_consistent(&server, &payment, 80, &answers).await;
+        let payment = server.paid(&format!("more-{round}"), 100).await;
+        let answers = crowd(&[&server, &other], &payment, 7, 40).await;
+        assert_consistent(&server, &payment, 7, &answers).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refund_waits_for_that_of_another_server_and_reads_what_it_left() {
+    let server = TestServer::start().await;
+    let payment = server.paid("pay", 100).await;
+    // What another server does, in a transaction that is about to be committed.
+    let mut other = server.database.connect().await;
+    let refund = format!(
+        "BEGIN; UPDATE payments SET refunded = 80, refund_count = 1 WHERE transaction_id = '{payment}'"
+    );
+    raw_sql(sqlx::AssertSqlSafe(refund)).execute(&mut other).await.unwrap();
+    let (answer, ()) = tokio::join!(server.refund(&payment, "k", r#"{"amount": 80}"#), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    });
+    answer.assert_problem(402, "refund-refused");
+    assert_eq!(answer.member("refundable"), "20");
+}
+
+#[tokio::test]
+async fn crowds_at_two_servers_are_all_answered_soon() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    let payment = server.paid("pay", 1000).await;
+    let begun = Instant::now();
+    let answers = crowd(&[&server, &other], &payment, 25, 400).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_consistent(&server, &payment, 25, &answers).await;
+}
+
+#[tokio::test]
+async fn refunds_of_many_payments_at_two_servers_neither_deadlock_nor_mix() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    let payments: Vec<String> =
+        join_all((0..30).map(async |number| server.paid(&format!("pay-{number}"), 100).await))
+            .await;
+    join_all(payments.iter().map(async |payment| {
+        let answers = crowd(&[&server, &other], payment, 40, 6).await;
+        assert_consistent(&server, payment, 40, &answers).await;
+    }))
+    .await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(server.database.number(deadlocks).await, 0);
+}
+
+#[tokio::test]
+async fn copies_of_one_refund_at_two_servers_give_back_once() {
+    let server = TestServer::start().await;
+    let other = server.another().await;
+    let payment = server.paid("pay", 100).await;
+    let answers = join_all((0..100).map(async |copy| {
+        let server = if copy % 2 == 0 { &server } else { &other };
+        server.refund(&payment, "k", r#"{"amount": 1}"#).await
+    }))
+    .await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
+    assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    assert_eq!(server.database.number("SELECT sum(amount)::bigint FROM refunds").await, 1);
+}
+
+#[tokio::test]
+async fn a_payment_and_its_refund_can_share_a_transaction() {
+    let server = TestServer::start().await;
+    // The id of a payment is known when its answer is; so only retries bring them together.
+    let payment = server.paid("pay", 100).await;
+    let (replay, refund, other) = tokio::join!(
+        server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
+        server.refund(&payment, "refund", ""),
+        server.pay("other", PAYMENT),
+    );
+    assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
+}
+
+#[tokio::test]
+async fn a_payment_that_somebody_holds_for_long_holds_up_nobody_elses() {
+    let server = TestServer::start_with(&["--in-flight-wait", "600ms"]).await;
+    let (held, free) = (server.paid("held", 1000).await, server.paid("free", 1000).await);
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{held}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    let begun = Instant::now();
+    let servers = [&server];
+    let (refused, ()) = tokio::join!(crowd(&servers, &held, 10, 200), async {
+        for number in 0..10 {
+            let answer = server.refund(&free, &format!("free-{number}"), r#"{"amount": 1}"#).await;
+            assert_eq!(answer.status, 201);
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for answer in &refused {
+        answer.assert_problem(409, "idempotency-key-in-flight");
+    }
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    let answers = crowd(&[&server], &held, 10, 50).await;
+    assert_consistent(&server, &held, 10, &answers).await;
+}
+
+#[tokio::test]
+async fn a_refund_whose_key_another_server_is_executing_waits_for_it() {
+    let server = TestServer::start().await;
+    let payment = server.paid("pay", 100).await;
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; {}", take_lock("k"));
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    let (answer, ()) = tokio::join!(server.refund(&payment, "k", ""), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    });
+    assert_eq!(answer.status, 201);
+}
+
+#[tokio::test]
+async fn stricter_isolation_as_the_default_of_the_database_changes_nothing() {
+    for level in ["repeatable read", "serializable"] {
+        let database = Arc::new(TestDatabase::create().await);
+        database.set(&format!("default_transaction_isolation = '{level}'")).await;
+        let server = TestServer::start_on(&database, &[]).await;
+        let other = server.another().await;
+        let payment = server.paid("pay", 100).await;
+        let answers = crowd(&[&server, &other], &payment, 40, 40).await;
+        assert_consistent(&server, &payment, 40, &answers).await;
+    }
+}
