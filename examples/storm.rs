@@ -103,7 +103,7 @@ impl Storm {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(self.options.patience) {
             let pause = match self.send(key, payment).await {
-                Some(((status, body), took)) if !matches!(status, 408 | 409 | 500..) => {
+                Some(((status, body), took)) if !matches!(status, 408 | 409 | 429 | 500..) => {
                     lock(&self.seen.latencies).push(took);
                     return Some((status, body));
                 }

@@ -111,6 +111,15 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub queue_limit: NonZeroUsize,
+    /// Keys of one account that wait or are being executed at most, before 429
+    #[arg(
+        long,
+        env = "ACCOUNT_QUEUE_LIMIT",
+        default_value = "3072",
+        global = true,
+        hide_env_values = true
+    )]
+    pub account_queue_limit: NonZeroUsize,
     /// Connections that read
     #[arg(long, env = "READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), global = true, hide_env_values = true)]
     pub read_connections: u32,
@@ -223,6 +232,7 @@ impl Settings {
             committers: self.committers.get(),
             max_batch: self.max_batch.get(),
             queue_limit: self.queue_limit.get(),
+            account_queue_limit: self.account_queue_limit.get(),
             request_deadline: self.request_deadline,
             in_flight_wait: self.in_flight_wait,
             response_ttl: self.idempotency_response_ttl.0,

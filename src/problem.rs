@@ -68,6 +68,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The key was used by another request.
     KeyReused,
+    /// One account has more waiting than its share.
+    TooManyRequests,
     /// A defect.
     Internal,
     /// More than can be done.
@@ -80,7 +82,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
@@ -93,6 +95,7 @@ impl Kind {
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::KeyReused,
+        Self::TooManyRequests,
         Self::Internal,
         Self::Overloaded,
         Self::DatabaseUnavailable,
@@ -195,6 +198,13 @@ impl Kind {
                 "This key was used by another request",
                 "A key stands for one request, for ever. To repeat that request, send it as it was: `members` names \
                  what differs. To make another, take another key; and find out why this one was used twice.",
+            ),
+            Self::TooManyRequests => entry(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                SameRequest,
+                "This account has as many requests waiting as it may",
+                "Nothing was executed. Send the same request again, with the same key, after Retry-After; and fewer                  at the same time.",
             ),
             Self::Internal => entry(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -329,6 +339,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Overloaded => Self::new(Kind::Overloaded),
+            Failure::ShareExceeded => Self::new(Kind::TooManyRequests),
             Failure::DatabaseUnavailable => Self::new(Kind::DatabaseUnavailable),
             Failure::OutcomeUnknown => Self::new(Kind::OutcomeUnknown),
             Failure::Internal(cause) => Self::new(Kind::Internal).caused_by(cause),

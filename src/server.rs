@@ -215,8 +215,12 @@ pub fn announce(settings: &Settings, options: &PgConnectOptions, addresses: &[So
         Ttl(Some(settings.in_flight_wait)),
     );
     info!(
-        "{} committers, batches of up to {}, queue of {}, {} connections to read",
-        settings.committers, settings.max_batch, settings.queue_limit, settings.read_connections
+        "{} committers, batches of up to {}, queue of {} ({} for one account), {} connections to read",
+        settings.committers,
+        settings.max_batch,
+        settings.queue_limit,
+        settings.account_queue_limit,
+        settings.read_connections
     );
     if settings.allow_asynchronous_commit {
         warn!(

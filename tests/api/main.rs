@@ -24,3 +24,4 @@ mod program;
 mod races;
 mod reads;
 mod replays;
+mod shares;

@@ -71,7 +71,7 @@ impl Answer {
             | "method-not-allowed"
             | "idempotency-key-expired"
             | "idempotency-key-reused" => "none",
-            _ if status >= 500 || matches!(status, 408 | 409) => "same_request",
+            _ if status >= 500 || matches!(status, 408 | 409 | 429) => "same_request",
             _ => "corrected_request",
         };
         assert_eq!(self.member("retry"), retry);
