@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
-use crate::{idempotency, keyed::ReplayStatus};
+use crate::{accounts::AnonymousAccess, idempotency, keyed::ReplayStatus};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
@@ -120,6 +120,17 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub account_queue_limit: NonZeroUsize,
+    /// Who may call without an API key, as long as there has never been one: programs on this machine
+    /// (loopback), everybody who reaches it (true), nobody (false)
+    #[arg(
+        long,
+        env = "ANONYMOUS_ACCESS",
+        value_enum,
+        default_value = "loopback",
+        global = true,
+        hide_env_values = true
+    )]
+    pub anonymous_access: AnonymousAccess,
     /// Connections that read
     #[arg(long, env = "READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), global = true, hide_env_values = true)]
     pub read_connections: u32,

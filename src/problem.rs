@@ -52,6 +52,8 @@ pub enum Kind {
     MalformedJson,
     /// JSON that is not a payment.
     InvalidPayment,
+    /// A caller who shows no valid API key.
+    Unauthorized,
     /// No such route, or no such thing.
     NotFound,
     /// A route that has other methods.
@@ -82,11 +84,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
         Self::InvalidPayment,
+        Self::Unauthorized,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -140,6 +143,13 @@ impl Kind {
                 "The body is not a valid payment",
                 "Correct the members that `errors` names. The key is still free: send the corrected request with the \
                  same one.",
+            ),
+            Self::Unauthorized => entry(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                CorrectedRequest,
+                "It is not known who is calling",
+                "Send a valid API key: Authorization: Bearer payonce_… The Idempotency-Key is still free.",
             ),
             Self::NotFound => entry(
                 StatusCode::NOT_FOUND,

@@ -13,12 +13,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accounts;
+mod anonymous;
 mod bodies;
 mod example;
 mod expiry;
 mod in_flight;
+mod isolation;
 mod keys;
 mod layer;
+mod operators;
 mod problems;
 mod program;
 mod races;

@@ -92,11 +92,14 @@ impl Answer {
     }
 }
 
-impl TestServer {
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
+/// Sends requests to one server, with the same headers each time.
+#[derive(Clone)]
+pub struct Client {
+    pub address: SocketAddr,
+    pub http: reqwest::Client,
+}
 
+impl Client {
     /// Sends a request with these headers.
     pub async fn request(
         &self,
@@ -116,7 +119,7 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Result<Answer, reqwest::Error> {
-        let mut request = self.client.request(method, self.url(path));
+        let mut request = self.http.request(method, format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -131,6 +134,44 @@ impl TestServer {
     pub async fn pay(&self, key: &str, body: &str) -> Answer {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         self.request(Method::POST, "/payment", &headers, body).await
+    }
+}
+
+/// A server is called without an API key; for an account, see [`Account`](super::accounts::Account).
+impl TestServer {
+    fn anonymous(&self) -> Client {
+        Client { address: self.address, http: self.client.clone() }
+    }
+
+    /// Sends a request with these headers.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        self.anonymous().request(method, path, headers, body).await
+    }
+
+    /// As [`request`](Self::request), and the connection may fail.
+    pub async fn try_request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, reqwest::Error> {
+        self.anonymous().try_request(method, path, headers, body).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.anonymous().get(path).await
+    }
+
+    /// `POST /payment` with a key.
+    pub async fn pay(&self, key: &str, body: &str) -> Answer {
+        self.anonymous().pay(key, body).await
     }
 
     /// A connection on which every byte is the test's own.
@@ -158,7 +199,7 @@ impl Wire {
     pub async fn send_payment(&mut self, head: &str, body: &str) {
         let length = body.len();
         self.send(format!(
-            "POST /payment HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {length}\r\n\r\n{body}"
+            "POST /payment HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{body}"
         ))
         .await;
     }
