@@ -5,6 +5,8 @@
 //! cargo run --release --example storm -- --url http://127.0.0.1:5000
 //! ```
 //!
+//! Where the server asks for an API key, put one into the environment as `PAYONCE_API_KEY`.
+//!
 //! Kill the server, its database or its network meanwhile, as often as you like: the clients retry as
 //! they are told to. Exits with 1 when a promise was broken.
 
@@ -23,11 +25,14 @@ use std::{
 use clap::Parser;
 use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// Sends payments with retries, duplicates, hang-ups and wrong reuse, and checks that each is made once.
+///
+/// PAYONCE_API_KEY in the environment is the API key to show, where the server asks for one.
 #[derive(Debug, Parser)]
 struct Options {
     /// Where payonce listens; several servers on one database are used in turn
@@ -103,7 +108,7 @@ impl Storm {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(self.options.patience) {
             let pause = match self.send(key, payment).await {
-                Some(((status, body), took)) if !matches!(status, 408 | 409 | 500..) => {
+                Some(((status, body), took)) if !matches!(status, 408 | 409 | 429 | 500..) => {
                     lock(&self.seen.latencies).push(took);
                     return Some((status, body));
                 }
@@ -292,8 +297,17 @@ impl Storm {
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let options = Options::parse();
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} payments, {msg} {eta}")?;
+    let mut headers = HeaderMap::new();
+    if let Ok(api_key) = std::env::var("PAYONCE_API_KEY") {
+        headers.insert(AUTHORIZATION, format!("Bearer {api_key}").try_into()?);
+    }
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(30))
+        .default_headers(headers)
+        .build()?;
     let storm = Storm {
-        client: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?,
+        client,
         bar: ProgressBar::new(options.payments).with_style(style),
         seen: Seen::default(),
         options,

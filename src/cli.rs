@@ -15,6 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    accounts::cli::{self as accounts, AccountCommand, ApiKeyCommand},
     config::{self, Settings},
     database,
     idempotency::{Sweeper, loggable},
@@ -42,7 +43,7 @@ struct Cli {
     settings: Settings,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Run the server (also what no command means)
     Serve,
@@ -52,6 +53,12 @@ enum Command {
     Sweep,
     /// Ask the server at HOST and PORT whether it is ready; exit 0 if it is
     Healthcheck,
+    /// Create and list accounts
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
 }
 
 /// Does what the command line says.
@@ -87,11 +94,17 @@ fn parse() -> Cli {
 async fn execute(cli: &Cli) -> Result<(), Box<dyn Error>> {
     let settings = &cli.settings;
     settings.validate()?;
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(settings, &config::database()?).await,
-        Command::Migrate => Ok(database::migrate(&config::database()?).await?),
-        Command::Sweep => sweep(settings, &config::database()?).await,
-        Command::Healthcheck => healthcheck(settings),
+    match &cli.command {
+        None | Some(Command::Serve) => serve(settings, &config::database()?).await,
+        Some(Command::Migrate) => Ok(database::migrate(&config::database()?).await?),
+        Some(Command::Sweep) => sweep(settings, &config::database()?).await,
+        Some(Command::Healthcheck) => healthcheck(settings),
+        Some(Command::Account(command)) => {
+            Ok(accounts::account(command, &config::database()?).await?)
+        }
+        Some(Command::ApiKey(command)) => {
+            Ok(accounts::api_key(command, &config::database()?).await?)
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use clap::{ArgAction, Args};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
-use crate::{idempotency, keyed::ReplayStatus, payments::currency::Currency};
+use crate::{
+    accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, payments::currency::Currency,
+};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
@@ -120,6 +122,26 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub queue_limit: NonZeroUsize,
+    /// Keys of one account that wait or are being executed at most, before 429
+    #[arg(
+        long,
+        env = "ACCOUNT_QUEUE_LIMIT",
+        default_value = "3072",
+        global = true,
+        hide_env_values = true
+    )]
+    pub account_queue_limit: NonZeroUsize,
+    /// Who may call without an API key, as long as there has never been one: programs on this machine
+    /// (loopback), everybody who reaches it (true), nobody (false)
+    #[arg(
+        long,
+        env = "ANONYMOUS_ACCESS",
+        value_enum,
+        default_value = "loopback",
+        global = true,
+        hide_env_values = true
+    )]
+    pub anonymous_access: AnonymousAccess,
     /// Connections that read
     #[arg(long, env = "READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), global = true, hide_env_values = true)]
     pub read_connections: u32,
@@ -232,6 +254,7 @@ impl Settings {
             committers: self.committers.get(),
             max_batch: self.max_batch.get(),
             queue_limit: self.queue_limit.get(),
+            account_queue_limit: self.account_queue_limit.get(),
             request_deadline: self.request_deadline,
             in_flight_wait: self.in_flight_wait,
             response_ttl: self.idempotency_response_ttl.0,

@@ -1,5 +1,5 @@
-//! What every keyed request goes through: media type and size, the key, the body, and then the key's
-//! place in the database. The URL table and the exchange around all requests come before.
+//! What every keyed request goes through: who is calling, media type and size, the key, the body, and
+//! then the key's place in the database. The URL table and the exchange around all requests come before.
 
 use std::future::{Ready, ready};
 
@@ -12,6 +12,7 @@ use actix_web::{
     },
 };
 use bytes::Bytes;
+use futures_util::future::{Either, LocalBoxFuture};
 use log::debug;
 use uuid::Uuid;
 
@@ -59,22 +60,32 @@ pub struct KeyedRequest {
 
 impl FromRequest for KeyedRequest {
     type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
+    type Future =
+        Either<Ready<Result<Self, Problem>>, LocalBoxFuture<'static, Result<Self, Problem>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let caller = Caller::from_request(req, payload).into_inner();
-        ready(caller.and_then(|caller| Self::read(req, caller)))
+        match Caller::from_request(req, payload) {
+            Either::Left(caller) => Either::Left(ready(Self::read(req, caller.into_inner()))),
+            Either::Right(caller) => {
+                let req = req.clone();
+                Either::Right(Box::pin(async move { Self::read(&req, caller.await) }))
+            }
+        }
     }
 }
 
 impl KeyedRequest {
-    fn read(req: &HttpRequest, caller: Caller) -> Result<Self, Problem> {
+    fn read(req: &HttpRequest, caller: Result<Caller, Problem>) -> Result<Self, Problem> {
         let key = read_key(req);
-        let body = Body::of(req);
-        let empty = body.as_ref().is_ok_and(Bytes::is_empty);
-        let body = check_media_type(req, empty).and(body);
-        match (body, key) {
-            (Ok(body), Ok((key, field_value))) => Ok(Self { caller, key, field_value, body }),
+        let accepted = caller.and_then(|caller| {
+            let body = Body::of(req);
+            check_media_type(req, body.as_ref().is_ok_and(Bytes::is_empty))?;
+            Ok((caller, body?))
+        });
+        match (accepted, key) {
+            (Ok((caller, body)), Ok((key, field_value))) => {
+                Ok(Self { caller, key, field_value, body })
+            }
             (Err(problem), Ok((_, field_value))) => {
                 Err(problem.with_header(IDEMPOTENCY_KEY, field_value))
             }

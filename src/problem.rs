@@ -61,6 +61,8 @@ pub enum Kind {
     InvalidRefund,
     /// A query that is none of this path.
     InvalidQuery,
+    /// A caller who shows no valid API key.
+    Unauthorized,
     /// More than is left of a payment.
     RefundRefused,
     /// No such route, or no such thing.
@@ -79,6 +81,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The key was used by another request.
     KeyReused,
+    /// One account has more waiting than its share.
+    TooManyRequests,
     /// A defect.
     Internal,
     /// More than can be done.
@@ -91,13 +95,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
         Self::InvalidPayment,
         Self::InvalidRefund,
         Self::InvalidQuery,
+        Self::Unauthorized,
         Self::RefundRefused,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -107,6 +112,7 @@ impl Kind {
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::KeyReused,
+        Self::TooManyRequests,
         Self::Internal,
         Self::Overloaded,
         Self::DatabaseUnavailable,
@@ -166,6 +172,13 @@ impl Kind {
                 CorrectedRequest,
                 "The query is not valid here",
                 "Correct the parameters that `errors` names.",
+            ),
+            Self::Unauthorized => entry(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                CorrectedRequest,
+                "It is not known who is calling",
+                "Send a valid API key: Authorization: Bearer payonce_… The Idempotency-Key is still free.",
             ),
             Self::RefundRefused => entry(
                 StatusCode::PAYMENT_REQUIRED,
@@ -232,6 +245,13 @@ impl Kind {
                 "This key was used by another request",
                 "A key stands for one request, for ever. To repeat that request, send it as it was: `members` names \
                  what differs. To make another, take another key; and find out why this one was used twice.",
+            ),
+            Self::TooManyRequests => entry(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                SameRequest,
+                "This account has as many requests waiting as it may",
+                "Nothing was executed. Send the same request again, with the same key, after Retry-After; and fewer                  at the same time.",
             ),
             Self::Internal => entry(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -421,6 +441,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Overloaded => Self::new(Kind::Overloaded),
+            Failure::ShareExceeded => Self::new(Kind::TooManyRequests),
             Failure::DatabaseUnavailable => Self::new(Kind::DatabaseUnavailable),
             Failure::OutcomeUnknown => Self::new(Kind::OutcomeUnknown),
             Failure::Internal(cause) => Self::new(Kind::Internal).caused_by(cause),

@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::{
+    accounts::{AnonymousAccess, Authenticator, Directory},
     config::{self, Settings, Ttl},
     database::{self, MigrationError, Reads},
     exchange::exchange,
@@ -62,6 +63,7 @@ pub struct Server {
     http_ended: JoinHandle<io::Result<()>>,
     committer: Committer,
     reads: Reads,
+    authenticator: web::Data<Authenticator>,
     sweeper: Option<JoinHandle<()>>,
     deadline: Duration,
 }
@@ -85,12 +87,18 @@ impl Server {
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
         let reads_data = web::Data::new(reads.clone());
         let deadline = settings.request_deadline;
+        let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error));
+        let directory = Directory::start(options).await.map_err(unreadable)?;
+        let authenticator =
+            web::Data::new(Authenticator::new(directory, settings.anonymous_access, deadline));
+        let authenticator_data = authenticator.clone();
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let http = HttpServer::new(move || {
             App::new()
                 .app_data(keyed.clone())
                 .app_data(reads_data.clone())
                 .app_data(default_currency.clone())
+                .app_data(authenticator_data.clone())
                 .wrap(from_fn(exchange))
                 .configure(routes::configure)
         })
@@ -110,6 +118,7 @@ impl Server {
             http_ended: rt::spawn(http),
             committer,
             reads,
+            authenticator,
             sweeper: settings
                 .sweep_interval
                 .0
@@ -140,7 +149,8 @@ impl Server {
         self.committer
             .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
             .await;
-        let _ = timeout(STOPPING_MARGIN / 2, self.reads.close()).await;
+        let closing = async { tokio::join!(self.reads.close(), self.authenticator.close()) };
+        let _ = timeout(STOPPING_MARGIN / 2, closing).await;
     }
 }
 
@@ -226,10 +236,19 @@ pub fn announce(settings: &Settings, options: &PgConnectOptions, addresses: &[So
         Ttl(Some(settings.in_flight_wait)),
     );
     info!(
-        "{} committers, batches of up to {}, queue of {}, {} connections to read",
-        settings.committers, settings.max_batch, settings.queue_limit, settings.read_connections
+        "{} committers, batches of up to {}, queue of {} ({} for one account), {} connections to read",
+        settings.committers,
+        settings.max_batch,
+        settings.queue_limit,
+        settings.account_queue_limit,
+        settings.read_connections
     );
     info!("payments that name no currency are in {}", settings.default_currency);
+    if settings.anonymous_access == AnonymousAccess::True {
+        warn!(
+            "ANONYMOUS_ACCESS is true: until the first API key is made, everybody who reaches this server can pay"
+        );
+    }
     if settings.allow_asynchronous_commit {
         warn!(
             "ALLOW_ASYNCHRONOUS_COMMIT is on: a crash of PostgreSQL may lose payments that were answered"

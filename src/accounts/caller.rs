@@ -1,14 +1,42 @@
 //! Who is calling.
 
-use std::future::{Ready, ready};
+use std::{
+    future::{Ready, ready},
+    time::Duration,
+};
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::header::{self, HeaderValue},
+    web,
+};
+use futures_util::future::{Either, LocalBoxFuture};
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::problem::Problem;
+use super::{
+    anonymous::AnonymousAccess,
+    api_key::KeyHash,
+    directory::{Directory, View},
+};
+use crate::problem::{Kind, Problem};
 
-/// The account of everybody, until accounts exist.
+/// The account of anonymous calls, and of everything that was taken before there were accounts.
 pub const DEFAULT_ACCOUNT: Uuid = Uuid::nil();
+
+/// How long a request waits for the database to be asked about a key that isn't known, at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// How to show a key, where none was shown (RFC 6750 §3).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
+
+/// The same, where one was shown that isn't valid (RFC 6750 §3.1).
+const CHALLENGE_INVALID: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+
+/// What to do when no key was shown.
+const SHOW_A_KEY: &str =
+    "Send Authorization: Bearer with an API key, which payonce api-key create makes";
 
 /// Whose request this is. Keys, payments and lists of different accounts never meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,11 +45,140 @@ pub struct Caller {
     pub account_id: Uuid,
 }
 
+/// What tells who is calling.
+#[derive(Debug)]
+pub struct Authenticator {
+    directory: Directory,
+    anonymous: AnonymousAccess,
+    longest_wait: Duration,
+}
+
+/// As whom a request wants to act, when nothing speaks against it but what the directory may know.
+#[derive(Debug, Clone, Copy)]
+enum Claim {
+    /// As the account that this key belongs to.
+    Key(KeyHash),
+    /// As nobody in particular.
+    Anonymous,
+}
+
+impl Authenticator {
+    /// Goes by what `directory` knows. `deadline` is when a request is answered at the latest.
+    #[must_use]
+    pub fn new(directory: Directory, anonymous: AnonymousAccess, deadline: Duration) -> Self {
+        Self { directory, anonymous, longest_wait: LONGEST_WAIT.min(deadline / 2) }
+    }
+
+    /// As whom the request wants to act.
+    fn claim(&self, req: &HttpRequest) -> Result<Claim, Problem> {
+        if let Some(hash) = shown_key(req)? {
+            return Ok(Claim::Key(hash));
+        }
+        if self.directory.view().had_keys() {
+            return Err(anonymous_calls_ended());
+        }
+        match self.anonymous.refusal(req) {
+            None => Ok(Claim::Anonymous),
+            Some(reason) => {
+                let detail = format!("{SHOW_A_KEY}. {reason}");
+                Err(unauthorized(CHALLENGE).with_detail(detail))
+            }
+        }
+    }
+
+    /// Waits until the directory has looked again, after this moment.
+    async fn ask(&self, claim: Claim) -> Result<Caller, Problem> {
+        let asked = Instant::now();
+        let mut views = self.directory.look_again();
+        let answered = async {
+            loop {
+                if let Some(answer) = claim.judged_by(&views.borrow_and_update(), asked) {
+                    return Some(answer);
+                }
+                views.changed().await.ok()?;
+            }
+        };
+        timeout(self.longest_wait, answered).await.ok().flatten().unwrap_or_else(|| {
+            Err(Problem::new(Kind::DatabaseUnavailable)
+                .caused_by("API keys could not be looked up in time"))
+        })
+    }
+
+    /// Writes down which keys were used, and stops keeping up with them.
+    pub async fn close(&self) {
+        self.directory.close().await;
+    }
+}
+
+impl Claim {
+    /// Whose the request is, as far as that can be said by what was known at a time: `None` where it
+    /// must be looked up again. `asked` is when the request came.
+    fn judged_by(self, view: &View, asked: Instant) -> Option<Result<Caller, Problem>> {
+        match self {
+            Self::Key(hash) => match view.account_of(hash) {
+                Some(account_id) => view.is_fresh().then_some(Ok(Caller { account_id })),
+                // It may have been made a moment ago.
+                None => view.shows(asked).then(|| Err(invalid_key())),
+            },
+            Self::Anonymous if view.had_keys() => Some(Err(anonymous_calls_ended())),
+            Self::Anonymous => {
+                view.is_fresh().then_some(Ok(Caller { account_id: DEFAULT_ACCOUNT }))
+            }
+        }
+    }
+}
+
 impl FromRequest for Caller {
     type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
+    type Future =
+        Either<Ready<Result<Self, Problem>>, LocalBoxFuture<'static, Result<Self, Problem>>>;
 
-    fn from_request(_: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Ok(Self { account_id: DEFAULT_ACCOUNT }))
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let now = |answer| Either::Left(ready(answer));
+        let Some(authenticator) = req.app_data::<web::Data<Authenticator>>() else {
+            return now(Err(Problem::new(Kind::Internal).caused_by("no authenticator")));
+        };
+        let claim = match authenticator.claim(req) {
+            Ok(claim) => claim,
+            Err(problem) => return now(Err(problem)),
+        };
+        if let Some(answer) = claim.judged_by(&authenticator.directory.view(), Instant::now()) {
+            return now(answer);
+        }
+        let authenticator = authenticator.clone();
+        Either::Right(Box::pin(async move { authenticator.ask(claim).await }))
     }
+}
+
+/// The key in the Authorization header, well-formed; `None` where there is no such header.
+fn shown_key(req: &HttpRequest) -> Result<Option<KeyHash>, Problem> {
+    let mut values = req.headers().get_all(header::AUTHORIZATION);
+    let Some(value) = values.next() else { return Ok(None) };
+    let value = value.to_str().map_err(|_| invalid_key())?;
+    if values.next().is_some() {
+        return Err(invalid_key());
+    }
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    if !scheme.eq_ignore_ascii_case("Bearer") || token.is_empty() {
+        return Err(unauthorized(CHALLENGE).with_detail(format!("{SHOW_A_KEY}.")));
+    }
+    let hash = KeyHash::of_shown(token.trim_start_matches(' ').as_bytes());
+    hash.map(Some).map_err(|_| invalid_key())
+}
+
+fn unauthorized(challenge: HeaderValue) -> Problem {
+    Problem::new(Kind::Unauthorized).with_header(header::WWW_AUTHENTICATE, challenge)
+}
+
+/// The answer to unknown, malformed and revoked keys alike.
+fn invalid_key() -> Problem {
+    unauthorized(CHALLENGE_INVALID).with_detail(
+        "This is not a valid API key: it was never made here, is incomplete, or was revoked. Send one that is valid.",
+    )
+}
+
+fn anonymous_calls_ended() -> Problem {
+    unauthorized(CHALLENGE).with_detail(format!(
+        "{SHOW_A_KEY}. Anonymous calls ended for good when the first API key was made."
+    ))
 }

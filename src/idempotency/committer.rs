@@ -31,6 +31,10 @@ pub struct Settings {
     pub max_batch: usize,
     /// Keys that wait or are being executed at most, in all queues together.
     pub queue_limit: usize,
+    /// Keys of one account that wait or are being executed at most, so that no account can take all
+    /// places. Copies of a request that waits already take none; an account may have
+    /// [`COPIES_FOR_A_KEY`](super::COPIES_FOR_A_KEY) times as many of them.
+    pub account_queue_limit: usize,
     /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it.
     pub request_deadline: Duration,
     /// How long to wait for a key that another server is executing.
@@ -49,6 +53,7 @@ impl Default for Settings {
             committers: 1,
             max_batch: 512,
             queue_limit: 4096,
+            account_queue_limit: 3072,
             request_deadline: Duration::from_secs(10),
             in_flight_wait: Duration::from_secs(2),
             response_ttl: Some(Duration::from_hours(24)),
@@ -134,7 +139,10 @@ impl Committer {
         let mut queues = Vec::with_capacity(committers);
         let mut tasks = Vec::with_capacity(2 * committers);
         for connector in connectors {
-            let queue = Arc::new(Queue::new(settings.queue_limit.div_ceil(committers)));
+            let queue = Arc::new(Queue::new(
+                settings.queue_limit.div_ceil(committers),
+                settings.account_queue_limit.div_ceil(committers),
+            ));
             let (main, aside) =
                 lanes(&queue, settings, (connector, Connector::new(options.clone(), settings)));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);

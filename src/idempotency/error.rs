@@ -13,6 +13,10 @@ pub enum Failure {
     /// request was not executed.
     #[error("more work than can be done")]
     Overloaded,
+    /// This account has as many keys waiting as it may, or as many copies of them. This request was not
+    /// executed.
+    #[error("more of one account than its share")]
+    ShareExceeded,
     /// The deadline passed while the database could not be had. This request was not executed.
     #[error("the database could not be had in time")]
     DatabaseUnavailable,

@@ -20,6 +20,8 @@
 //! - Another request with a used key is told so ([`Outcome::Reused`]) and changes nothing.
 //! - Every call ends by [`Settings::request_deadline`]. A [`Failure`] is never stored, and sending the
 //!   same request again is always safe.
+//! - No account takes more than its share of the places ([`Settings::account_queue_limit`]), and those
+//!   that wait take turns, key by key: one that floods the queue does not hold up the others.
 //! - What one command provokes fails that command alone: others in its batch succeed.
 //! - A server that hangs with keys claimed holds up nobody else's keys, and PostgreSQL frees its own.
 //!
@@ -113,5 +115,6 @@ pub use error::{Failure, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
+pub use queue::COPIES_FOR_A_KEY;
 pub use response::{MalformedHeader, Response};
 pub use sweeper::{Sweeper, Swept};

@@ -3,6 +3,9 @@
 //! A key is in the queue at most once: the first command that brings it leads, later ones follow it,
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
+//!
+//! No account takes more than its share of the places, and those that wait take turns: whoever has a
+//! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
 use std::{
     any::{Any, TypeId},
@@ -25,6 +28,10 @@ use super::{
     response::Response,
     store::UsedKey,
 };
+
+/// How many copies may wait for each key that an account may have in the queue: many more than well-meant
+/// retries come to, and a bound to what a crowd of them costs in memory.
+pub const COPIES_FOR_A_KEY: usize = 4;
 
 /// What a caller hears.
 pub(super) type Reply = Result<Outcome, Failure>;
@@ -104,21 +111,97 @@ pub(super) enum Stage {
 
 struct Group {
     stage: Stage,
-    /// Its place in `State::order`, kept when the group goes back there.
+    /// Its place among those of its account that wait, kept when the group goes back there.
     place: u64,
     /// `None` while it is out to be executed.
     leader: Option<(u64, Submission)>,
     followers: BTreeMap<u64, Submission>,
 }
 
+/// What one account has in the queue.
+#[derive(Default)]
+struct Share {
+    /// Its groups, waiting and being executed.
+    keys: usize,
+    /// The followers of all of them.
+    copies: usize,
+    /// Its groups that wait, in their order of arrival.
+    waiting: BTreeMap<u64, ScopedKey>,
+    /// Its place in `State::turns`, as long as anything waits.
+    turn: Option<u64>,
+}
+
 #[derive(Default)]
 struct State {
     groups: HashMap<ScopedKey, Group>,
-    /// The groups that wait, in their order of arrival.
-    order: BTreeMap<u64, ScopedKey>,
+    /// Of the accounts that have a group.
+    shares: HashMap<Uuid, Share>,
+    /// The accounts for which something waits, in the order in which it is their turn.
+    turns: BTreeMap<u64, Uuid>,
     closed: bool,
-    /// Numbers submissions and, with them, places.
+    /// Numbers submissions and, with them, places; and turns.
     next: u64,
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// A group comes in, or goes back, and waits.
+    fn insert(&mut self, scope: ScopedKey, group: Group) {
+        let account_id = scope.account_id;
+        let turn = self.number();
+        let share = self.shares.entry(account_id).or_default();
+        share.keys += 1;
+        share.copies += group.followers.len();
+        share.waiting.insert(group.place, scope.clone());
+        if share.turn.is_none() {
+            share.turn = Some(turn);
+            self.turns.insert(turn, account_id);
+        }
+        self.groups.insert(scope, group);
+    }
+
+    /// A group leaves, with its followers.
+    fn remove(&mut self, scope: &ScopedKey) -> Option<Group> {
+        let group = self.groups.remove(scope)?;
+        let share = self.shares.get_mut(&scope.account_id)?;
+        share.keys -= 1;
+        share.copies -= group.followers.len();
+        share.waiting.remove(&group.place);
+        if share.waiting.is_empty()
+            && let Some(turn) = share.turn.take()
+        {
+            self.turns.remove(&turn);
+        }
+        if share.keys == 0 {
+            self.shares.remove(&scope.account_id);
+        }
+        Some(group)
+    }
+
+    /// The oldest key of the account whose turn it is; it waits no longer.
+    fn next_waiting(&mut self) -> Option<ScopedKey> {
+        let (_, account_id) = self.turns.pop_first()?;
+        let turn = self.number();
+        let share = self.shares.get_mut(&account_id)?;
+        let waiting = share.waiting.pop_first();
+        share.turn = (!share.waiting.is_empty()).then_some(turn);
+        if share.turn.is_some() {
+            self.turns.insert(turn, account_id);
+        }
+        waiting.map(|(_, scope)| scope)
+    }
+
+    /// A follower is none any more.
+    fn forget_copy(&mut self, account_id: Uuid) {
+        if let Some(share) = self.shares.get_mut(&account_id) {
+            share.copies -= 1;
+        }
+    }
 }
 
 /// One committer's queue.
@@ -126,6 +209,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     arrivals: Notify,
     limit: usize,
+    account_limit: usize,
 }
 
 /// A caller's place, left when it stops waiting: by [`leave`](Self::leave), or by dropping it.
@@ -137,9 +221,9 @@ pub(super) struct Seat<'a> {
 }
 
 impl Queue {
-    /// `limit` counts keys, waiting and being executed.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), arrivals: Notify::new(), limit }
+    /// The limits count keys, waiting and being executed: all of them, and those of one account.
+    pub(super) fn new(limit: usize, account_limit: usize) -> Self {
+        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit }
     }
 
     /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
@@ -154,33 +238,43 @@ impl Queue {
         if state.closed {
             return Err(Failure::Overloaded);
         }
-        let number = state.next;
+        let number = state.number();
+        let state = &mut *state;
+        let (keys, copies) =
+            state.shares.get(&scope.account_id).map_or((0, 0), |share| (share.keys, share.copies));
         if let Some(group) = state.groups.get_mut(&scope) {
+            if copies >= self.account_limit.saturating_mul(COPIES_FOR_A_KEY) {
+                return Err(Failure::ShareExceeded);
+            }
             group.followers.insert(number, submission);
-        } else if state.groups.len() < self.limit {
+            if let Some(share) = state.shares.get_mut(&scope.account_id) {
+                share.copies += 1;
+            }
+        } else if keys >= self.account_limit {
+            return Err(Failure::ShareExceeded);
+        } else if state.groups.len() >= self.limit {
+            return Err(Failure::Overloaded);
+        } else {
             let group = Group {
                 stage: Stage::Waiting,
                 place: number,
                 leader: Some((number, submission)),
                 followers: BTreeMap::new(),
             };
-            state.groups.insert(scope.clone(), group);
-            state.order.insert(number, scope.clone());
+            state.insert(scope.clone(), group);
             self.arrivals.notify_one();
-        } else {
-            return Err(Failure::Overloaded);
         }
-        state.next += 1;
         Ok(Seat { queue: self, scope, number, left: false })
     }
 
-    /// Takes out up to `limit` leaders, the oldest first, to be executed.
+    /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
+    /// and again.
     pub(super) fn take(&self, limit: usize) -> Vec<Running> {
         let mut state = self.state();
         let state = &mut *state;
-        let mut taken = Vec::with_capacity(limit.min(state.order.len()));
+        let mut taken = Vec::with_capacity(limit.min(state.groups.len()));
         while taken.len() < limit {
-            let Some((_, scope)) = state.order.pop_first() else { break };
+            let Some(scope) = state.next_waiting() else { break };
             let Some(group) = state.groups.get_mut(&scope) else { continue };
             let Some((_, leader)) = group.leader.take() else { continue };
             taken.push(Running { leader, losses: 0, in_doubt: false, delays: 0 });
@@ -254,8 +348,7 @@ impl Queue {
         if let Some(next) = group.followers.pop_first() {
             group.leader = Some(next);
             group.stage = Stage::Waiting;
-            state.order.insert(group.place, leader.scope.clone());
-            state.groups.insert(leader.scope.clone(), group);
+            state.insert(leader.scope.clone(), group);
             self.arrivals.notify_one();
         }
         drop(state);
@@ -297,7 +390,9 @@ impl Queue {
     fn next_leader(&self, scope: &ScopedKey) -> Option<Submission> {
         let mut state = self.state();
         let next = state.groups.get_mut(scope)?.followers.pop_first();
-        if next.is_none() {
+        if next.is_some() {
+            state.forget_copy(scope.account_id);
+        } else {
             self.remove(&mut state, scope);
         }
         next.map(|(_, follower)| follower)
@@ -317,7 +412,7 @@ impl Queue {
 
     /// The key leaves the queue. Whoever waits for a closed queue to be drained is told.
     fn remove(&self, state: &mut State, scope: &ScopedKey) -> Option<Group> {
-        let group = state.groups.remove(scope);
+        let group = state.remove(scope);
         if state.closed && state.groups.is_empty() {
             self.arrivals.notify_one();
         }
@@ -348,12 +443,13 @@ impl Seat<'_> {
         let stage = group.stage;
         if group.leader.as_ref().is_some_and(|(number, _)| *number == self.number) {
             group.leader = group.followers.pop_first();
-            if group.leader.is_none() {
-                state.order.remove(&group.place);
+            if group.leader.is_some() {
+                state.forget_copy(self.scope.account_id);
+            } else {
                 self.queue.remove(state, &self.scope);
             }
-        } else {
-            group.followers.remove(&self.number);
+        } else if group.followers.remove(&self.number).is_some() {
+            state.forget_copy(self.scope.account_id);
         }
         stage
     }

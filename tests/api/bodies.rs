@@ -130,7 +130,7 @@ async fn what_is_not_json_is_refused() {
     }
     let mut wire = server.wire().await;
     let body = b"{\"user_id\": \"\xff\", \"amount\": 1}";
-    let head = "POST /payment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n";
+    let head = "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n";
     wire.send([format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat())
         .await;
     let (_, body) = wire.answer().await.unwrap();
@@ -151,7 +151,7 @@ async fn a_body_has_up_to_16_kib() {
 async fn a_body_may_come_in_chunks() {
     let server = TestServer::start().await;
     let mut wire = server.wire().await;
-    wire.send("POST /payment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
+    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
     wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
     for part in PAYMENT.as_bytes().chunks(5) {
         wire.send([format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()).await;
@@ -166,7 +166,7 @@ async fn a_body_may_come_in_chunks() {
 async fn a_chunked_body_has_up_to_16_kib_too() {
     let server = TestServer::start().await;
     let mut wire = server.wire().await;
-    wire.send("POST /payment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
+    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
     wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
     for _ in 0..5 {
         wire.send(format!("1000\r\n{}\r\n", " ".repeat(0x1000))).await;

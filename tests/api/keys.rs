@@ -65,7 +65,7 @@ async fn a_key_is_ascii() {
         let mut wire = server.wire().await;
         let head = [JSON.as_bytes(), b"Idempotency-Key: ", key, b"\r\n"].concat();
         let length = PAYMENT.len();
-        let rest = format!("Host: x\r\nContent-Length: {length}\r\n\r\n{PAYMENT}");
+        let rest = format!("Host: localhost\r\nContent-Length: {length}\r\n\r\n{PAYMENT}");
         wire.send([b"POST /payment HTTP/1.1\r\n", &head[..], rest.as_bytes()].concat()).await;
         let (head, body) = wire.answer().await.unwrap();
         assert!(

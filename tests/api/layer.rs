@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use payonce::idempotency::{
-    Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Insert, Outcome, Response,
-    Settings,
+    COPIES_FOR_A_KEY, Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Insert,
+    Outcome, Response, Settings,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::{Instant, sleep};
@@ -132,10 +132,15 @@ impl Layer {
 
     /// Keeps the committer busy, so that what is submitted now shares the next transaction.
     fn busy(&self, milliseconds: u32) -> tokio::task::JoinHandle<()> {
+        self.busy_as("busy", milliseconds)
+    }
+
+    fn busy_as(&self, name: &str, milliseconds: u32) -> tokio::task::JoinHandle<()> {
+        let key = key(name);
         let committer = self.committer.clone();
         let sql: &'static str = format!("SELECT pg_sleep({milliseconds}::float8 / 1000)").leak();
         tokio::spawn(async move {
-            committer.submit(Uuid::nil(), key("busy"), Effect(Act::Run(sql))).await.unwrap();
+            committer.submit(Uuid::nil(), key, Effect(Act::Run(sql))).await.unwrap();
         })
     }
 
@@ -533,6 +538,70 @@ async fn places_of_callers_who_left_are_free() {
     }
     busy.await.unwrap();
     assert_eq!(layer.effects().await, 1);
+}
+
+/// Asserts that an account with a limit of 2 can have exactly its share: no place was lost, and none won.
+async fn assert_whole_share(layer: &Layer, name: &str) {
+    let busy = layer.busy_as(&format!("busy-{name}"), 250);
+    sleep(Duration::from_millis(50)).await;
+    let copy = || layer.submit(name, Act::Succeed);
+    let (one_more_key, copies) = tokio::join!(
+        async {
+            sleep(Duration::from_millis(50)).await;
+            layer.submit(&format!("{name}-2"), Act::Succeed).await
+        },
+        join_all((0..10).map(|_| copy())),
+    );
+    busy.await.unwrap();
+    assert_eq!(one_more_key, Err(Failure::ShareExceeded), "{name}");
+    let refused = copies.iter().filter(|copy| **copy == Err(Failure::ShareExceeded)).count();
+    assert_eq!((copies.len() - refused, refused), (1 + 2 * COPIES_FOR_A_KEY, 1), "{name}");
+}
+
+#[tokio::test]
+async fn an_account_always_has_its_whole_share() {
+    let settings = Settings { account_queue_limit: 2, committers: 1, ..Settings::default() };
+    let layer = Layer::start_with(settings).await;
+    assert_whole_share(&layer, "new").await;
+
+    // Callers who leave: leaders with copies behind them, and copies.
+    let busy = layer.busy(300);
+    sleep(Duration::from_millis(50)).await;
+    for round in 0..5 {
+        let name = format!("left-{round}");
+        let callers = join_all((0..5).map(|number| {
+            let limit = Duration::from_millis([20, 5, 30, 10, 15][number]);
+            tokio::time::timeout(limit, layer.submit(&name, Act::Succeed))
+        }));
+        assert!(callers.await.iter().all(Result::is_err), "all of them waited");
+    }
+    busy.await.unwrap();
+    assert_whole_share(&layer, "left").await;
+
+    // A leader that fails, with copies of it and another request behind it.
+    let busy = layer.busy_as("busy-2", 100);
+    sleep(Duration::from_millis(30)).await;
+    let guilty = || layer.submit("guilty", Act::ForgetResponse);
+    let (one, two, other) = tokio::join!(guilty(), guilty(), layer.submit("guilty", Act::Succeed));
+    busy.await.unwrap();
+    assert!(matches!((&one, &two), (Err(Failure::Internal(_)), Err(Failure::Internal(_)))));
+    assert!(is_new(&other));
+    assert_whole_share(&layer, "failed").await;
+
+    // A leader whose caller goes while another server executes the key, and a copy that takes its place.
+    let mut holder = layer.database.connect().await;
+    holder.execute(AssertSqlSafe(format!("BEGIN; {}", take_lock("held")))).await.unwrap();
+    let leader = layer.submit("held", Act::Succeed);
+    let (leader, copy, ()) = tokio::join!(
+        tokio::time::timeout(Duration::from_millis(100), leader),
+        layer.submit("held", Act::Succeed),
+        async {
+            sleep(Duration::from_millis(300)).await;
+            holder.execute("ROLLBACK").await.unwrap();
+        }
+    );
+    assert!(leader.is_err() && is_new(&copy), "{copy:?}");
+    assert_whole_share(&layer, "taken-over").await;
 }
 
 #[tokio::test]

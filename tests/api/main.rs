@@ -13,15 +13,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accounts;
+mod anonymous;
 mod bodies;
 mod currencies;
 mod example;
 mod expiry;
 mod in_flight;
+mod isolation;
 mod keys;
 mod layer;
 mod lists;
 mod migrations;
+mod operators;
 mod problems;
 mod program;
 mod races;
@@ -29,3 +33,4 @@ mod reads;
 mod refund_races;
 mod refunds;
 mod replays;
+mod shares;

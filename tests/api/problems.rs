@@ -102,19 +102,19 @@ async fn a_refused_request_leaves_its_connection_usable() {
         assert_eq!(wire.status().await, status);
     }
     wire.send(format!(
-        "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{}",
+        "POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n{}",
         "x".repeat(9000)
     ))
     .await;
     assert_eq!(wire.status().await, 404);
     wire.send(format!(
-        "PUT /payment HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{}",
+        "PUT /payment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n{}",
         "x".repeat(9000)
     ))
     .await;
     assert_eq!(wire.status().await, 405);
     wire.send(format!(
-        "GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{}",
+        "GET /health/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n{}",
         "x".repeat(9000)
     ))
     .await;

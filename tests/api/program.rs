@@ -162,9 +162,17 @@ fn the_help_lists_every_setting() {
         let variable = argument.get_env().unwrap().to_str().unwrap();
         assert!(stdout.contains(&format!("[env: {variable}]")), "{variable}");
     }
-    for text in
-        ["serve", "migrate", "sweep", "healthcheck", "DATABASE_URL", "RUST_LOG", "Exit codes"]
-    {
+    for text in [
+        "serve",
+        "migrate",
+        "sweep",
+        "healthcheck",
+        "account",
+        "api-key",
+        "DATABASE_URL",
+        "RUST_LOG",
+        "Exit codes",
+    ] {
         assert!(stdout.contains(text), "{text}");
     }
 }
@@ -250,7 +258,7 @@ async fn a_replay_is_logged_and_no_key_body_or_path_is() {
     }
     let mut wire = Wire::connect(serve.address).await;
     wire.send(
-        "GET /payment/se-cret-path?se=cret HTTP/1.1\r\nHost: x\r\nX-Request-Id: my-id\r\n\r\n",
+        "GET /payment/se-cret-path?se=cret HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: my-id\r\n\r\n",
     )
     .await;
     let (_, problem) = wire.answer().await.unwrap();
@@ -305,15 +313,53 @@ async fn migrate_can_be_left_to_somebody_else() {
     let serve =
         || run(payonce(&["serve"]).env("DATABASE_URL", &database_url).env("AUTO_MIGRATE", "false"));
     let (code, _, stderr) = serve();
-    assert!(
-        code == 1 && stderr.contains("lacks 4 migrations") && stderr.contains("payonce migrate"),
-        "{stderr}"
-    );
+    let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+    let lacks = format!("lacks {} migrations", migrations.count());
+    assert!(code == 1 && stderr.contains(&lacks) && stderr.contains("payonce migrate"), "{stderr}");
     for _ in 0..2 {
         assert_eq!(run(payonce(&["migrate"]).env("DATABASE_URL", &database_url)).0, 0);
     }
     let serve = Serve::start(&database.options, &[("AUTO_MIGRATE", "false")]);
     assert_eq!(begin_payment(&serve, "k").await.status().await, 201);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_keeps_everything_when_it_is_migrated() {
+    let database = TestDatabase::create_empty().await;
+    let folder = Folder::new("first-schema");
+    for file in ["0001_idempotency.sql", "0002_payments.sql"] {
+        let migrations = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        fs::copy(format!("{migrations}/{file}"), folder.0.join(file)).unwrap();
+    }
+    let mut conn = database.connect().await;
+    let first = sqlx::migrate::Migrator::new(folder.0.as_path()).await.unwrap();
+    first.run(&mut conn).await.unwrap();
+    // What the first version left behind of a payment.
+    raw_sql(
+        r#"INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+           VALUES ('00000000-0000-0000-0000-000000000000', 'k', '01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', 'pay',
+                   decode('018cdb4ce465d76012ff40bf75f3433b2af7302e7401f13042', 'hex'));
+           INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+           VALUES ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', 201, '', '{"first":true}', now() + interval '1 day');
+           INSERT INTO payments (transaction_id, account_id, user_id, amount)
+           VALUES ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', '00000000-0000-0000-0000-000000000000', 'user_1', 100)"#,
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    conn.close().await.unwrap();
+
+    let serve = Serve::start(&database.options, &[]);
+    let mut wire = begin_payment(&serve, "k").await;
+    let (head, body) = wire.answer().await.unwrap();
+    assert!(head.starts_with("http/1.1 200") && body == r#"{"first":true}"#, "{head}{body}");
+    wire.send(
+        "GET /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    .await;
+    let (head, body) = wire.answer().await.unwrap();
+    assert!(head.starts_with("http/1.1 200") && body.contains(r#""amount":100"#), "{head}{body}");
+    assert_eq!(database.payments().await, 1);
 }
 
 #[tokio::test]
@@ -375,7 +421,7 @@ async fn a_signal_lets_what_was_accepted_be_answered() {
         let database = TestDatabase::create().await;
         let mut serve = Serve::start(&database.options, &[]);
         let mut idle = Wire::connect(serve.address).await;
-        idle.send("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert_eq!(idle.status().await, 200);
         let holder = lock_payments(&database).await;
         let mut accepted = begin_payment(&serve, "k").await;
@@ -397,7 +443,7 @@ async fn idle_clients_do_not_hold_up_a_stop() {
     let database = TestDatabase::create().await;
     let mut serve = Serve::start(&database.options, &[]);
     let mut idle = Wire::connect(serve.address).await;
-    idle.send("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(idle.status().await, 200);
     let _silent = Wire::connect(serve.address).await;
     let begun = Instant::now();

@@ -143,17 +143,17 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
             let mut wire = Wire::connect(address).await;
             match number % 3 {
                 // Half a head, half a body, a body a byte at a time.
-                0 => wire.send("POST /payment HTTP/1.1\r\nHost: x\r\nContent-").await,
+                0 => wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-").await,
                 1 => {
                     wire.send(format!(
-                        "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: 99\r\n\r\n{{",
+                        "POST /payment HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: 99\r\n\r\n{{",
                         head("k")
                     ))
                     .await;
                 }
                 _ => {
                     wire.send(format!(
-                        "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: 9999\r\n\r\n",
+                        "POST /payment HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: 9999\r\n\r\n",
                         head("k")
                     ))
                     .await;
@@ -190,7 +190,7 @@ async fn clients_that_hang_up_at_any_moment_leave_one_payment_at_most() {
     join_all((0..400_u64).map(|number| async move {
         let mut wire = Wire::connect(address).await;
         let request = format!(
-            "POST /payment HTTP/1.1\r\nHost: x\r\n{}Content-Length: {}\r\n\r\n{PAYMENT}",
+            "POST /payment HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n{PAYMENT}",
             head(&format!("key-{number}")),
             PAYMENT.len()
         );

@@ -72,7 +72,7 @@ impl Answer {
             | "idempotency-key-expired"
             | "idempotency-key-reused" => "none",
             "refund-refused" => "new_key",
-            _ if status >= 500 || matches!(status, 408 | 409) => "same_request",
+            _ if status >= 500 || matches!(status, 408 | 409 | 429) => "same_request",
             _ => "corrected_request",
         };
         assert_eq!(self.member("retry"), retry);
@@ -93,11 +93,14 @@ impl Answer {
     }
 }
 
-impl TestServer {
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
+/// Sends requests to one server, with the same headers each time.
+#[derive(Clone)]
+pub struct Client {
+    pub address: SocketAddr,
+    pub http: reqwest::Client,
+}
 
+impl Client {
     /// Sends a request with these headers.
     pub async fn request(
         &self,
@@ -117,7 +120,7 @@ impl TestServer {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Result<Answer, reqwest::Error> {
-        let mut request = self.client.request(method, self.url(path));
+        let mut request = self.http.request(method, format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -147,6 +150,54 @@ impl TestServer {
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.member("transaction_id")
     }
+}
+
+/// A server is called without an API key; for an account, see [`Account`](super::accounts::Account).
+impl TestServer {
+    fn anonymous(&self) -> Client {
+        Client { address: self.address, http: self.client.clone() }
+    }
+
+    /// Sends a request with these headers.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        self.anonymous().request(method, path, headers, body).await
+    }
+
+    /// As [`request`](Self::request), and the connection may fail.
+    pub async fn try_request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, reqwest::Error> {
+        self.anonymous().try_request(method, path, headers, body).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.anonymous().get(path).await
+    }
+
+    /// `POST /payment` with a key.
+    pub async fn pay(&self, key: &str, body: &str) -> Answer {
+        self.anonymous().pay(key, body).await
+    }
+
+    /// `POST /payment/{transaction_id}/refund` with a key.
+    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
+        self.anonymous().refund(payment, key, body).await
+    }
+
+    /// Takes a payment of this amount, and returns its id.
+    pub async fn paid(&self, key: &str, amount: i64) -> String {
+        self.anonymous().paid(key, amount).await
+    }
 
     /// A connection on which every byte is the test's own.
     pub async fn wire(&self) -> Wire {
@@ -173,7 +224,7 @@ impl Wire {
     pub async fn send_payment(&mut self, head: &str, body: &str) {
         let length = body.len();
         self.send(format!(
-            "POST /payment HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {length}\r\n\r\n{body}"
+            "POST /payment HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{body}"
         ))
         .await;
     }

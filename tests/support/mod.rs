@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each binary uses its part")]
 
+pub mod accounts;
 pub mod binary;
 pub mod client;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod proxy;
 pub mod retry;
 pub mod server;
 
+pub use accounts::Account;
 pub use client::PAYMENT;
 pub use database::TestDatabase;
 pub use server::TestServer;

@@ -98,7 +98,7 @@ impl Clients {
                 servers[attempt % servers.len()]
             };
             match self.send_to(server, path, key, body).await {
-                Some(answer) if !matches!(answer.status, 408 | 409 | 500..) => return answer,
+                Some(answer) if !matches!(answer.status, 408 | 409 | 429 | 500..) => return answer,
                 answer => {
                     assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {answer:?}");
                 }

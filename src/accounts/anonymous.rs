@@ -1,0 +1,136 @@
+//! Calls without an API key: when they are answered at all.
+//!
+//! They are there so that a new installation works at once, and must never be open by accident. So
+//! whatever the setting, they end for good with the first API key.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderMap},
+};
+
+/// Who may call without an API key, as long as there has never been one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum AnonymousAccess {
+    /// Programs on this machine that call it by a name of its own, without a proxy between.
+    #[default]
+    Loopback,
+    /// Everybody who reaches the server.
+    True,
+    /// Nobody.
+    False,
+}
+
+impl AnonymousAccess {
+    /// Why a request can't be anonymous here, and what would help, where there is a reason besides an
+    /// API key.
+    #[must_use]
+    pub fn refusal(self, req: &HttpRequest) -> Option<&'static str> {
+        match self {
+            Self::False => Some("Anonymous calls are switched off (ANONYMOUS_ACCESS=false)."),
+            Self::Loopback if !is_local(req) => Some(
+                "Anonymous calls are answered on a loopback address alone, and this server listens on another: \
+                 start it with HOST=127.0.0.1, or with ANONYMOUS_ACCESS=true if everybody who reaches it may pay.",
+            ),
+            // A page in a browser can have its own host's name resolved to 127.0.0.1 (DNS rebinding).
+            Self::Loopback if !is_called_local(req) => Some(
+                "Anonymous calls are answered at http://localhost, http://127.0.0.1 and http://[::1] alone, and \
+                 the Host header names something else: call it by one of these.",
+            ),
+            Self::Loopback if is_forwarded(req.headers()) => Some(
+                "Anonymous calls are answered without a proxy between, and this request has a header that a proxy \
+                 adds (Forwarded, X-Forwarded-…, X-Real-IP or Via): call payonce directly.",
+            ),
+            Self::True | Self::Loopback => None,
+        }
+    }
+}
+
+/// Whether both ends of the connection are on this machine.
+fn is_local(req: &HttpRequest) -> bool {
+    let listener = req.app_config().local_addr().ip().to_canonical();
+    let peer = req.peer_addr().map(|peer| peer.ip().to_canonical());
+    listener.is_loopback() && peer.is_some_and(|peer| peer.is_loopback())
+}
+
+/// Whether the request is addressed to this machine, wherever it says to whom.
+fn is_called_local(req: &HttpRequest) -> bool {
+    let mut hosts = req.headers().get_all(header::HOST);
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    let target = req.uri().authority().is_none_or(|target| is_loopback(target.as_str()));
+    target && hosts.next().is_none() && host.is_some_and(is_loopback)
+}
+
+/// Whether a host, with or without a port, is this machine's own loopback.
+fn is_loopback(authority: &str) -> bool {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        let address: Result<IpAddr, _> = Ipv6Addr::from_str(address).map(IpAddr::V6);
+        return is_port(port) && address.is_ok_and(|address| address.to_canonical().is_loopback());
+    }
+    let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+    let named = host.eq_ignore_ascii_case("localhost");
+    is_port(port) && (named || Ipv4Addr::from_str(host).is_ok_and(|host| host.is_loopback()))
+}
+
+/// Nothing, or a colon and digits.
+fn is_port(text: &str) -> bool {
+    text.is_empty()
+        || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether a proxy shows. One that adds nothing can't be told from a caller.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        let name = name.as_str();
+        matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn a_loopback_host_is_told_from_all_others() {
+        for host in [
+            "localhost",
+            "LocalHost:5000",
+            "127.0.0.1",
+            "127.0.0.1:5000",
+            "127.1.2.3:1",
+            "[::1]",
+            "[::1]:5000",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org",
+            "127.0.0.1.example.org",
+            "example.org:127",
+            "localhost:5000@example.org",
+            "user@localhost",
+            "localhost:http",
+            "0.0.0.0",
+            "128.0.0.1",
+            "10.0.0.1:5000",
+            "0177.0.0.1",
+            "::1",
+            "[::2]",
+            "[::1",
+            "[::1]x",
+            "[::1]example.org",
+            "[127.0.0.1]",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

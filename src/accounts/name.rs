@@ -1,0 +1,80 @@
+//! Names that people give to accounts and to API keys.
+
+use std::{fmt, str::FromStr};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Fits on a line of a list.
+const MAX_LENGTH: usize = 100;
+
+/// 1 to 100 characters, on one line, without space around them, and not like an id: where either may
+/// stand, it is clear which one is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum InvalidName {
+    /// Nothing, or too much.
+    #[error("a name has 1 to 100 characters")]
+    Length,
+    /// A character that is not to be seen, or space at an end.
+    #[error("a name has no control characters, and no space before or after it")]
+    Characters,
+    /// A UUID.
+    #[error("a name is not a UUID: that would be taken for an id")]
+    Id,
+}
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if !(1..=MAX_LENGTH).contains(&text.chars().count()) {
+            Err(InvalidName::Length)
+        } else if text.trim() != text || text.chars().any(char::is_control) {
+            Err(InvalidName::Characters)
+        } else if Uuid::parse_str(text).is_ok() {
+            Err(InvalidName::Id)
+        } else {
+            Ok(Self(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_short_line_that_is_no_id() {
+        for name in ["acme", "a", "Ada's web shop", "größe", &"a".repeat(100)] {
+            assert_eq!(name.parse(), Ok(Name(name.to_owned())));
+        }
+        for (text, why) in [
+            ("", InvalidName::Length),
+            (&*"a".repeat(101), InvalidName::Length),
+            (" a", InvalidName::Characters),
+            ("a\u{1b}[2Jb", InvalidName::Characters),
+            ("a\nb", InvalidName::Characters),
+            ("00000000-0000-0000-0000-000000000000", InvalidName::Id),
+        ] {
+            assert_eq!(text.parse::<Name>(), Err(why), "{text:?}");
+        }
+    }
+}

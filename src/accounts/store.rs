@@ -1,0 +1,190 @@
+//! The statements of accounts and API keys.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::{api_key::KeyHash, name::Name};
+
+/// An account, as it stands in the table.
+#[derive(Debug, Clone, FromRow, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the columns")]
+pub(super) struct Account {
+    pub(super) account_id: Uuid,
+    pub(super) name: String,
+    #[serde(serialize_with = "moment")]
+    pub(super) created_at: DateTime<Utc>,
+}
+
+/// What may be told of an API key, and of whose it is.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub(super) struct ListedKey {
+    pub(super) api_key_id: Uuid,
+    pub(super) account_id: Uuid,
+    pub(super) account: String,
+    pub(super) name: String,
+    pub(super) ending: String,
+    #[serde(serialize_with = "moment")]
+    pub(super) created_at: DateTime<Utc>,
+    #[serde(serialize_with = "optional_moment")]
+    pub(super) last_used_at: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "optional_moment")]
+    pub(super) revoked_at: Option<DateTime<Utc>>,
+}
+
+/// A valid key, as servers know it.
+#[derive(Debug, Clone, FromRow)]
+pub(super) struct ValidKey {
+    pub(super) api_key_id: Uuid,
+    pub(super) account_id: Uuid,
+    pub(super) hash: Vec<u8>,
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn moment<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn optional_moment<S: Serializer>(
+    time: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => moment(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Inserts an account; nothing where the name is taken.
+pub(super) async fn insert_account(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    name: &Name,
+) -> Result<Option<Account>, sqlx::Error> {
+    sqlx::query_as(
+        "INSERT INTO accounts (account_id, name) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING
+         RETURNING account_id, name, created_at",
+    )
+    .bind(account_id)
+    .bind(name.as_str())
+    .fetch_optional(conn)
+    .await
+}
+
+/// All accounts, the oldest first.
+pub(super) async fn accounts(conn: &mut PgConnection) -> Result<Vec<Account>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT account_id, name, created_at FROM accounts ORDER BY created_at, account_id",
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// The account of this name or id.
+pub(super) async fn find_account(
+    conn: &mut PgConnection,
+    name_or_id: &str,
+) -> Result<Option<Account>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT account_id, name, created_at FROM accounts WHERE name = $1 OR account_id = $2",
+    )
+    .bind(name_or_id)
+    .bind(Uuid::parse_str(name_or_id).ok())
+    .fetch_optional(conn)
+    .await
+}
+
+/// How many valid keys there are.
+pub(super) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL")
+        .fetch_one(conn)
+        .await
+}
+
+/// Inserts an API key.
+pub(super) async fn insert_key(
+    conn: &mut PgConnection,
+    api_key_id: Uuid,
+    account_id: Uuid,
+    name: &Name,
+    hash: KeyHash,
+    ending: &str,
+) -> Result<ListedKey, sqlx::Error> {
+    sqlx::query_as(
+        "WITH k AS (
+             INSERT INTO api_keys (api_key_id, account_id, name, hash, ending)
+             VALUES ($1, $2, $3, $4, $5) RETURNING *
+         )
+         SELECT k.api_key_id, k.account_id, a.name AS account, k.name, k.ending, k.created_at,
+                k.last_used_at, k.revoked_at
+         FROM k JOIN accounts AS a USING (account_id)",
+    )
+    .bind(api_key_id)
+    .bind(account_id)
+    .bind(name.as_str())
+    .bind(hash.as_bytes())
+    .bind(ending)
+    .fetch_one(conn)
+    .await
+}
+
+/// The API keys of an account, or all, the oldest first; revoked ones too.
+pub(super) async fn keys(
+    conn: &mut PgConnection,
+    account_id: Option<Uuid>,
+) -> Result<Vec<ListedKey>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT k.api_key_id, k.account_id, a.name AS account, k.name, k.ending, k.created_at,
+                k.last_used_at, k.revoked_at
+         FROM api_keys AS k JOIN accounts AS a USING (account_id)
+         WHERE $1::uuid IS NULL OR k.account_id = $1 ORDER BY k.created_at, k.api_key_id",
+    )
+    .bind(account_id)
+    .fetch_all(conn)
+    .await
+}
+
+/// Revokes a key; one that was revoked before stays as it is. Nothing where there is no such key.
+pub(super) async fn revoke(
+    conn: &mut PgConnection,
+    api_key_id: Uuid,
+) -> Result<Option<ListedKey>, sqlx::Error> {
+    sqlx::query_as(
+        "WITH k AS (
+             UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
+             WHERE api_key_id = $1 RETURNING *
+         )
+         SELECT k.api_key_id, k.account_id, a.name AS account, k.name, k.ending, k.created_at,
+                k.last_used_at, k.revoked_at
+         FROM k JOIN accounts AS a USING (account_id)",
+    )
+    .bind(api_key_id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// How often API keys have changed; 0 when there has never been one.
+pub(super) async fn changes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT changes FROM api_key_changes").fetch_one(conn).await
+}
+
+/// All valid keys.
+pub(super) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>, sqlx::Error> {
+    sqlx::query_as("SELECT api_key_id, account_id, hash FROM api_keys WHERE revoked_at IS NULL")
+        .fetch_all(conn)
+        .await
+}
+
+/// Notes that these keys are in use, now.
+pub(super) async fn note_use(
+    conn: &mut PgConnection,
+    api_key_ids: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE api_keys SET last_used_at = now() WHERE api_key_id = ANY($1)")
+        .bind(api_key_ids)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

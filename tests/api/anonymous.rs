@@ -1,0 +1,202 @@
+//! Calls without an API key: on a new installation, and never by accident.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+
+use crate::support::{
+    PAYMENT, TestServer,
+    binary::Serve,
+    client::{Answer, Wire},
+};
+
+/// What README promises of the first key.
+const WITHIN: Duration = Duration::from_secs(5);
+
+async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
+    server.request(Method::GET, "/payment/x", headers, "").await
+}
+
+/// Asserts that the call was refused because it was anonymous, and that the answer says why.
+#[track_caller]
+fn assert_refused(answer: &Answer, why: &str) {
+    answer.assert_problem(401, "unauthorized");
+    assert_eq!(answer.header("www-authenticate"), "Bearer");
+    let detail = answer.member("detail");
+    assert!(detail.contains(why) && detail.contains("payonce api-key create"), "{detail}");
+}
+
+#[tokio::test]
+async fn anonymous_calls_act_for_the_default_account() {
+    let server = TestServer::start().await;
+    let taken = server.pay("k", PAYMENT).await;
+    assert_eq!(taken.status, 201);
+    let key = server.database.create_api_key("default");
+    let client = server.showing(&format!("Bearer {}", key["api_key"].as_str().unwrap()));
+    assert_eq!(client.pay("k", PAYMENT).await.body, taken.body);
+    assert_eq!(client.get(taken.header("location")).await.status, 200);
+}
+
+#[tokio::test]
+async fn anonymous_calls_end_with_the_first_api_key_at_every_server_and_for_good() {
+    for flags in [&[][..], &["--anonymous-access", "true"]] {
+        let server = TestServer::start_with(flags).await;
+        let other = TestServer::start_on(&server.database, flags).await;
+        assert_eq!((get(&server, &[]).await.status, get(&other, &[]).await.status), (404, 404));
+        let ada = server.account("ada").await;
+        let begun = Instant::now();
+        for server in [&server, &other] {
+            while get(server, &[]).await.status == 404 {
+                assert!(begun.elapsed() < WITHIN);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_refused(&get(server, &[]).await, "ended for good");
+        }
+        // Revoking the last key doesn't open the door again; nor does deleting it, or a new server.
+        server.database.revoke(&ada.api_key_id);
+        while ada.get("/payment/x").await.status == 404 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server.database.execute("DELETE FROM api_keys").await;
+        let third = TestServer::start_on(&server.database, flags).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        for server in [&server, &other, &third] {
+            assert_refused(&server.pay("k", PAYMENT).await, "ended for good");
+            assert_refused(&get(server, &[]).await, "ended for good");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_account_without_an_api_key_ends_nothing() {
+    let server = TestServer::start().await;
+    server.database.operate(&["account", "create", "ada", "--json"]);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+}
+
+#[tokio::test]
+async fn an_anonymous_call_names_this_machine() {
+    let server = TestServer::start().await;
+    for host in
+        ["localhost", "localhost:5000", "LOCALHOST", "127.0.0.1", "127.9.9.9:1", "[::1]:5000"]
+    {
+        assert_eq!(get(&server, &[("host", host)]).await.status, 404, "{host}");
+    }
+    for host in ["example.org", "localhost.example.org:5000", "10.0.0.1", "0.0.0.0", "[::2]", ""] {
+        let answer = get(&server, &[("host", host)]).await;
+        assert_refused(&answer, "the Host header names something else");
+    }
+    for head in [
+        "GET /payment/x HTTP/1.0\r\n",
+        "GET http://example.org/payment/x HTTP/1.1\r\nHost: localhost\r\n",
+        "GET /payment/x HTTP/1.1\r\nHost: localhost\r\nHost: example.org\r\n",
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(format!("{head}\r\n")).await;
+        let status = wire.status().await;
+        assert!([400, 401].contains(&status), "{head}: {status}");
+    }
+    assert_refused(
+        &server
+            .request(
+                Method::POST,
+                "/payment",
+                &[
+                    ("host", "example.org"),
+                    ("content-type", "application/json"),
+                    ("idempotency-key", "k"),
+                ],
+                PAYMENT,
+            )
+            .await,
+        "the Host header",
+    );
+    assert_eq!(server.database.payments().await, 0);
+}
+
+#[tokio::test]
+async fn an_anonymous_call_comes_without_a_proxy_between() {
+    let server = TestServer::start().await;
+    for header in [
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "X-Forwarded-Anything",
+        "via",
+        "x-real-ip",
+    ] {
+        assert_refused(&get(&server, &[(header, "127.0.0.1")]).await, "without a proxy between");
+    }
+}
+
+#[tokio::test]
+async fn an_anonymous_call_comes_to_a_loopback_address() {
+    for host in ["0.0.0.0", "::"] {
+        let server = TestServer::start_with(&["--host", host]).await;
+        let address = format!("127.0.0.1:{}", server.address.port());
+        let mut wire = Wire::connect(address.parse().unwrap()).await;
+        wire.send("GET /payment/x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let (head, body) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 401"), "{host}: {head}");
+        assert!(
+            body.contains("HOST=127.0.0.1") && body.contains("ANONYMOUS_ACCESS=true"),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn anonymous_calls_can_be_answered_wherever_they_come_from() {
+    let server = TestServer::start_with(&["--host", "0.0.0.0", "--anonymous-access", "true"]).await;
+    let mut wire =
+        Wire::connect(format!("127.0.0.1:{}", server.address.port()).parse().unwrap()).await;
+    wire.send_payment(
+        "X-Forwarded-For: 192.0.2.1\r\nVia: 1.1 proxy\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n",
+        PAYMENT,
+    )
+    .await;
+    assert_eq!(wire.status().await, 201);
+    wire.send("GET /payment/x HTTP/1.1\r\nHost: example.org\r\n\r\n").await;
+    assert_eq!(wire.status().await, 404);
+}
+
+#[tokio::test]
+async fn a_server_that_answers_everybody_warns_of_it_at_start() {
+    let database = crate::support::TestDatabase::create().await;
+    let warning = "ANONYMOUS_ACCESS is true";
+    let open = Serve::start(&database.options, &[("ANONYMOUS_ACCESS", "true")]);
+    let default = Serve::start(&database.options, &[]);
+    for (mut serve, warns) in [(open, true), (default, false)] {
+        let log = serve.wait_for("committers, batches");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(serve.log().contains(warning), warns, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn anonymous_calls_can_be_switched_off() {
+    let server = TestServer::start_with(&["--anonymous-access", "false"]).await;
+    assert_refused(&get(&server, &[]).await, "ANONYMOUS_ACCESS=false");
+    assert_refused(&server.pay("k", PAYMENT).await, "ANONYMOUS_ACCESS=false");
+    assert_eq!(server.get("/health/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_wrong_authorization_is_refused_where_none_would_be_accepted() {
+    for access in ["loopback", "true"] {
+        let server = TestServer::start_with(&["--anonymous-access", access]).await;
+        for authorization in [
+            "Bearer payonce_000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f6c86c6aa",
+            "Bearer wrong",
+            "Bearer",
+            "Basic YTpi",
+            "",
+        ] {
+            let answer = get(&server, &[("authorization", authorization)]).await;
+            answer.assert_problem(401, "unauthorized");
+        }
+        assert_eq!(get(&server, &[]).await.status, 404);
+    }
+}

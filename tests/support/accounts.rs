@@ -1,0 +1,82 @@
+//! Accounts with API keys, made as operators make them, and clients that show them.
+
+use std::ops::Deref;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde_json::Value;
+
+use super::{
+    TestDatabase, TestServer,
+    binary::{payonce, run, url},
+    client::Client,
+};
+
+/// A client that acts for an account of its own.
+pub struct Account {
+    /// The account's id.
+    pub id: String,
+    /// Its API key, and that key's id.
+    pub api_key: String,
+    pub api_key_id: String,
+    client: Client,
+}
+
+impl Deref for Account {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Account {
+    /// The same account at another server.
+    pub fn at(&self, server: &TestServer) -> Client {
+        Client { address: server.address, http: self.client.http.clone() }
+    }
+}
+
+impl TestServer {
+    /// Creates an account with an API key that the server knows when this returns, and a client that
+    /// shows it. Anonymous calls end with it.
+    pub async fn account(&self, name: &str) -> Account {
+        let id =
+            self.database.operate(&["account", "create", name, "--json"])["account_id"].clone();
+        let id = id.as_str().unwrap().to_owned();
+        let key = self.database.create_api_key(&id);
+        let api_key = key["api_key"].as_str().unwrap().to_owned();
+        let api_key_id = key["api_key_id"].as_str().unwrap().to_owned();
+        let client = self.showing(&format!("Bearer {api_key}"));
+        assert_eq!(client.get("/payment/x").await.status, 404);
+        Account { id, api_key, api_key_id, client }
+    }
+
+    /// A client that sends this Authorization each time.
+    pub fn showing(&self, authorization: &str) -> Client {
+        let headers =
+            HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(authorization).unwrap())]);
+        let http = reqwest::Client::builder().no_proxy().default_headers(headers).build().unwrap();
+        Client { address: self.address, http }
+    }
+}
+
+impl TestDatabase {
+    /// Runs `payonce` with these arguments, which succeeds, and returns the JSON that it prints.
+    #[track_caller]
+    pub fn operate(&self, arguments: &[&str]) -> Value {
+        let (code, stdout, stderr) =
+            run(payonce(arguments).env("DATABASE_URL", url(&self.options)).env("RUST_LOG", "warn"));
+        assert_eq!(code, 0, "{arguments:?}: {stderr}");
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    }
+
+    /// Another API key for an account, by its name or id: with `api_key` and `api_key_id`.
+    pub fn create_api_key(&self, account: &str) -> Value {
+        self.operate(&["api-key", "create", "--account", account, "--name", "test", "--json"])
+    }
+
+    /// Revokes an API key.
+    pub fn revoke(&self, api_key_id: &str) {
+        self.operate(&["api-key", "revoke", api_key_id, "--json"]);
+    }
+}
