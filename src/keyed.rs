@@ -1,17 +1,21 @@
 //! What every keyed request goes through: who is calling, media type and size, the key, the body, and
 //! then the key's place in the database. The URL table and the exchange around all requests come before.
 
-use std::future::{Ready, ready};
+use std::{
+    future::{Ready, ready},
+    time::{Duration, SystemTime},
+};
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse, ResponseError,
     dev::Payload,
     http::{
         StatusCode,
-        header::{self, HeaderName, HeaderValue},
+        header::{self, HeaderName, HeaderValue, HttpDate},
     },
 };
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::future::{Either, LocalBoxFuture};
 use log::debug;
 use uuid::Uuid;
@@ -28,6 +32,9 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 
 /// The header that tells a replay from the first answer.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The header that says until when an answer can be replayed.
+pub const IDEMPOTENCY_KEY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-key-expires");
 
 /// With what status a stored `201` is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -46,6 +53,8 @@ pub struct Keyed {
     pub committer: Committer,
     /// How replays show.
     pub replay_status: ReplayStatus,
+    /// How long keys are kept; `None`: for ever.
+    pub key_ttl: Option<Duration>,
 }
 
 /// A request that has passed everything up to the validity of its body.
@@ -78,6 +87,9 @@ impl KeyedRequest {
     fn read(req: &HttpRequest, caller: Result<Caller, Problem>) -> Result<Self, Problem> {
         let key = read_key(req);
         let accepted = caller.and_then(|caller| {
+            if req.method().is_safe() {
+                return Ok((caller, Bytes::new()));
+            }
             let body = Body::of(req);
             check_media_type(req, body.as_ref().is_ok_and(Bytes::is_empty))?;
             Ok((caller, body?))
@@ -112,10 +124,28 @@ impl KeyedRequest {
         echoing(self.field_value, answered)
     }
 
-    /// Answers without having executed anything: the key stays free.
+    /// Answers, with the key as it came.
     #[must_use]
-    pub fn refuse(self, problem: Problem) -> HttpResponse {
-        echoing(self.field_value, Err(problem))
+    pub fn reply(self, answered: Result<HttpResponse, Problem>) -> HttpResponse {
+        echoing(self.field_value, answered)
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &IdempotencyKey {
+        &self.key
+    }
+
+    /// Its body; empty where there is none.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 }
 
@@ -134,14 +164,16 @@ impl Keyed {
         location: impl FnOnce(Uuid) -> String,
     ) -> Result<HttpResponse, Problem> {
         match outcome {
-            Outcome::New { response, .. } => stored(&response, response.status(), false),
-            Outcome::Replay { execution_id, response } => {
+            Outcome::New { response, replayable_until, .. } => {
+                stored(&response, response.status(), replayable_until, false)
+            }
+            Outcome::Replay { execution_id, response, replayable_until } => {
                 debug!("Cached response: {operation} {execution_id}, status {}", response.status());
                 let created_nothing = response.status() == StatusCode::CREATED
                     && self.replay_status == ReplayStatus::Ok;
                 let status =
                     if created_nothing { StatusCode::OK.as_u16() } else { response.status() };
-                stored(&response, status, true)
+                stored(&response, status, replayable_until, true)
             }
             Outcome::Reused { members } => Err(Problem::new(Kind::KeyReused).with_members(members)),
             Outcome::Expired { execution_id } => {
@@ -149,13 +181,19 @@ impl Keyed {
                     .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
                 Err(Problem::new(Kind::KeyExpired).with_header(header::LOCATION, location))
             }
+            Outcome::Voided => Err(Kind::KeyVoided.into()),
             Outcome::InFlight => Err(Kind::KeyInFlight.into()),
         }
     }
 }
 
 /// A stored response as it goes out.
-fn stored(response: &Response, status: u16, replayed: bool) -> Result<HttpResponse, Problem> {
+fn stored(
+    response: &Response,
+    status: u16,
+    replayable_until: Option<DateTime<Utc>>,
+    replayed: bool,
+) -> Result<HttpResponse, Problem> {
     let status = StatusCode::from_u16(status)
         .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
     let mut answer = HttpResponse::build(status);
@@ -163,6 +201,10 @@ fn stored(response: &Response, status: u16, replayed: bool) -> Result<HttpRespon
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .insert_header((IDEMPOTENT_REPLAYED, if replayed { "true" } else { "false" }));
+    if let Some(until) = replayable_until {
+        // To the second, rounded down (RFC 9110 §5.6.7).
+        answer.insert_header((IDEMPOTENCY_KEY_EXPIRES, HttpDate::from(SystemTime::from(until))));
+    }
     for header in response.headers() {
         answer.insert_header(header);
     }

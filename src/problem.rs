@@ -75,6 +75,8 @@ pub enum Kind {
     KeyInFlight,
     /// The key's answer is kept no longer.
     KeyExpired,
+    /// The key was used up on purpose, and nothing executed.
+    KeyVoided,
     /// A body over the limit.
     BodyTooLarge,
     /// A body of another type, charset or encoding.
@@ -95,7 +97,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
@@ -109,6 +111,7 @@ impl Kind {
         Self::RequestTimeout,
         Self::KeyInFlight,
         Self::KeyExpired,
+        Self::KeyVoided,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::KeyReused,
@@ -223,6 +226,14 @@ impl Kind {
                 Retry::None,
                 "The answer to this key is not kept any longer",
                 "The request was executed, once, and is not executed again. Location names what it made.",
+            ),
+            Self::KeyVoided => entry(
+                StatusCode::GONE,
+                "idempotency-key-voided",
+                Retry::NewKey,
+                "This key was voided",
+                "Somebody made sure that nothing is ever executed with this key, and nothing was. If it is still \
+                 wanted, send it with a new key.",
             ),
             Self::BodyTooLarge => entry(
                 StatusCode::PAYLOAD_TOO_LARGE,

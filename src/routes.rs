@@ -9,7 +9,7 @@ use actix_web::{
 };
 
 use crate::{
-    health, payments,
+    health, idempotency_key, payments,
     problem::{Kind, Problem},
     problem_pages, refunds,
 };
@@ -28,6 +28,10 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(
             resource("/payment/{transaction_id}/refund", "POST")
                 .route(web::post().to(refunds::http::give_back)),
+        )
+        .service(resource("/idempotency-key", "GET, HEAD").route(get(idempotency_key::show)))
+        .service(
+            resource("/idempotency-key/void", "POST").route(web::post().to(idempotency_key::void)),
         )
         .service(resource("/problems/{code}", "GET, HEAD").route(get(problem_pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))

@@ -83,6 +83,7 @@ impl Server {
         let keyed = web::Data::new(Keyed {
             committer: committer.clone(),
             replay_status: settings.idempotency_replay_status,
+            key_ttl: settings.idempotency_key_ttl.0,
         });
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
         let reads_data = web::Data::new(reads.clone());

@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -39,6 +40,14 @@ pub(super) struct Terms {
     pub(super) synchronous_standby: bool,
 }
 
+/// A response that was stored just now.
+#[derive(Debug)]
+pub(super) struct Executed {
+    pub(super) response: Response,
+    /// `None`: as long as its key.
+    pub(super) replayable_until: Option<DateTime<Utc>>,
+}
+
 /// Runs a batch, sorted by key with each key once, in one transaction, and returns the response to each
 /// of its members whose key was new and is committed; `None` where it was used, or is in flight elsewhere.
 ///
@@ -50,7 +59,7 @@ pub(super) async fn run(
     terms: Terms,
     searching: bool,
     commit_sent: &mut bool,
-) -> Result<Vec<Option<Response>>, sqlx::Error> {
+) -> Result<Vec<Option<Executed>>, sqlx::Error> {
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
     let insert = if plain { insert_of(batch)? } else { None };
@@ -81,14 +90,17 @@ async fn in_one_statement(
     mut insert: Insert,
     terms: Terms,
     commit_sent: &mut bool,
-) -> Result<Vec<Option<Response>>, sqlx::Error> {
+) -> Result<Vec<Option<Executed>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
     let claimed = store::commit(conn, &claims, insert, &responses, terms.response_ttl).await?;
-    let claimed: HashSet<Uuid> = claimed.into_iter().collect();
-    let new = |running: &Running| claimed.contains(&running.leader.execution_id);
-    Ok(batch.iter().zip(responses).map(|(one, response)| new(one).then_some(response)).collect())
+    let claimed: HashMap<Uuid, _> = claimed.into_iter().collect();
+    let executed = batch.iter().zip(responses).map(|(running, response)| {
+        let replayable_until = *claimed.get(&running.leader.execution_id)?;
+        Some(Executed { response, replayable_until })
+    });
+    Ok(executed.collect())
 }
 
 /// The layer's only BEGIN and its only COMMIT.
@@ -99,7 +111,7 @@ async fn in_a_transaction(
     terms: Terms,
     searching: bool,
     commit_sent: &mut bool,
-) -> Result<Vec<Option<Response>>, sqlx::Error> {
+) -> Result<Vec<Option<Executed>>, sqlx::Error> {
     let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
     let mut executed = match claim_and_execute(&mut transaction, batch, terms).await {
         Ok(executed) => executed,
@@ -118,7 +130,7 @@ async fn claim_and_execute(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
-) -> Result<HashMap<Uuid, Response>, sqlx::Error> {
+) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
     let claimed = claim(conn, batch, terms.key_ttl).await?;
     let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
     let new: Vec<&Running> = batch.iter().filter(new).collect();
@@ -126,8 +138,7 @@ async fn claim_and_execute(
         return Ok(HashMap::new());
     }
     let executed = execute(conn, &new).await?;
-    remember(conn, &executed, terms.response_ttl).await?;
-    Ok(executed.into_iter().collect())
+    remember(conn, executed, terms.response_ttl).await
 }
 
 /// The execution ids of those whose key was new, and is theirs now.
@@ -184,14 +195,17 @@ async fn execute(
 
 async fn remember(
     conn: &mut PgConnection,
-    executed: &[(Uuid, Response)],
+    executed: Vec<(Uuid, Response)>,
     response_ttl: Option<f64>,
-) -> Result<(), sqlx::Error> {
-    let stored = store::remember(conn, executed, response_ttl).await?;
-    match usize::try_from(stored) {
-        Ok(stored) if stored == executed.len() => Ok(()),
-        _ => Err(defect(format!("{stored} of {} responses stored", executed.len()))),
-    }
+) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
+    let stored = store::remember(conn, &executed, response_ttl).await?;
+    let stored: HashMap<Uuid, _> = stored.into_iter().collect();
+    let remembered = executed.into_iter().map(|(execution_id, response)| {
+        let missing = || defect(format!("the response of {execution_id} was not stored"));
+        let replayable_until = *stored.get(&execution_id).ok_or_else(missing)?;
+        Ok((execution_id, Executed { response, replayable_until }))
+    });
+    remembered.collect()
 }
 
 /// What keys stand for that were used before; `None` for one that somebody else is using right now.
@@ -212,8 +226,8 @@ pub(super) async fn look_up(
         store::write_to_log(conn).await?;
     }
     let mut used: Vec<Option<UsedKey>> = batch.iter().map(|_| None).collect();
-    for key in found {
-        if let Some(place) = used.get_mut(key.place) {
+    for (place, key) in found {
+        if let Some(place) = used.get_mut(place) {
             *place = Some(key);
         }
     }

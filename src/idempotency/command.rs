@@ -14,6 +14,7 @@ use super::{fingerprint::Fingerprint, insert::Insert, response::Response};
 /// or as an execution with as many statements, and as much thought between them, as it takes.
 pub trait Command: Send + Sync + Sized + 'static {
     /// The operation's name, for ever: it is stored with every key and is part of the fingerprint.
+    /// `void` is taken.
     const OPERATION: &'static str;
 
     /// What makes a request the same as this one: its operation and every validated member, path

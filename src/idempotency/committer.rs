@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use log::warn;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -20,6 +21,7 @@ use super::{
     key::ScopedKey,
     lane::lanes,
     queue::{Queue, Stage, Submission},
+    record::Void,
 };
 
 /// What a committer may do, and how long things may take.
@@ -72,6 +74,8 @@ pub enum Outcome {
         execution_id: Uuid,
         /// The response to it.
         response: Response,
+        /// Until when it can be replayed; `None`: as long as its key.
+        replayable_until: Option<DateTime<Utc>>,
     },
     /// The same request was executed before, and this was stored.
     Replay {
@@ -79,6 +83,8 @@ pub enum Outcome {
         execution_id: Uuid,
         /// The first answer, to the byte.
         response: Response,
+        /// Until when it can be replayed; `None`: as long as its key.
+        replayable_until: Option<DateTime<Utc>>,
     },
     /// The key was used by another request.
     Reused {
@@ -90,6 +96,8 @@ pub enum Outcome {
         /// The execution's id, and that of what it made.
         execution_id: Uuid,
     },
+    /// The key was used up without anything being executed ([`Committer::void`]), and nothing ever will.
+    Voided,
     /// Another server is executing the key's command.
     InFlight,
 }
@@ -194,6 +202,18 @@ impl Committer {
         seat.answered();
         // Nobody answers when the committer was ended in the middle of it.
         heard.unwrap_or(Err(Failure::OutcomeUnknown))
+    }
+
+    /// Uses a key up, so that no request with it can ever be executed; unless one was, or is executed
+    /// before this is. The key stands for one of the two, whichever of them came first.
+    ///
+    /// [`KeyRecord::find`](super::KeyRecord::find) says afterwards which. [`Outcome::InFlight`] is the only
+    /// outcome that leaves it open: then another server is executing a request with this key.
+    ///
+    /// # Errors
+    /// As those of [`submit`](Self::submit).
+    pub async fn void(&self, account_id: Uuid, key: IdempotencyKey) -> Result<Outcome, Failure> {
+        self.submit(account_id, key, Void).await
     }
 
     /// Takes nothing in any more, and waits for what is under way to be committed and answered.

@@ -12,10 +12,9 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 
 use super::{
     Settings,
-    batch::{self, Terms},
+    batch::{self, Executed, Terms},
     error::{Remedy, loggable},
     queue::Running,
-    response::Response,
     store::{self, UsedKey},
 };
 
@@ -169,7 +168,7 @@ impl Connector {
         &mut self,
         batch: &[Running],
         searching: bool,
-    ) -> Result<Vec<Option<Response>>, Fault> {
+    ) -> Result<Vec<Option<Executed>>, Fault> {
         let (mut session, terms) = self.take()?;
         let run = batch::run(&mut session.conn, batch, terms, searching, &mut self.commit_sent);
         let ended = timeout(self.timeouts.batch, run).await;

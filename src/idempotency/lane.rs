@@ -225,12 +225,12 @@ impl Lane {
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
-            Ok(responses) => {
+            Ok(executed) => {
                 self.repeats = 0;
                 let mut not_new = Vec::new();
-                for (running, response) in part.into_iter().zip(responses) {
-                    match response {
-                        Some(response) => self.queue.settle_new(running, response),
+                for (running, executed) in part.into_iter().zip(executed) {
+                    match executed {
+                        Some(executed) => self.queue.settle_new(running, executed),
                         None => not_new.push(running),
                     }
                 }
@@ -252,7 +252,7 @@ impl Lane {
             Ok(found) => {
                 for (running, used) in part.into_iter().zip(found) {
                     match used {
-                        Some(used) => self.queue.settle_used(running, used),
+                        Some(used) => self.queue.settle_used(running, &used),
                         None => self.delay(running),
                     }
                 }

@@ -18,6 +18,8 @@
 //! - Nobody hears of an outcome before it is committed, and every copy of the request hears the same:
 //!   the first answer, to the byte, for [`Settings::response_ttl`] and then [`Outcome::Expired`].
 //! - Another request with a used key is told so ([`Outcome::Reused`]) and changes nothing.
+//! - Who has lost an answer can ask what became of the request ([`KeyRecord`]), or make sure that it is
+//!   never executed if it wasn't yet ([`Committer::void`]).
 //! - Every call ends by [`Settings::request_deadline`]. A [`Failure`] is never stored, and sending the
 //!   same request again is always safe.
 //! - No account takes more than its share of the places ([`Settings::account_queue_limit`]), and those
@@ -82,6 +84,7 @@
 //!     Outcome::Replay { response, .. } => println!("greeted before: {:?}", response.body()),
 //!     Outcome::Reused { members } => println!("the key was used with another {members:?}"),
 //!     Outcome::Expired { execution_id } => println!("greeted long ago, as {execution_id}"),
+//!     Outcome::Voided => println!("never greeted, and never will be"),
 //!     Outcome::InFlight => println!("another server is at it"),
 //! }
 //! # Ok(())
@@ -92,7 +95,7 @@
 //!
 //! `committer` is the way in, `queue` where copies of one request meet, `lane` the loop that takes
 //! batches and mends what fails, `batch` the one transaction, `store` its statements, `connection`
-//! what it runs on, `sweeper` what frees space.
+//! what it runs on, `record` what became of a key, `sweeper` what frees space.
 
 mod batch;
 mod command;
@@ -104,6 +107,7 @@ mod insert;
 mod key;
 mod lane;
 mod queue;
+mod record;
 mod response;
 mod store;
 mod sweeper;
@@ -116,5 +120,6 @@ pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use queue::COPIES_FOR_A_KEY;
+pub use record::{KeyRecord, KeyState};
 pub use response::{MalformedHeader, Response};
 pub use sweeper::{Sweeper, Swept};

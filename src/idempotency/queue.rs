@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -22,9 +23,11 @@ use uuid::Uuid;
 
 use super::{
     Failure, Outcome,
-    command::{AnyCommand, Execution},
+    batch::Executed,
+    command::{AnyCommand, Command, Execution},
     fingerprint::Fingerprint,
     key::ScopedKey,
+    record::Void,
     response::Response,
     store::UsedKey,
 };
@@ -69,24 +72,34 @@ impl Submission {
         let _ = self.reply.send(reply);
     }
 
-    /// What this request gets when its key stands for `execution_id`.
-    fn judged_by(
-        &self,
-        execution_id: Uuid,
-        fingerprint: &[u8],
-        response: Option<&Response>,
-    ) -> Reply {
-        let members = self.fingerprint.differing(fingerprint).map_err(|error| {
+    /// What this request gets when its key stands for something.
+    fn judged_by(&self, used: Standing<'_>) -> Reply {
+        let Standing { execution_id, replayable_until, .. } = used;
+        let members = self.fingerprint.differing(used.fingerprint).map_err(|error| {
             Failure::Internal(
                 format!("idempotency_keys.fingerprint of {execution_id}: {error}").into(),
             )
         })?;
-        Ok(match response {
+        let voided = used.operation == Void::OPERATION && self.operation != Void::OPERATION;
+        Ok(match used.response {
+            _ if voided => Outcome::Voided,
             _ if !members.is_empty() => Outcome::Reused { members },
-            Some(response) => Outcome::Replay { execution_id, response: response.clone() },
+            Some(response) => {
+                Outcome::Replay { execution_id, response: response.clone(), replayable_until }
+            }
             None => Outcome::Expired { execution_id },
         })
     }
+}
+
+/// What a key stands for.
+#[derive(Clone, Copy)]
+struct Standing<'a> {
+    execution_id: Uuid,
+    operation: &'a str,
+    fingerprint: &'a [u8],
+    response: Option<&'a Response>,
+    replayable_until: Option<DateTime<Utc>>,
 }
 
 /// A key's leader, taken out of the queue to be executed.
@@ -298,29 +311,43 @@ impl Queue {
     }
 
     /// Answers the leader, whose command was executed, and all who follow it.
-    pub(super) fn settle_new(&self, running: Running, response: Response) {
+    pub(super) fn settle_new(&self, running: Running, executed: Executed) {
         let followers = self.followers(&running);
         let Running { leader, .. } = running;
-        let execution_id = leader.execution_id;
+        let Executed { response, replayable_until } = executed;
+        let standing = Standing {
+            execution_id: leader.execution_id,
+            operation: leader.operation,
+            fingerprint: leader.fingerprint.as_bytes(),
+            response: Some(&response),
+            replayable_until,
+        };
         for follower in followers {
-            let fingerprint = leader.fingerprint.as_bytes();
-            let reply = follower.judged_by(execution_id, fingerprint, Some(&response));
+            let reply = follower.judged_by(standing);
             follower.answer(reply);
         }
-        leader.answer(Ok(Outcome::New { execution_id, response }));
+        let execution_id = leader.execution_id;
+        leader.answer(Ok(Outcome::New { execution_id, response, replayable_until }));
     }
 
     /// Answers the leader and all who follow it by what their key was used for.
-    pub(super) fn settle_used(&self, running: Running, used: UsedKey) {
+    pub(super) fn settle_used(&self, running: Running, used: &UsedKey) {
         let followers = self.followers(&running);
-        let UsedKey { execution_id, fingerprint, response, .. } = used;
+        let standing = Standing {
+            execution_id: used.execution_id,
+            operation: &used.operation,
+            fingerprint: &used.fingerprint,
+            response: used.response.as_ref(),
+            replayable_until: used.replayable_until,
+        };
+        let Standing { execution_id, replayable_until, .. } = standing;
         for submission in std::iter::once(running.leader).chain(followers) {
-            let reply = match &response {
+            let reply = match standing.response {
                 // Committed by a connection that was lost before it could say so.
                 Some(response) if submission.execution_id == execution_id => {
-                    Ok(Outcome::New { execution_id, response: response.clone() })
+                    Ok(Outcome::New { execution_id, response: response.clone(), replayable_until })
                 }
-                response => submission.judged_by(execution_id, &fingerprint, response.as_ref()),
+                _ => submission.judged_by(standing),
             };
             submission.answer(reply);
         }

@@ -1,5 +1,6 @@
 //! The layer's statements: one function each, over whole batches.
 
+use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -22,13 +23,17 @@ pub(super) struct Claim<'a> {
 /// A key that is used up, as it stands in the tables.
 #[derive(Debug)]
 pub(super) struct UsedKey {
-    /// Which of the keys asked for it is.
-    pub(super) place: usize,
     pub(super) execution_id: Uuid,
+    pub(super) operation: String,
     pub(super) fingerprint: Vec<u8>,
+    pub(super) created_at: DateTime<Utc>,
     /// `None` when the response can't be replayed any more.
     pub(super) response: Option<Response>,
+    pub(super) replayable_until: Option<DateTime<Utc>>,
 }
+
+/// An execution whose response is stored, and until when it can be replayed; `None`: as long as its key.
+pub(super) type Remembered = (Uuid, Option<DateTime<Utc>>);
 
 /// Takes the advisory locks of these keys, for the transaction, and says of each whether it got it.
 ///
@@ -106,7 +111,7 @@ pub(super) async fn claim(
 }
 
 /// Claims keys, runs an INSERT for those that were new, stores their responses, and commits: one
-/// statement, which is its own transaction. Returns the execution ids of those that were new.
+/// statement, which is its own transaction. Returns those that were new.
 ///
 /// That each of them got its row and its response is made sure of before anything is committed.
 /// `responses` are in the order of `claims`.
@@ -116,7 +121,7 @@ pub(super) async fn commit(
     insert: Insert,
     responses: &[Response],
     ttl: Option<f64>,
-) -> Result<Vec<Uuid>, sqlx::Error> {
+) -> Result<Vec<Remembered>, sqlx::Error> {
     let mut arguments = insert.arguments.map_err(sqlx::Error::Encode)?;
     let first = arguments.len() + 1;
     let [accounts, keys, ids, operations, fingerprints, locks, statuses, headers, bodies, seconds] =
@@ -140,15 +145,15 @@ pub(super) async fn commit(
                     CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => {seconds}) END
              FROM claimed JOIN unnest({ids}::uuid[], {statuses}::smallint[], {headers}::text[], {bodies}::bytea[])
                   AS response(execution_id, status, headers, body) USING (execution_id)
-             RETURNING execution_id
+             RETURNING execution_id, replayable_until
          ), counts AS (
              SELECT (SELECT count(*) FROM claimed) AS claimed, (SELECT count(*) FROM inserted) AS inserted,
                     (SELECT count(*) FROM remembered) AS remembered
          )
-         SELECT execution_id FROM remembered
+         SELECT execution_id, replayable_until FROM remembered
          UNION ALL
          -- No text is a uuid: an error that tells the numbers, and undoes everything.
-         SELECT format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid
+         SELECT format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid, NULL
          FROM counts WHERE claimed <> inserted OR claimed <> remembered",
         insert = insert.sql,
     );
@@ -169,7 +174,7 @@ pub(super) async fn commit(
     })();
     encoded.map_err(sqlx::Error::Encode)?;
     // All rows, to the end: that is where PostgreSQL says whether the statement was committed.
-    sqlx::query_scalar_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
+    sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
 }
 
 /// Responses as the columns that hold them.
@@ -191,26 +196,27 @@ impl<'a> ResponseColumns<'a> {
     }
 }
 
-/// What became of keys that are used up. A key that nobody has used, or that somebody is using right
+/// What became of keys that are used up, each with its place among those asked for. A key that nobody has used, or that somebody is using right
 /// now, is not in the answer; nor is one older than `key_ttl` (seconds), which another server is about
 /// to use anew.
 pub(super) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
     key_ttl: Option<f64>,
-) -> Result<Vec<UsedKey>, sqlx::Error> {
+) -> Result<Vec<(usize, UsedKey)>, sqlx::Error> {
     let (accounts, keys) = columns(scopes);
     let rows = sqlx::query(
-        "SELECT wanted.place, k.execution_id, k.fingerprint, r.status, r.headers, r.body
+        "SELECT wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
+                r.status, r.headers, r.body, r.replayable_until
          FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
          CROSS JOIN LATERAL (
-             SELECT execution_id, fingerprint FROM idempotency_keys
+             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
              WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
                AND ($3::float8 IS NULL OR created_at > now() - make_interval(secs => $3))
              LIMIT 1
          ) AS k
          LEFT JOIN LATERAL (
-             SELECT status, headers, body FROM idempotency_responses
+             SELECT status, headers, body, replayable_until FROM idempotency_responses
              WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
              LIMIT 1
          ) AS r ON true",
@@ -223,7 +229,7 @@ pub(super) async fn used(
     rows.iter().map(used_key).collect()
 }
 
-fn used_key(row: &PgRow) -> Result<UsedKey, sqlx::Error> {
+fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
     let execution_id: Uuid = row.try_get("execution_id")?;
     let response = match row.try_get::<Option<i16>, _>("status")? {
         None => None,
@@ -239,39 +245,43 @@ fn used_key(row: &PgRow) -> Result<UsedKey, sqlx::Error> {
             Some(response.map_err(|_| unreadable("headers"))?)
         }
     };
-    Ok(UsedKey {
-        // WITH ORDINALITY counts from 1.
-        place: usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX),
+    // WITH ORDINALITY counts from 1.
+    let place = usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX);
+    let used = UsedKey {
         execution_id,
+        operation: row.try_get("operation")?,
         fingerprint: row.try_get("fingerprint")?,
+        created_at: row.try_get("created_at")?,
         response,
-    })
+        replayable_until: row.try_get("replayable_until")?,
+    };
+    Ok((place, used))
 }
 
-/// Stores responses and returns how many. Those with a status of success can be replayed for `ttl`
+/// Stores responses, and returns which. Those with a status of success can be replayed for `ttl`
 /// (seconds; `None`: as long as their key); the others, refusals, as long as their key.
 pub(super) async fn remember(
     conn: &mut PgConnection,
     responses: &[(Uuid, Response)],
     ttl: Option<f64>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Vec<Remembered>, sqlx::Error> {
     let columns = ResponseColumns::of(responses.iter().map(|(_, response)| response))
         .map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let stored = sqlx::query(
+    sqlx::query_as(
         "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
          SELECT execution_id, status, headers, body,
                 CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => $5) END
          FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::bytea[])
-              AS response(execution_id, status, headers, body)",
+              AS response(execution_id, status, headers, body)
+         RETURNING execution_id, replayable_until",
     )
     .bind(responses.iter().map(|(execution_id, _)| *execution_id).collect::<Vec<_>>())
     .bind(columns.statuses)
     .bind(columns.headers)
     .bind(columns.bodies)
     .bind(ttl)
-    .execute(conn)
-    .await?;
-    Ok(stored.rows_affected())
+    .fetch_all(conn)
+    .await
 }
 
 /// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.

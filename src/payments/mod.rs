@@ -10,3 +10,5 @@ pub mod money;
 pub mod payment;
 pub mod recorded;
 mod store;
+
+pub use store::taken_as;

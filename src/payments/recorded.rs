@@ -1,9 +1,11 @@
 //! Payments as they were recorded, and as they are shown.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
+
+use crate::timestamp::Timestamp;
 
 /// A payment, with what was given back of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,8 +25,7 @@ pub struct Payment {
     /// Its refunds, the oldest first.
     pub refunds: Vec<Refund>,
     /// When it was taken, by the database's clock.
-    #[serde(serialize_with = "milliseconds")]
-    pub created_at: DateTime<Utc>,
+    pub created_at: Timestamp,
 }
 
 /// A refund of a payment.
@@ -35,14 +36,16 @@ pub struct Refund {
     /// In minor units of the payment's currency.
     pub amount: i64,
     /// When it was given back, by the database's clock.
-    #[serde(serialize_with = "milliseconds")]
-    pub created_at: DateTime<Utc>,
+    pub created_at: Timestamp,
 }
 
 impl FromRow<'_, PgRow> for Payment {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let refunds: Vec<(Uuid, i64, DateTime<Utc>)> = row.try_get("refunds")?;
-        let refund = |(refund_id, amount, created_at)| Refund { refund_id, amount, created_at };
+        let refund = |(refund_id, amount, created_at)| {
+            let created_at = Timestamp(created_at);
+            Refund { refund_id, amount, created_at }
+        };
         Ok(Self {
             transaction_id: row.try_get("transaction_id")?,
             status: row.try_get("status")?,
@@ -51,12 +54,7 @@ impl FromRow<'_, PgRow> for Payment {
             currency: row.try_get("currency")?,
             refunded: row.try_get("refunded")?,
             refunds: refunds.into_iter().map(refund).collect(),
-            created_at: row.try_get("created_at")?,
+            created_at: Timestamp(row.try_get("created_at")?),
         })
     }
-}
-
-/// RFC 3339 in UTC, to the millisecond.
-fn milliseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }

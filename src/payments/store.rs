@@ -40,6 +40,24 @@ pub(super) fn insert(batch: &[Execution<'_, TakePayment>]) -> Insert {
     .bind(batch.iter().map(|execution| execution.command.currency.code()).collect::<Vec<_>>())
 }
 
+/// The payment that this execution took, if it took one of this account's.
+///
+/// # Errors
+/// When the database fails.
+pub async fn taken_as(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    execution_id: Uuid,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT transaction_id FROM payments WHERE transaction_id = $1 AND account_id = $2",
+    )
+    .bind(execution_id)
+    .bind(account_id)
+    .fetch_optional(conn)
+    .await
+}
+
 /// An account's payment of this id.
 pub(super) async fn find(
     conn: &mut PgConnection,

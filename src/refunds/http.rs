@@ -23,7 +23,7 @@ pub async fn give_back(
     keyed: web::Data<Keyed>,
 ) -> HttpResponse {
     let Ok(transaction_id) = Uuid::parse_str(&path) else {
-        return request.refuse(Kind::NotFound.into());
+        return request.reply(Err(Kind::NotFound.into()));
     };
     request.answer(&keyed, |body| read(transaction_id, body), |_| location(transaction_id)).await
 }

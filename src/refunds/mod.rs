@@ -9,3 +9,5 @@
 pub mod http;
 pub mod refund;
 mod store;
+
+pub use store::given_back_of;

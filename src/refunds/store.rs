@@ -53,3 +53,21 @@ pub(super) async fn insert(conn: &mut PgConnection, given: &[Given]) -> Result<(
     .await?;
     Ok(())
 }
+
+/// The payment of which this execution gave something back, if it did, of this account's.
+///
+/// # Errors
+/// When the database fails.
+pub async fn given_back_of(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    execution_id: Uuid,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT transaction_id FROM refunds WHERE refund_id = $1 AND account_id = $2",
+    )
+    .bind(execution_id)
+    .bind(account_id)
+    .fetch_optional(conn)
+    .await
+}

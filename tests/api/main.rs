@@ -21,6 +21,7 @@ mod example;
 mod expiry;
 mod in_flight;
 mod isolation;
+mod key_states;
 mod keys;
 mod layer;
 mod lists;

@@ -71,7 +71,7 @@ impl Answer {
             | "method-not-allowed"
             | "idempotency-key-expired"
             | "idempotency-key-reused" => "none",
-            "refund-refused" => "new_key",
+            "refund-refused" | "idempotency-key-voided" => "new_key",
             _ if status >= 500 || matches!(status, 408 | 409 | 429) => "same_request",
             _ => "corrected_request",
         };
@@ -154,7 +154,7 @@ impl Client {
 
 /// A server is called without an API key; for an account, see [`Account`](super::accounts::Account).
 impl TestServer {
-    fn anonymous(&self) -> Client {
+    pub fn anonymous(&self) -> Client {
         Client { address: self.address, http: self.client.clone() }
     }
 

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Connection, Decode, Executor, PgConnection, Postgres, Type,
+    postgres::PgConnectOptions,
+};
 use tokio::{sync::OnceCell, time::sleep};
 
 /// Left behind by a run that was killed, when older than this.
@@ -90,10 +93,18 @@ impl TestDatabase {
 
     /// The number that a query gives.
     pub async fn number(&self, sql: &str) -> i64 {
+        self.value(sql).await
+    }
+
+    /// The value that a query gives.
+    pub async fn value<T>(&self, sql: &str) -> T
+    where
+        T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
+    {
         let mut conn = self.connect().await;
-        let number = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
+        let value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
         conn.close().await.unwrap();
-        number
+        value
     }
 
     /// How many payments there are.

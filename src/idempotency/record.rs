@@ -1,0 +1,90 @@
+//! What became of a request, asked by its key; and using a key up, so that the answer stays the same.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Command, Execution, Fingerprint, IdempotencyKey, Response, key::ScopedKey, store};
+
+/// What became of the request that used a key.
+///
+/// That there is no record is no promise: the request may be under way, in a queue or on the network.
+/// [`Committer::void`](super::Committer::void) makes it one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Names the execution, and is the id of what it made.
+    pub execution_id: Uuid,
+    /// What was executed: a command's `OPERATION`.
+    pub operation: String,
+    /// When the key was used, by the database's clock.
+    pub first_used_at: DateTime<Utc>,
+    /// What is left of it.
+    pub state: KeyState,
+}
+
+/// What a key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyState {
+    /// A command was executed, and its response can be replayed.
+    Answered {
+        /// The response.
+        response: Response,
+        /// Until when it can be replayed; `None`: as long as its key.
+        replayable_until: Option<DateTime<Utc>>,
+    },
+    /// A command was executed, with success, and its response is kept no longer.
+    Expired,
+    /// Nothing was executed, and nothing ever will be.
+    Voided,
+}
+
+impl KeyRecord {
+    /// What is recorded of a key, if it was used; one older than `key_ttl` counts as not used. To be asked of
+    /// the primary: a standby may not know of it yet.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find(
+        conn: &mut PgConnection,
+        account_id: Uuid,
+        key: IdempotencyKey,
+        key_ttl: Option<Duration>,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        let scope = ScopedKey { account_id, key };
+        let key_ttl = key_ttl.map(|ttl| ttl.as_secs_f64());
+        let used = store::used(conn, &[&scope], key_ttl).await?.pop();
+        Ok(used.map(|(_, used)| Self {
+            execution_id: used.execution_id,
+            first_used_at: used.created_at,
+            state: match used.response {
+                _ if used.operation == Void::OPERATION => KeyState::Voided,
+                Some(response) => {
+                    KeyState::Answered { response, replayable_until: used.replayable_until }
+                }
+                None => KeyState::Expired,
+            },
+            operation: used.operation,
+        }))
+    }
+}
+
+/// Uses a key up, and does nothing else. A command as any other, so that exactly one of it and the request
+/// that it is to prevent happens.
+pub(super) struct Void;
+
+impl Command for Void {
+    const OPERATION: &'static str = "void";
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(Self::OPERATION)
+    }
+
+    async fn execute(
+        batch: &[Execution<'_, Self>],
+        _: &mut PgConnection,
+    ) -> Result<Vec<Response>, sqlx::Error> {
+        Ok(batch.iter().map(|_| Response::new(204, "")).collect())
+    }
+}

@@ -1,0 +1,195 @@
+//! For clients that lost an answer: what became of a request, and making sure that it never happens.
+
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    accounts::Caller,
+    body::Members,
+    database::Reads,
+    idempotency::{Command, KeyRecord, KeyState, Outcome, Response},
+    keyed::{Keyed, KeyedRequest},
+    payments::{
+        self,
+        payment::{TakePayment, location},
+    },
+    problem::{Kind, Problem},
+    refunds::{self, refund::GiveBack},
+    timestamp::Timestamp,
+};
+
+/// What a key stands for, for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Unknown,
+    Completed,
+    Refused,
+    Expired,
+    Voided,
+}
+
+impl State {
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Unknown => {
+                "Nothing is committed with this key. That is no promise: the request may still be under way. To make \
+                 sure that it is never executed, void the key (POST /idempotency-key/void); or send the same request again."
+            }
+            Self::Completed => {
+                "It was executed, once. The same request with this key gets the stored answer."
+            }
+            Self::Refused => {
+                "It was refused, for good. The same request with this key gets the same refusal."
+            }
+            Self::Expired => {
+                "It was executed, once; `resource` is what it made. Its answer is kept no longer, and nothing is ever \
+                 executed again with this key."
+            }
+            Self::Voided => "Nothing was executed with this key, and nothing ever will be.",
+        }
+    }
+}
+
+/// The answer. What a state has nothing to say about is null.
+#[derive(Debug, Serialize)]
+struct Shown {
+    state: State,
+    operation: Option<String>,
+    execution_id: Option<Uuid>,
+    /// Where what was made can be read.
+    resource: Option<String>,
+    /// Of the first answer.
+    status: Option<u16>,
+    first_used_at: Option<Timestamp>,
+    replayable_until: Option<Timestamp>,
+    detail: &'static str,
+}
+
+impl Shown {
+    fn new(state: State, first_used_at: Option<DateTime<Utc>>) -> Self {
+        Self {
+            state,
+            operation: None,
+            execution_id: None,
+            resource: None,
+            status: None,
+            first_used_at: first_used_at.map(Timestamp),
+            replayable_until: None,
+            detail: state.meaning(),
+        }
+    }
+}
+
+/// `GET /idempotency-key`: what became of the request that was sent with the key in the header.
+///
+/// Problems: `unauthorized`, `idempotency-key-missing`, `idempotency-key-invalid`, `database-unavailable`.
+pub async fn show(
+    request: KeyedRequest,
+    keyed: web::Data<Keyed>,
+    reads: web::Data<Reads>,
+) -> HttpResponse {
+    let shown = look_up(&request, &keyed, &reads).await;
+    request.reply(shown)
+}
+
+/// `POST /idempotency-key/void`: uses the key up, unless a request with it was executed; and says which.
+///
+/// Problems: those of [`show`], and those of every keyed request that has to wait for the database.
+pub async fn void(
+    request: KeyedRequest,
+    keyed: web::Data<Keyed>,
+    reads: web::Data<Reads>,
+) -> HttpResponse {
+    let voided = async {
+        read_nothing(request.body())?;
+        let Caller { account_id } = request.caller();
+        match keyed.committer.void(account_id, request.key().clone()).await? {
+            Outcome::InFlight => Err(Kind::KeyInFlight.into()),
+            _ => look_up(&request, &keyed, &reads).await,
+        }
+    };
+    let answered = voided.await;
+    request.reply(answered)
+}
+
+/// No body is as good as an empty object.
+fn read_nothing(body: &[u8]) -> Result<(), Problem> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    Members::read(body, Kind::MalformedJson)?.finish(Some(()))
+}
+
+async fn look_up(
+    request: &KeyedRequest,
+    keyed: &Keyed,
+    reads: &Reads,
+) -> Result<HttpResponse, Problem> {
+    let Caller { account_id } = request.caller();
+    let key = request.key().clone();
+    let shown = reads
+        .run(async |conn| match KeyRecord::find(conn, account_id, key, keyed.key_ttl).await? {
+            Some(record) => known(conn, account_id, record).await,
+            None => Ok(Shown::new(State::Unknown, None)),
+        })
+        .await?;
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
+}
+
+async fn known(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    record: KeyRecord,
+) -> Result<Shown, sqlx::Error> {
+    let KeyRecord { execution_id, operation, first_used_at, state } = record;
+    let used = |state| Shown::new(state, Some(first_used_at));
+    let executed = |state| Shown { execution_id: Some(execution_id), ..used(state) };
+    Ok(match state {
+        KeyState::Voided => used(State::Voided),
+        KeyState::Answered { response, replayable_until } => {
+            let success = (200..300).contains(&response.status());
+            Shown {
+                operation: Some(operation),
+                resource: stored_location(&response),
+                status: Some(response.status()),
+                replayable_until: replayable_until.map(Timestamp),
+                ..executed(if success { State::Completed } else { State::Refused })
+            }
+        }
+        KeyState::Expired => {
+            let made = made_by(conn, account_id, &operation, execution_id).await?;
+            Shown {
+                operation: Some(operation),
+                status: made.is_some().then_some(StatusCode::CREATED.as_u16()),
+                resource: made.map(location),
+                ..executed(State::Expired)
+            }
+        }
+    })
+}
+
+fn stored_location(response: &Response) -> Option<String> {
+    let mut headers = response.headers();
+    headers.find(|(name, _)| *name == "location").map(|(_, value)| value.to_owned())
+}
+
+/// The payment at which an execution's effect can be read, from the operation's own tables: these are kept
+/// when the answer is not.
+async fn made_by(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    operation: &str,
+    execution_id: Uuid,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    match operation {
+        TakePayment::OPERATION => payments::taken_as(conn, account_id, execution_id).await,
+        GiveBack::OPERATION => refunds::given_back_of(conn, account_id, execution_id).await,
+        _ => Ok(None),
+    }
+}
