@@ -19,6 +19,7 @@ mod expiry;
 mod in_flight;
 mod keys;
 mod layer;
+mod partitions;
 mod problems;
 mod program;
 mod races;
