@@ -46,7 +46,7 @@ struct Templates {
 
 pub async fn run(knobs: &Knobs) -> Results {
     let templates = templates().await;
-    let machine = Machine::describe(&templates.empty).await;
+    let machine = Machine::this(&templates.empty).await;
     let mut collected = Collected::default();
     for round in 1..=knobs.rounds {
         eprintln!("round {round} of {}", knobs.rounds);

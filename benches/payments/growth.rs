@@ -28,7 +28,7 @@ pub async fn run(knobs: &Knobs) -> Results {
         fill(&database, *keys).await;
         databases.push((*keys, database));
     }
-    let machine = Machine::describe(&databases[0].1).await;
+    let machine = Machine::this(&databases[0].1).await;
     let (mut collected, seconds) = (Collected::default(), knobs.seconds * TIMES_AS_LONG);
     for round in 1..=knobs.rounds {
         eprintln!("round {round} of {}", knobs.rounds);

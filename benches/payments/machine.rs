@@ -32,7 +32,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub async fn describe(database: &TestDatabase) -> Self {
+    /// What this benchmark runs on.
+    pub async fn this(database: &TestDatabase) -> Self {
         let mut conn = database.connect().await;
         let rows = sqlx::query(
             "SELECT name, current_setting(name) AS value FROM unnest($1::text[]) AS name
@@ -55,8 +56,21 @@ impl Machine {
         }
     }
 
+    /// As the page says it.
+    pub fn sentences(&self) -> String {
+        let Self { cores, processor, memory_gib, system, postgresql, settings, payonce } = self;
+        let settings: Vec<String> =
+            settings.iter().map(|(name, value)| format!("`{name}` {value}")).collect();
+        let durable = if self.is_durable() { "durable" } else { "**not durable**" };
+        format!(
+            "{cores} cores ({processor}), {memory_gib} GiB, {system}, which load, server and database share. PostgreSQL \
+             {postgresql}, {durable}: {}. payonce {payonce}.",
+            settings.join(", ")
+        )
+    }
+
     /// Whether an acknowledged payment survives a crash.
-    pub fn is_durable(&self) -> bool {
+    fn is_durable(&self) -> bool {
         let on = |name: &str| self.settings.get(name).is_some_and(|value| value != "off");
         on("fsync") && on("synchronous_commit") && on("full_page_writes")
     }

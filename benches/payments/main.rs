@@ -1,8 +1,8 @@
 //! payonce beside what else one would do, in one run on one machine.
 //!
 //! ```text
-//! scripts/with-postgres cargo bench --bench payments                       the comparison: seven minutes
-//! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: ten
+//! scripts/with-postgres cargo bench --bench payments                       the comparison: six minutes
+//! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: seven
 //! scripts/with-postgres cargo bench --bench payments -- scaling            partitions, committers, servers: two
 //! scripts/with-postgres cargo bench --bench payments -- report             only the tables and pictures, anew
 //! scripts/with-postgres cargo bench --bench payments -- comparison growth scaling
@@ -36,6 +36,7 @@ mod load;
 mod machine;
 mod meters;
 mod million;
+mod pages;
 mod pgbench;
 mod plot;
 mod report;

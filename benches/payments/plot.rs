@@ -7,15 +7,26 @@ use plotters::prelude::{
     SVGBackend, SeriesLabelPosition, WHITE,
 };
 
-use super::results::{Figure, float};
+use super::{
+    report::whole,
+    results::{Figure, float},
+};
 
 /// Told apart by those who see few colours, too; payonce's is the first.
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 90, 181), RGBColor(220, 110, 50), RGBColor(150, 150, 150), RGBColor(90, 90, 90)];
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 90, 181),
+    RGBColor(220, 110, 50),
+    RGBColor(150, 150, 150),
+    RGBColor(90, 90, 90),
+    RGBColor(150, 190, 230),
+];
 const INK: RGBColor = RGBColor(30, 30, 30);
 
 /// How much of the room between two groups their bars take.
 const FILLED: f64 = 0.8;
+
+/// The highest bar leaves room for the names above it.
+const HEADROOM: f64 = 1.35;
 
 /// Groups of bars, each with a whisker from the lowest to the highest round.
 pub struct Bars<'a> {
@@ -40,7 +51,7 @@ impl Bars<'_> {
             .margin(12)
             .x_label_area_size(46)
             .y_label_area_size(64)
-            .build_cartesian_2d(-0.5..groups - 0.5, 0.0..highest * 1.05)
+            .build_cartesian_2d(-0.5..groups - 0.5, 0.0..highest * HEADROOM)
             .unwrap();
         chart
             .configure_mesh()
@@ -50,7 +61,7 @@ impl Bars<'_> {
             .x_desc(self.below)
             .x_labels(self.groups.len() * 2 + 1)
             .x_label_formatter(&|place| self.group_at(*place))
-            .y_label_formatter(&|rate| format!("{rate:.0}"))
+            .y_label_formatter(&|rate| whole(*rate))
             .draw()
             .unwrap();
         for (place, (name, figures)) in self.series.iter().enumerate() {

@@ -32,7 +32,7 @@ pub const SHAPES: [Shape; 5] = [
 pub async fn run(knobs: &Knobs) -> Results {
     let (plain, partitioned) = (TestDatabase::create().await, TestDatabase::create().await);
     partitioned.partition(PARTITIONS).await;
-    let machine = Machine::describe(&plain).await;
+    let machine = Machine::this(&plain).await;
     let mut collected = Collected::default();
     for round in 1..=knobs.rounds {
         eprintln!("round {round} of {}", knobs.rounds);
