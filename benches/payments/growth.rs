@@ -1,7 +1,8 @@
 //! The same with many keys in the tables, while the sweeper runs: at each size, with keys at random and in order of time.
 //!
-//! The tables are filled by SQL: keys at random, ids in order of time over a little more than a day, so that a tenth of
-//! the answers has expired and the sweeper has work from the start. The sizes take turns, round by round.
+//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Before each run as many of the
+//! oldest answers expire as a run makes new ones, which is what the sweeper has to do in the long run. The sizes take
+//! turns, round by round.
 
 use sqlx::{Connection, PgConnection};
 
@@ -21,6 +22,9 @@ pub const ORDERED: &str = "keys in order of time";
 /// Large tables need longer to show what they cost: checkpoints above all.
 const TIMES_AS_LONG: u64 = 4;
 
+/// About the rate of new payments.
+const EXPIRING_A_SECOND: u64 = 20_000;
+
 pub async fn run(knobs: &Knobs) -> Results {
     let mut databases = Vec::new();
     for keys in &knobs.growth {
@@ -37,6 +41,7 @@ pub async fn run(knobs: &Knobs) -> Results {
                 // What this run makes would be much, where there was nothing.
                 let empty = if *keys == 0 { Some(filled.copy().await) } else { None };
                 let database = empty.as_ref().unwrap_or(filled);
+                expire(database, seconds * EXPIRING_A_SECOND).await;
                 let before = swept(database).await;
                 let serve = Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")]);
                 let mut sample = measured(database, serve, requests, CLIENTS, seconds).await;
@@ -53,6 +58,16 @@ async fn swept(database: &TestDatabase) -> f64 {
     let deleted = "SELECT coalesce(sum(n_tup_del), 0)::bigint FROM pg_stat_user_tables
                    WHERE relname = 'idempotency_responses'";
     float(database.number(deleted).await)
+}
+
+/// Lets so many of the oldest answers expire.
+async fn expire(database: &TestDatabase, answers: u64) {
+    let update = format!(
+        "UPDATE idempotency_responses AS r SET replayable_until = now()
+         FROM (SELECT execution_id FROM idempotency_responses ORDER BY execution_id LIMIT {answers}) AS old
+         WHERE r.execution_id = old.execution_id"
+    );
+    database.execute(&update).await;
 }
 
 /// Puts so many keys in, each with its answer and its payment.
@@ -102,12 +117,12 @@ async fn fill(database: &TestDatabase, keys: u32) {
     database.execute("CHECKPOINT").await;
 }
 
-/// Runs an INSERT … SELECT over the executions of the last 26 hours and 40 minutes.
+/// Runs an INSERT … SELECT over the executions of the last 23 hours.
 async fn insert(conn: &mut PgConnection, statement: &'static str, keys: u32) {
     let statement = format!(
         "{statement}
          FROM generate_series(1, $1::bigint) AS n
-         CROSS JOIN LATERAL (SELECT now() - interval '26 hours 40 minutes' * (1 - n::float8 / $1)) AS t(made_at)
+         CROSS JOIN LATERAL (SELECT now() - interval '23 hours' * (1 - n::float8 / $1)) AS t(made_at)
          CROSS JOIN LATERAL (SELECT (lpad(to_hex((extract(epoch FROM made_at) * 1000)::bigint), 12, '0')
                                      || '7000a000' || lpad(to_hex(n), 12, '0'))::uuid) AS i(id)"
     );

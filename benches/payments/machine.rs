@@ -50,7 +50,11 @@ impl Machine {
             processor: processor(),
             memory_gib: memory_kib() / 1024 / 1024,
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            postgresql: settings.remove("version").unwrap_or_default(),
+            // Without what a distribution adds to it.
+            postgresql: settings
+                .remove("version")
+                .and_then(|version| Some(version.split_whitespace().next()?.to_owned()))
+                .unwrap_or_default(),
             settings,
             payonce: commit(),
         }

@@ -16,24 +16,23 @@ pub const CLIENTS: u32 = 256;
 /// Seconds between two looks at the memory.
 const SECONDS: u64 = 3;
 
-/// Takes at least so many payments. `memory_first_mib` is the server's after the first seconds of load.
+/// Takes at least so many payments, and tells the server's memory after a tenth, after half and after all of them.
 pub async fn run(template: &TestDatabase, payments: f64) -> Sample {
     let database = template.copy().await;
     let serve = Serve::start(&database.options, &[]);
-    let (mut made, mut seconds, mut memories) = (0.0, 0.0, Vec::new());
-    while made < payments {
-        let sample = Load::run(serve.address, Requests::New, CLIENTS, SECONDS);
-        made += sample["requests"];
-        seconds += sample["seconds"];
-        memories.extend(meters::memory(serve.child.id()));
+    let (mut made, mut seconds, mut sample) = (0.0, 0.0, Sample::new());
+    for (name, share) in [("tenth", 0.1), ("half", 0.5), ("last", 1.0)] {
+        while made < payments * share {
+            let load = Load::run(serve.address, Requests::New, CLIENTS, SECONDS);
+            made += load["requests"];
+            seconds += load["seconds"];
+        }
+        let memory = meters::memory(serve.child.id());
+        sample.extend(memory.map(|memory| (format!("memory_{name}_mib"), memory)));
     }
     stop(serve);
-    let mut sample =
-        Sample::from([("payments".to_owned(), made), ("rate".to_owned(), made / seconds)]);
-    if let [first, .., last] = memories[..] {
-        sample.insert("memory_first_mib".to_owned(), first);
-        sample.insert("memory_last_mib".to_owned(), last);
-    }
+    sample.insert("payments".to_owned(), made);
+    sample.insert("rate".to_owned(), made / seconds);
     sample.extend(sizes(&database).await);
     sample
 }

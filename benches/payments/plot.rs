@@ -25,6 +25,9 @@ const INK: RGBColor = RGBColor(30, 30, 30);
 /// How much of the room between two groups their bars take.
 const FILLED: f64 = 0.8;
 
+/// How much of its place a bar takes.
+const WIDTH: f64 = 0.92;
+
 /// The highest bar leaves room for the names above it.
 const HEADROOM: f64 = 1.35;
 
@@ -45,7 +48,7 @@ impl Bars<'_> {
         root.fill(&WHITE).unwrap();
         let figures = self.series.iter().flat_map(|(_, figures)| figures).flatten();
         let highest = figures.map(|figure| figure.highest).fold(1.0, f64::max);
-        let groups = float(i64::try_from(self.groups.len()).unwrap());
+        let groups = float(self.groups.len());
         let mut chart = ChartBuilder::on(&root)
             .caption(self.title, ("sans-serif", 18).into_font().color(&INK))
             .margin(12)
@@ -64,15 +67,8 @@ impl Bars<'_> {
             .y_label_formatter(&|rate| whole(*rate))
             .draw()
             .unwrap();
-        for (place, (name, figures)) in self.series.iter().enumerate() {
-            let colour = COLOURS[place % COLOURS.len()];
-            let width = FILLED / float(i64::try_from(self.series.len()).unwrap());
-            let bars = figures.iter().enumerate().filter_map(|(group, figure)| {
-                let (group, place) = (i64::try_from(group).ok()?, i64::try_from(place).ok()?);
-                let left = float(group) - FILLED / 2.0 + float(place) * width;
-                figure.map(|figure| (left, left + width * 0.92, figure))
-            });
-            let bars: Vec<_> = bars.collect();
+        for (place, (name, _)) in self.series.iter().enumerate() {
+            let (colour, bars) = (COLOURS[place % COLOURS.len()], self.bars(place));
             let boxes = bars.iter().map(|(left, right, figure)| {
                 Rectangle::new([(*left, 0.0), (*right, figure.median)], colour.filled())
             });
@@ -94,6 +90,18 @@ impl Bars<'_> {
             .draw()
             .unwrap();
         root.present().unwrap();
+    }
+
+    /// The bars of the series at this place: left and right end, and what they show.
+    fn bars(&self, place: usize) -> Vec<(f64, f64, Figure)> {
+        let width = FILLED / float(self.series.len());
+        let figures = self.series[place].1.iter().enumerate();
+        figures
+            .filter_map(|(group, figure)| {
+                let left = float(group) - FILLED / 2.0 + float(place) * width;
+                figure.map(|figure| (left, left + width * WIDTH, figure))
+            })
+            .collect()
     }
 
     /// The group whose middle is here.

@@ -35,7 +35,7 @@ pub fn write(repository: &Path) -> String {
     if let Some(comparison) = &comparison {
         page += &pages::comparison(comparison);
         draw_comparison(comparison, &folder.join("payments.svg"));
-        into_readme(&repository.join("README.md"), &pages::new_payments(comparison));
+        into_readme(&repository.join("README.md"), &pages::summary(comparison));
     }
     if let Some(growth) = &growth {
         page += &pages::growth(growth);
@@ -125,11 +125,11 @@ fn draw_growth(results: &Results, file: &Path) {
     .draw(file);
 }
 
-fn into_readme(file: &Path, table: &str) {
+fn into_readme(file: &Path, summary: &str) {
     let readme = fs::read_to_string(file).unwrap();
     let (begin, end) = MARKERS;
     let parts =
         readme.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
     let (before, after) = parts.expect("README.md has the benchmark's markers");
-    fs::write(file, format!("{before}{begin}\n{table}{end}{after}")).unwrap();
+    fs::write(file, format!("{before}{begin}\n{summary}{end}{after}")).unwrap();
 }
