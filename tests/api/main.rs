@@ -27,6 +27,7 @@ mod layer;
 mod lists;
 mod migrations;
 mod operators;
+mod partitions;
 mod problems;
 mod program;
 mod races;

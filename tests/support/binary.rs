@@ -43,6 +43,11 @@ impl Serve {
     pub fn start(options: &PgConnectOptions, variables: &[(&str, &str)]) -> Self {
         let mut command = payonce(&["serve"]);
         command.env("DATABASE_URL", url(options)).env("PORT", "0").envs(variables.iter().copied());
+        Self::spawn(&mut command)
+    }
+
+    /// Starts whatever logs, as payonce does, on which address it listens.
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));

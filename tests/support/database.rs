@@ -18,6 +18,9 @@ use tokio::{sync::OnceCell, time::sleep};
 /// Left behind by a run that was killed, when older than this.
 const STALE_AFTER: Duration = Duration::from_hours(1);
 
+/// Makes the large tables hash-partitioned (docs/scaling.md).
+const PARTITION: &str = include_str!("../../docs/scaling/partition.sql");
+
 /// The one thing of the environment, or of `.env`, that tests go by.
 pub fn maintenance() -> PgConnectOptions {
     let url = std::env::var("DATABASE_URL").ok().or_else(|| {
@@ -50,6 +53,16 @@ impl TestDatabase {
         static TEMPLATE: OnceCell<String> = OnceCell::const_new();
         let template = TEMPLATE.get_or_init(template).await;
         Self::create_from(template).await
+    }
+
+    /// A copy, with everything that is in it. Nobody may be connected to it.
+    pub async fn copy(&self) -> Self {
+        Self::create_from(&self.name).await
+    }
+
+    /// Splits its large tables into this many partitions each.
+    pub async fn partition(&self, partitions: u32) {
+        self.execute(&partitioning(partitions)).await;
     }
 
     /// A database without any table.
@@ -140,9 +153,18 @@ fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The name of a migrated database, made by whichever test process comes first.
+/// What splits the large tables into this many partitions each.
+fn partitioning(partitions: u32) -> String {
+    format!("SET payonce.partitions = {partitions}; {PARTITION}")
+}
+
+/// The name of a migrated database, made by whichever test process comes first. With
+/// `PAYONCE_TEST_PARTITIONS=8` its large tables have so many partitions.
 async fn template() -> String {
-    let name = format!("payonce_test_template_{:016x}", fingerprint_of_migrations());
+    let partitions = std::env::var("PAYONCE_TEST_PARTITIONS").ok();
+    let partitions: Option<u32> = partitions.map(|number| number.parse().expect("a number"));
+    let fingerprint = fingerprint_of_migrations();
+    let name = format!("payonce_test_template_{fingerprint:016x}_{}", partitions.unwrap_or(0));
     let mut conn = PgConnection::connect_with(&maintenance()).await.unwrap();
     conn.execute("SELECT pg_advisory_lock(hashtext('payonce tests: template'))").await.unwrap();
     drop_stale(&mut conn).await;
@@ -157,7 +179,13 @@ async fn template() -> String {
         let unfinished = format!("payonce_test_{}_{}_unfinished", seconds(), process::id());
         let create = format!("CREATE DATABASE {unfinished} TEMPLATE template0 ENCODING 'UTF8'");
         conn.execute(AssertSqlSafe(create)).await.unwrap();
-        payonce::database::migrate(&maintenance().database(&unfinished)).await.unwrap();
+        let options = maintenance().database(&unfinished);
+        payonce::database::migrate(&options).await.unwrap();
+        if let Some(partitions) = partitions {
+            let mut conn = PgConnection::connect_with(&options).await.unwrap();
+            conn.execute(AssertSqlSafe(partitioning(partitions))).await.unwrap();
+            conn.close().await.unwrap();
+        }
         let rename = format!("ALTER DATABASE {unfinished} RENAME TO {name}");
         conn.execute(AssertSqlSafe(rename)).await.unwrap();
     }
@@ -182,7 +210,7 @@ async fn drop_stale(conn: &mut PgConnection) {
     }
 }
 
-/// Changes whenever a migration does.
+/// Changes whenever a migration does, or the way to partition.
 fn fingerprint_of_migrations() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -193,5 +221,6 @@ fn fingerprint_of_migrations() -> u64 {
     for file in files {
         std::fs::read(file).unwrap().hash(&mut hasher);
     }
+    PARTITION.hash(&mut hasher);
     hasher.finish()
 }

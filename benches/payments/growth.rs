@@ -1,0 +1,131 @@
+//! The same with many keys in the tables, while the sweeper runs: at each size, with keys at random and in order of time.
+//!
+//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Before each run as many of the
+//! oldest answers expire as a run makes new ones, which is what the sweeper has to do in the long run. The sizes take
+//! turns, round by round.
+
+use sqlx::{Connection, PgConnection};
+
+use super::{
+    Knobs,
+    comparison::measured,
+    load::Requests,
+    machine::Machine,
+    results::{Collected, Results, float},
+    support::{TestDatabase, binary::Serve},
+};
+
+pub const CLIENTS: u32 = 64;
+pub const RANDOM: &str = "keys at random";
+pub const ORDERED: &str = "keys in order of time";
+
+/// Large tables need longer to show what they cost: checkpoints above all.
+const TIMES_AS_LONG: u64 = 4;
+
+/// About the rate of new payments.
+const EXPIRING_A_SECOND: u64 = 20_000;
+
+pub async fn run(knobs: &Knobs) -> Results {
+    let mut databases = Vec::new();
+    for keys in &knobs.growth {
+        let database = TestDatabase::create().await;
+        fill(&database, *keys).await;
+        databases.push((*keys, database));
+    }
+    let machine = Machine::this(&databases[0].1).await;
+    let (mut collected, seconds) = (Collected::default(), knobs.seconds * TIMES_AS_LONG);
+    for round in 1..=knobs.rounds {
+        eprintln!("round {round} of {}", knobs.rounds);
+        for (keys, filled) in &databases {
+            for (scenario, requests) in [(RANDOM, Requests::New), (ORDERED, Requests::Ordered)] {
+                // What this run makes would be much, where there was nothing.
+                let empty = if *keys == 0 { Some(filled.copy().await) } else { None };
+                let database = empty.as_ref().unwrap_or(filled);
+                expire(database, seconds * EXPIRING_A_SECOND).await;
+                let before = swept(database).await;
+                let serve = Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")]);
+                let mut sample = measured(database, serve, requests, CLIENTS, seconds).await;
+                sample.insert("swept".to_owned(), swept(database).await - before);
+                collected.add(scenario, *keys, sample);
+            }
+        }
+    }
+    collected.results(machine, seconds, knobs.rounds)
+}
+
+/// How many answers were deleted so far.
+async fn swept(database: &TestDatabase) -> f64 {
+    let deleted = "SELECT coalesce(sum(n_tup_del), 0)::bigint FROM pg_stat_user_tables
+                   WHERE relname = 'idempotency_responses'";
+    float(database.number(deleted).await)
+}
+
+/// Lets so many of the oldest answers expire.
+async fn expire(database: &TestDatabase, answers: u64) {
+    let update = format!(
+        "UPDATE idempotency_responses AS r SET replayable_until = now()
+         FROM (SELECT execution_id FROM idempotency_responses ORDER BY execution_id LIMIT {answers}) AS old
+         WHERE r.execution_id = old.execution_id"
+    );
+    database.execute(&update).await;
+}
+
+/// Puts so many keys in, each with its answer and its payment.
+async fn fill(database: &TestDatabase, keys: u32) {
+    if keys == 0 {
+        return;
+    }
+    eprintln!("{keys} keys");
+    // Entries at random are made far faster all at once.
+    database.execute("ALTER TABLE idempotency_keys DROP CONSTRAINT idempotency_keys_pkey").await;
+    let (mut a, mut b, mut c) =
+        (database.connect().await, database.connect().await, database.connect().await);
+    tokio::join!(
+        insert(
+            &mut a,
+            "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint, created_at)
+             SELECT '00000000-0000-0000-0000-000000000000', gen_random_uuid()::text, id, 'pay',
+                    decode('01' || substr(repeat(md5(n::text), 2), 1, 48), 'hex'), made_at",
+            keys
+        ),
+        insert(
+            &mut b,
+            "INSERT INTO idempotency_responses (execution_id, status, headers, body, created_at, replayable_until)
+             SELECT id, 201, 'location: /payment/' || id || E'\\n',
+                    convert_to('{\"status\":\"success\",\"transaction_id\":\"' || id || '\",\"user_id\":\"user_1000\",\"amount\":100}', 'UTF8'),
+                    made_at, made_at + interval '24 hours'",
+            keys
+        ),
+        insert(
+            &mut c,
+            "INSERT INTO payments (transaction_id, account_id, user_id, amount, created_at)
+             SELECT id, '00000000-0000-0000-0000-000000000000', 'user_' || 1000 + n % 9000, 100, made_at",
+            keys
+        ),
+    );
+    for conn in [a, b, c] {
+        conn.close().await.unwrap();
+    }
+    database
+        .execute(
+            "SET maintenance_work_mem = '1GB';
+             ALTER TABLE idempotency_keys ADD PRIMARY KEY (account_id, key)",
+        )
+        .await;
+    // Or autovacuum would do it in the middle of a run.
+    database.execute("VACUUM (ANALYZE)").await;
+    database.execute("CHECKPOINT").await;
+}
+
+/// Runs an INSERT … SELECT over the executions of the last 23 hours.
+async fn insert(conn: &mut PgConnection, statement: &'static str, keys: u32) {
+    let statement = format!(
+        "{statement}
+         FROM generate_series(1, $1::bigint) AS n
+         CROSS JOIN LATERAL (SELECT now() - interval '23 hours' * (1 - n::float8 / $1)) AS t(made_at)
+         CROSS JOIN LATERAL (SELECT (lpad(to_hex((extract(epoch FROM made_at) * 1000)::bigint), 12, '0')
+                                     || '7000a000' || lpad(to_hex(n), 12, '0'))::uuid) AS i(id)"
+    );
+    let query = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(i64::from(keys));
+    query.execute(conn).await.unwrap();
+}

@@ -1,0 +1,105 @@
+//! What the figures are of: the machine, PostgreSQL and its settings. No names of hosts or folders.
+
+use std::{collections::BTreeMap, fs, process::Command};
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+
+use super::support::TestDatabase;
+
+/// What decides how fast PostgreSQL is, and how durable.
+const SETTINGS: [&str; 9] = [
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_level",
+    "wal_compression",
+    "shared_buffers",
+    "max_wal_size",
+    "checkpoint_timeout",
+    "commit_delay",
+];
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    pub cores: usize,
+    pub processor: String,
+    pub memory_gib: u64,
+    pub system: String,
+    pub postgresql: String,
+    pub settings: BTreeMap<String, String>,
+    pub payonce: String,
+}
+
+impl Machine {
+    /// What this benchmark runs on.
+    pub async fn this(database: &TestDatabase) -> Self {
+        let mut conn = database.connect().await;
+        let rows = sqlx::query(
+            "SELECT name, current_setting(name) AS value FROM unnest($1::text[]) AS name
+             UNION ALL SELECT 'version', current_setting('server_version')",
+        )
+        .bind(&SETTINGS[..])
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        let mut settings: BTreeMap<String, String> =
+            rows.iter().map(|row| (row.get("name"), row.get("value"))).collect();
+        Self {
+            cores: std::thread::available_parallelism().map_or(0, Into::into),
+            processor: processor(),
+            memory_gib: memory_kib() / 1024 / 1024,
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            // Without what a distribution adds to it.
+            postgresql: settings
+                .remove("version")
+                .and_then(|version| Some(version.split_whitespace().next()?.to_owned()))
+                .unwrap_or_default(),
+            settings,
+            payonce: commit(),
+        }
+    }
+
+    /// As the page says it.
+    pub fn sentences(&self) -> String {
+        let Self { cores, processor, memory_gib, system, postgresql, settings, payonce } = self;
+        let settings: Vec<String> =
+            settings.iter().map(|(name, value)| format!("`{name}` {value}")).collect();
+        let durable = if self.is_durable() { "durable" } else { "**not durable**" };
+        format!(
+            "{cores} cores ({processor}), {memory_gib} GiB, {system}, which load, server and database share. PostgreSQL \
+             {postgresql}, {durable}: {}. payonce {payonce}.",
+            settings.join(", ")
+        )
+    }
+
+    /// Whether an acknowledged payment survives a crash.
+    fn is_durable(&self) -> bool {
+        let on = |name: &str| self.settings.get(name).is_some_and(|value| value != "off");
+        on("fsync") && on("synchronous_commit") && on("full_page_writes")
+    }
+}
+
+/// The model, where the system tells.
+fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        Some(line.split(':').nth(1)?.trim().to_owned())
+    };
+    value("model name").unwrap_or_else(|| "not told".to_owned())
+}
+
+fn memory_kib() -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("MemTotal:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+}
+
+/// The version, and the commit where this is a checkout of one.
+fn commit() -> String {
+    let git = Command::new("git").args(["describe", "--always", "--dirty", "--exclude=*"]).output();
+    let commit = git.ok().filter(|git| git.status.success()).map(|git| git.stdout);
+    let commit = commit.and_then(|commit| String::from_utf8(commit).ok()).unwrap_or_default();
+    format!("{} {}", env!("CARGO_PKG_VERSION"), commit.trim()).trim().to_owned()
+}

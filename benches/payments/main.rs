@@ -1,0 +1,100 @@
+//! payonce beside what else one would do, in one run on one machine.
+//!
+//! ```text
+//! scripts/with-postgres cargo bench --bench payments                       the comparison: six minutes
+//! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: seven
+//! scripts/with-postgres cargo bench --bench payments -- scaling            partitions, committers, servers: two
+//! scripts/with-postgres cargo bench --bench payments -- report             only the tables and pictures, anew
+//! scripts/with-postgres cargo bench --bench payments -- comparison growth scaling
+//! ```
+//!
+//! Each part leaves its figures in `docs/benchmarks/` as JSON; the tables and pictures there, and the table in README.md,
+//! are made of what lies there. It needs `wrk`, and `pgbench` of PostgreSQL. Server, database and load share this
+//! machine's cores; each figure is the median of several rounds, in which all scenarios take turns.
+//!
+//! `PAYONCE_BENCH_SECONDS` (2), `PAYONCE_BENCH_ROUNDS` (3), `PAYONCE_BENCH_PAYMENTS` (1000000; for the server's memory)
+//! and `PAYONCE_BENCH_GROWTH` (0,1000000,10000000; keys) make it longer or shorter.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a benchmark: it ends where something is not as it should be"
+)]
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod ceiling;
+mod comparison;
+mod growth;
+mod load;
+mod machine;
+mod meters;
+mod million;
+mod pages;
+mod pgbench;
+mod plot;
+mod report;
+mod results;
+mod round_trips;
+mod scaling;
+mod targets;
+mod usual;
+
+use std::path::Path;
+
+/// How long it takes.
+struct Knobs {
+    seconds: u64,
+    rounds: u32,
+    payments: f64,
+    growth: Vec<u32>,
+}
+
+impl Knobs {
+    fn read() -> Self {
+        let variable = |name: &str, default: &str| {
+            std::env::var(format!("PAYONCE_BENCH_{name}")).unwrap_or_else(|_| default.to_owned())
+        };
+        let growth = variable("GROWTH", "0,1000000,10000000");
+        Self {
+            seconds: variable("SECONDS", "2").parse().expect("a number of seconds"),
+            rounds: variable("ROUNDS", "3").parse().expect("a number of rounds"),
+            payments: variable("PAYMENTS", "1000000").parse().expect("a number of payments"),
+            growth: growth.split(',').map(|keys| keys.parse().expect("numbers of keys")).collect(),
+        }
+    }
+}
+
+fn main() {
+    // cargo adds flags of its own.
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if words == [usual::WORD] {
+        return usual::serve();
+    }
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(run(repository, &words));
+    print!("{}", report::write(repository));
+}
+
+async fn run(repository: &Path, parts: &[String]) {
+    let knobs = Knobs::read();
+    let parts = if parts.is_empty() { &["comparison".to_owned()] } else { parts };
+    for part in parts {
+        let results = match part.as_str() {
+            "comparison" => comparison::run(&knobs).await,
+            "growth" => growth::run(&knobs).await,
+            "scaling" => scaling::run(&knobs).await,
+            "report" => continue,
+            other => panic!("{other}: there are comparison, growth, scaling and report"),
+        };
+        results.write(&report::file(repository, part));
+    }
+}

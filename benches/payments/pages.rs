@@ -1,0 +1,274 @@
+//! The parts of the page: what was measured, in tables.
+
+use std::fmt::Write;
+
+use super::{
+    comparison::{
+        BATCHES, BESIDE_OTHERS, BESIDE_STORM, CEILING, CLIENTS, FIVE, MIX, ONE, PAYONCE, REPLAYS,
+        STORM, USUAL,
+    },
+    growth, million,
+    report::{number, spread, table, whole},
+    results::{Figure, Results},
+    scaling,
+};
+
+pub fn comparison(results: &Results) -> String {
+    let all = [PAYONCE, REPLAYS, MIX, USUAL, FIVE, ONE];
+    let by_clients =
+        |name: &'static str, show: fn(Option<Figure>) -> String, scenarios: &[&str]| {
+            let rows = scenarios.iter().map(|scenario| {
+                let figures = CLIENTS.map(|clients| show(results.figure(scenario, clients, name)));
+                [(*scenario).to_owned()].into_iter().chain(figures).collect()
+            });
+            table(&["clients", "1", "8", "64", "256"], rows.collect::<Vec<_>>())
+        };
+    let milliseconds = |figure: Option<Figure>| number(figure.map(|figure| figure.median), 2);
+    let mut page = format!("## Side by side\n\n{}{}", described(results), new_payments(results));
+    page += "The usual design is one pooled transaction a request: BEGIN, claim, insert, update, COMMIT, in the same framework, \
+             as a process of its own, with a pool of 16. pgbench sends the same statements without HTTP. All keep the same \
+             columns with the same indexes; the usual design keeps the answer in the key's row, payonce in a table of its \
+             own. Each run has a fresh database.\n\nRequests a second:\n\n";
+    page += &by_clients("rate", spread, &all);
+    page += "![New payments a second](payments.svg)\n\n";
+    for (name, title) in
+        [("p50_ms", "p50"), ("p95_ms", "p95"), ("p99_ms", "p99"), ("mean_ms", "average")]
+    {
+        let scenarios = if name == "mean_ms" { &all[..] } else { &all[..4] };
+        let _ =
+            write!(page, "Latency, {title}, ms:\n\n{}", by_clients(name, milliseconds, scenarios));
+    }
+    page += "wrk and pgbench are closed loops: a client waits for its answer before it sends the next request. So the \
+             percentiles are what such clients see, not what arrivals at a fixed rate would. pgbench tells averages only.\n\n";
+    page + &costs(results) + &ceiling(results) + &storm(results) + &a_million(results)
+}
+
+fn costs(results: &Results) -> String {
+    let rows = [PAYONCE, REPLAYS, USUAL, FIVE, ONE].iter().flat_map(|scenario| {
+        [1, 64, 256].map(|clients| {
+            let median = |name| results.median(scenario, clients, name);
+            let round_trips = results.median(scenario, 0, "round_trips").filter(|_| clients == 64);
+            vec![
+                (*scenario).to_owned(),
+                clients.to_string(),
+                number(median("server_cpu_us"), 0),
+                number(median("database_cpu_us"), 0),
+                number(median("wal_bytes"), 0),
+                number(median("commits"), 3),
+                number(round_trips, 2),
+                number(median("memory_mib"), 0),
+            ]
+        })
+    });
+    let head = [
+        "",
+        "clients",
+        "server, µs",
+        "database, µs",
+        "log, bytes",
+        "commits",
+        "round trips",
+        "memory, MiB",
+    ];
+    format!(
+        "## What a request costs\n\nProcessor time of the server and of all of PostgreSQL, write-ahead log (without page \
+         images: there is a checkpoint before each run, and tables are empty), transactions committed, and round trips to \
+         the database, each a request; the most memory that the server had resident. The usual design writes one row and \
+         one index entry less, and one version of a row more.\n\n{}",
+        table(&head, rows)
+    )
+}
+
+fn ceiling(results: &Results) -> String {
+    let rows = BATCHES.map(|batch| {
+        let median = |name| number(results.median(CEILING, batch, name), 0);
+        let rate = |scenario| results.median(scenario, batch, "rate");
+        let share = rate(PAYONCE).zip(rate(CEILING)).map(|(payonce, ceiling)| payonce / ceiling);
+        vec![
+            batch.to_string(),
+            spread(results.figure(CEILING, batch, "rate")),
+            median("database_cpu_us"),
+            median("wal_bytes"),
+            number(share, 2),
+        ]
+    });
+    let head = [
+        "batch",
+        "payments a second",
+        "database, µs",
+        "log, bytes",
+        "payonce's share, at as many clients",
+    ];
+    format!(
+        "PostgreSQL's limit for payonce's rows: one connection that inserts full batches, without HTTP, locks and \
+         waiting:\n\n{}",
+        table(&head, rows)
+    )
+}
+
+fn storm(results: &Results) -> String {
+    let row = |title: &str, scenario, clients| {
+        let get = |name| results.median(scenario, clients, name);
+        vec![
+            title.to_owned(),
+            count(get("rate")),
+            number(get("p50_ms"), 2),
+            number(get("p99_ms"), 2),
+            count(get("rate_of_others")),
+        ]
+    };
+    let rows = [
+        row("alone", PAYONCE, 64),
+        row("beside 64 clients that all send one key", BESIDE_STORM, STORM),
+        row("beside 64 clients with keys of their own", BESIDE_OTHERS, STORM),
+    ];
+    let head = [
+        "64 clients with new payments",
+        "payments a second",
+        "p50, ms",
+        "p99, ms",
+        "the others' requests a second",
+    ];
+    format!(
+        "## A storm on one key\n\nThe storm's key is another each second.\n\n{}",
+        table(&head, rows)
+    )
+}
+
+fn a_million(results: &Results) -> String {
+    let get = |name: &str| results.median(million::SCENARIO, million::CLIENTS, name);
+    let Some(payments) = get("payments") else { return String::new() };
+    let scenario = &results.scenarios[million::SCENARIO][&million::CLIENTS];
+    let sizes = scenario.iter().filter_map(|(name, figure)| {
+        Some(vec![name.strip_prefix("bytes of ")?.to_owned(), number(Some(figure.median), 0)])
+    });
+    format!(
+        "## A million payments\n\n{} payments of 256 clients to one server: {} a second. It had {} MiB resident \
+         after a tenth of them, {} MiB after half, and {} MiB at the end. What a payment with a random key then takes on disk:\n\n{}",
+        whole(payments),
+        count(get("rate")),
+        number(get("memory_tenth_mib"), 1),
+        number(get("memory_half_mib"), 1),
+        number(get("memory_last_mib"), 1),
+        table(&["table or index", "bytes a payment"], sizes)
+    )
+}
+
+pub fn growth(results: &Results) -> String {
+    let scenarios = [growth::RANDOM, growth::ORDERED];
+    let rows = scenarios.iter().flat_map(|scenario| {
+        results.scenarios[*scenario].keys().map(|keys| {
+            let median = |name, digits| number(results.median(scenario, *keys, name), digits);
+            let rate = |keys| results.median(scenario, keys, "rate");
+            vec![
+                (*scenario).to_owned(),
+                whole(f64::from(*keys)),
+                spread(results.figure(scenario, *keys, "rate")),
+                number(rate(*keys).zip(rate(0)).map(|(rate, empty)| rate / empty), 2),
+                median("p50_ms", 2),
+                median("p99_ms", 2),
+                median("wal_bytes", 0),
+                count(results.median(scenario, *keys, "swept")),
+            ]
+        })
+    });
+    let head = [
+        "",
+        "keys before",
+        "payments a second",
+        "of the rate with none",
+        "p50, ms",
+        "p99, ms",
+        "log, bytes",
+        "answers swept a run",
+    ];
+    format!(
+        "## With many keys\n\n{}New payments of 64 clients beside tables filled with random keys, while the sweeper deletes \
+         about as many answers as come in. The log counts page images: each run begins with a checkpoint, after which every \
+         page is written whole once.\n\n{}![With many keys](growth.svg)\n\n",
+        described(results),
+        table(&head, rows)
+    )
+}
+
+pub fn scaling(results: &Results) -> String {
+    let rows = scaling::CLIENTS.iter().flat_map(|clients| {
+        let rate = |name| results.median(name, *clients, "rate");
+        scaling::SHAPES.iter().map(move |shape| {
+            let times = rate(shape.name)
+                .zip(rate(scaling::SHAPES[0].name))
+                .map(|(rate, first)| rate / first);
+            let median = |name, digits| number(results.median(shape.name, *clients, name), digits);
+            vec![
+                shape.name.to_owned(),
+                clients.to_string(),
+                spread(results.figure(shape.name, *clients, "rate")),
+                number(times, 2),
+                median("p99_ms", 2),
+                median("database_cpu_us", 0),
+                median("wal_bytes", 0),
+            ]
+        })
+    });
+    let head = [
+        "",
+        "clients",
+        "payments a second",
+        "× the first",
+        "p99, ms",
+        "database, µs",
+        "log, bytes",
+    ];
+    format!("## Other shapes\n\n{}{}", described(results), table(&head, rows))
+}
+
+/// A count, where it was measured.
+fn count(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), whole)
+}
+
+fn described(results: &Results) -> String {
+    let Results { machine, rounds, seconds, .. } = results;
+    format!("{} {rounds} rounds of {seconds} s.\n\n", machine.sentences())
+}
+
+/// What README.md shows.
+pub fn summary(results: &Results) -> String {
+    let (machine, rounds) = (&results.machine, results.rounds);
+    format!(
+        "New payments a second on {} cores that load, server and PostgreSQL {} share, each committed durably; medians of \
+         {rounds} interleaved rounds:\n\n{}",
+        machine.cores,
+        machine.postgresql,
+        new_payments(results)
+    )
+}
+
+fn new_payments(results: &Results) -> String {
+    let rows = CLIENTS.map(|clients| {
+        let rate = |scenario| results.median(scenario, clients, "rate");
+        let times = |other| Some(rate(PAYONCE)? / rate(other)?);
+        let mut row = vec![clients.to_string()];
+        row.extend([PAYONCE, USUAL, FIVE, ONE].map(|scenario| count(rate(scenario))));
+        row.extend([USUAL, FIVE, ONE].map(|other| number(times(other), 1)));
+        row.extend(
+            [PAYONCE, USUAL].map(|scenario| number(results.median(scenario, clients, "p99_ms"), 1)),
+        );
+        row
+    });
+    table(
+        &[
+            "clients",
+            "payonce",
+            "usual design",
+            "pgbench, 5 statements",
+            "pgbench, 1 statement",
+            "× usual",
+            "× pgbench 5",
+            "× pgbench 1",
+            "p99, ms: payonce",
+            "p99, ms: usual",
+        ],
+        rows,
+    )
+}

@@ -1,0 +1,151 @@
+//! The usual design: one pooled transaction a request (BEGIN, claim, insert, update, COMMIT).
+//!
+//! It is given its best: the same framework with as many workers as payonce, a process of its own, ids in order of time,
+//! prepared statements, a pool of the size that was fastest here and without its extra pings. It checks and answers as
+//! payonce does, to the byte, but only as far as new payments go.
+
+use std::process::Command;
+
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer, error::ErrorInternalServerError, http::header, web,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use uuid::Uuid;
+
+use super::support::{
+    TestDatabase,
+    binary::{Serve, url},
+};
+
+/// The word on the command line that makes the benchmark be this server.
+pub const WORD: &str = "usual-server";
+
+/// More made it slower on two cores.
+const POOL: u32 = 16;
+
+/// A day, in seconds.
+const RESPONSE_TTL: f64 = 86_400.0;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Payment {
+    user_id: String,
+    amount: i64,
+}
+
+#[derive(Serialize)]
+struct Taken<'a> {
+    status: &'a str,
+    transaction_id: Uuid,
+    user_id: &'a str,
+    amount: i64,
+}
+
+/// Starts it on this database, which has its tables.
+pub fn start(database: &TestDatabase) -> Serve {
+    start_at(&url(&database.options))
+}
+
+/// Starts it on the database of this URL.
+pub fn start_at(url: &str) -> Serve {
+    let program = std::env::current_exe().unwrap();
+    Serve::spawn(Command::new(program).arg(WORD).env("DATABASE_URL", url))
+}
+
+/// Serves, until it is told to stop.
+pub fn serve() {
+    let url = std::env::var("DATABASE_URL").unwrap();
+    actix_web::rt::System::new().block_on(async {
+        // The pool would send a ping for each request before it, besides the one after it.
+        let pool = PgPoolOptions::new().max_connections(POOL).test_before_acquire(false);
+        let pool = pool.connect(&url).await.unwrap();
+        // Opened now, not while the first requests wait.
+        let all = futures_util::future::join_all((0..POOL).map(|_| pool.acquire())).await;
+        drop(all);
+        let pool = web::Data::new(pool);
+        let service =
+            move || App::new().app_data(pool.clone()).route("/payment", web::post().to(take));
+        let server = HttpServer::new(service).backlog(4096).bind("127.0.0.1:0").unwrap();
+        eprintln!("listens on http://{}", server.addrs()[0]);
+        server.run().await.unwrap();
+    });
+}
+
+async fn take(
+    request: HttpRequest,
+    payment: web::Json<Payment>,
+    pool: web::Data<PgPool>,
+) -> actix_web::Result<HttpResponse> {
+    pay(&request, &payment, &pool).await.map_err(ErrorInternalServerError)
+}
+
+#[expect(clippy::disallowed_methods, reason = "what payonce doesn't do")]
+async fn pay(
+    request: &HttpRequest,
+    payment: &Payment,
+    pool: &PgPool,
+) -> Result<HttpResponse, sqlx::Error> {
+    let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok());
+    let Some(key) = key.filter(|_| payment.amount > 0 && !payment.user_id.is_empty()) else {
+        return Ok(HttpResponse::BadRequest().finish());
+    };
+    let (account_id, transaction_id) = (Uuid::nil(), Uuid::now_v7());
+    let mut transaction = pool.begin().await?;
+    let claimed = sqlx::query(
+        "INSERT INTO usual_keys (account_id, key, execution_id, operation, fingerprint)
+         VALUES ($1, $2, $3, 'pay', $4) ON CONFLICT DO NOTHING",
+    )
+    .bind(account_id)
+    .bind(key)
+    .bind(transaction_id)
+    .bind(fingerprint(payment))
+    .execute(&mut *transaction)
+    .await?;
+    if claimed.rows_affected() == 0 {
+        // It would read and compare here. No load of this benchmark comes to this.
+        return Ok(HttpResponse::Conflict().finish());
+    }
+    sqlx::query(
+        "INSERT INTO usual_payments (transaction_id, account_id, user_id, amount)
+         VALUES ($1, $2, $3, $4)",
+    )
+    .bind(transaction_id)
+    .bind(account_id)
+    .bind(&payment.user_id)
+    .bind(payment.amount)
+    .execute(&mut *transaction)
+    .await?;
+    let Payment { user_id, amount } = payment;
+    let taken = Taken { status: "success", transaction_id, user_id, amount: *amount };
+    let body = serde_json::to_string(&taken).unwrap();
+    let location = format!("/payment/{transaction_id}");
+    sqlx::query(
+        "UPDATE usual_keys SET status = 201, headers = $3, body = $4, replayable_until = now() + make_interval(secs => $5)
+         WHERE account_id = $1 AND key = $2",
+    )
+    .bind(account_id)
+    .bind(key)
+    .bind(format!("location: {location}\n"))
+    .bind(body.as_bytes())
+    .bind(RESPONSE_TTL)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(HttpResponse::Created()
+        .content_type("application/json")
+        .insert_header(("idempotency-key", key))
+        .insert_header(("idempotent-replayed", "false"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::LOCATION, location))
+        .body(body))
+}
+
+/// As long as payonce's, and of one hash.
+fn fingerprint(payment: &Payment) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    hash.update(&payment.user_id);
+    hash.update(payment.amount.to_be_bytes());
+    hash.finalize()[..25].to_vec()
+}
