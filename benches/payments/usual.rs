@@ -1,6 +1,6 @@
 //! The usual design: one pooled transaction a request (BEGIN, claim, insert, update, COMMIT).
 //!
-//! It is given its best: the same framework with as many workers as payonce, a process of its own, ids in order of time,
+//! It is given its best: the same framework, a process of its own, ids in order of time,
 //! prepared statements, a pool of the size that was fastest here and without its extra pings. It checks and answers as
 //! payonce does, to the byte, but only as far as new payments go.
 

@@ -286,6 +286,20 @@ async fn a_connection_that_falls_silent_costs_no_known_key_its_access() {
 }
 
 #[tokio::test]
+async fn after_a_failover_the_keys_are_read_again() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
+    let ada = server.account("ada").await;
+    // As many changes there, and another key is valid.
+    let standby =
+        "UPDATE api_keys SET hash = sha256('old'); UPDATE api_key_changes SET changes = 1";
+    database.execute(standby).await;
+    proxy.cut_all();
+    assert!(wait_until_refused(&ada).await < REVOKED_WITHIN);
+}
+
+#[tokio::test]
 async fn a_flood_of_made_up_keys_costs_little_and_harms_no_known_key() {
     let server = TestServer::start().await;
     let ada = server.account("ada").await;

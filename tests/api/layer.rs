@@ -588,8 +588,22 @@ async fn an_account_always_has_its_whole_share() {
     assert!(is_new(&other));
     assert_whole_share(&layer, "failed").await;
 
-    // A leader whose caller goes while another server executes the key, and a copy that takes its place.
+    // Copies of what is answered, while another key of the account waits for another server.
     let mut holder = layer.database.connect().await;
+    holder.execute(AssertSqlSafe(format!("BEGIN; {}", take_lock("waits")))).await.unwrap();
+    let (waits, ()) = tokio::join!(layer.submit("waits", Act::Succeed), async {
+        for round in 0..3 {
+            let name = format!("answered-{round}");
+            let copies =
+                join_all((0..=2 * COPIES_FOR_A_KEY).map(|_| layer.submit(&name, Act::Succeed)));
+            assert!(copies.await.iter().all(Result::is_ok), "{name}");
+        }
+        holder.execute("ROLLBACK").await.unwrap();
+    });
+    assert!(is_new(&waits));
+    assert_whole_share(&layer, "answered").await;
+
+    // A leader whose caller goes while another server executes the key, and a copy that takes its place.
     holder.execute(AssertSqlSafe(format!("BEGIN; {}", take_lock("held")))).await.unwrap();
     let leader = layer.submit("held", Act::Succeed);
     let (leader, copy, ()) = tokio::join!(
