@@ -105,7 +105,8 @@ async fn list_all(
     .await
 }
 
-/// Likewise; by the hash, which is what the index has, and by the id itself, since hashes meet.
+/// By the hash of account and user, which is what the index has, and by both themselves, since
+/// hashes meet.
 async fn list_of_user(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -114,9 +115,10 @@ async fn list_of_user(
     count: i64,
 ) -> Result<Vec<Payment>, sqlx::Error> {
     sqlx::query_as(select_payments!(
-        "WHERE (account_id, hashtextextended(user_id, 0), transaction_id) < ($1, hashtextextended($4, 0), $2)
-           AND (account_id, hashtextextended(user_id, 0)) >= ($1, hashtextextended($4, 0)) AND user_id = $4
-         ORDER BY account_id DESC, hashtextextended(user_id, 0) DESC, transaction_id DESC LIMIT $3"
+        "WHERE uuid_hash_extended(account_id, hashtextextended(user_id, 0))
+               = uuid_hash_extended($1, hashtextextended($4, 0))
+           AND account_id = $1 AND user_id = $4 AND transaction_id < $2
+         ORDER BY transaction_id DESC LIMIT $3"
     ))
     .bind(account_id)
     .bind(before)

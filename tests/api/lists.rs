@@ -274,7 +274,10 @@ async fn pages_are_read_by_an_index_from_its_end_without_sorting() {
     fill(&server).await;
     let mut conn = server.database.connect().await;
     // The statements of `payments::store`, on a connection that is set as those that read.
-    sqlx::raw_sql("SET enable_bitmapscan = off").execute(&mut conn).await.unwrap();
+    sqlx::raw_sql("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        .execute(&mut conn)
+        .await
+        .unwrap();
     for (index, condition) in [
         (
             "payments_by_account",
@@ -283,9 +286,9 @@ async fn pages_are_read_by_an_index_from_its_end_without_sorting() {
         ),
         (
             "payments_by_user",
-            "(account_id, hashtextextended(user_id, 0), transaction_id) < ($1, hashtextextended('rare', 0), $2)
-             AND (account_id, hashtextextended(user_id, 0)) >= ($1, hashtextextended('rare', 0)) AND user_id = 'rare'
-             ORDER BY account_id DESC, hashtextextended(user_id, 0) DESC, transaction_id DESC LIMIT 51",
+            "uuid_hash_extended(account_id, hashtextextended(user_id, 0))
+                 = uuid_hash_extended($1, hashtextextended('rare', 0))
+             AND account_id = $1 AND user_id = 'rare' AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT 51",
         ),
     ] {
         let statement = format!("EXPLAIN SELECT transaction_id FROM payments AS p WHERE {condition}")

@@ -295,6 +295,27 @@ async fn a_failure_is_logged_with_its_cause_and_without_the_values_of_rows() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answered() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[]);
+    let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: x\r\n\
+                  Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
+    for answers in 1..=2 {
+        let mut wire = Wire::connect(serve.address).await;
+        wire.send(refund).await;
+        let (_, problem) = wire.answer().await.unwrap();
+        let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
+        let begun = Instant::now();
+        while serve.log().matches(instance).count() < answers {
+            assert!(begun.elapsed() < 5 * SECOND, "{answers}: {}", serve.log());
+            tokio::time::sleep(SECOND / 100).await;
+        }
+        let line = "not-found at POST /payment/{transaction_id}/refund, instance";
+        assert!(serve.log().contains(line), "{}", serve.log());
+    }
+}
+
+#[tokio::test]
 async fn serve_migrates_and_a_second_server_at_once_does_no_harm() {
     let database = TestDatabase::create_empty().await;
     let (one, two) = std::thread::scope(|scope| {
