@@ -34,7 +34,7 @@ local function storm() return format("a-storm-%08d-%019d", seed, os.time()) end
 
 -- Three digits of amount, four of user: so that all bodies are of one length.
 local function pay(key, user, amount)
-  return format('POST /payment HTTP/1.1\r\nHost: payonce\r\nContent-Type: application/json\r\nContent-Length: 39\r\n' ..
+  return format('POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 39\r\n' ..
                 'Idempotency-Key: %s\r\n\r\n{"user_id": "user_%d", "amount": %d}', key, user, amount)
 end
 
