@@ -12,8 +12,8 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 
 use super::{
     Settings,
-    batch::{self, Executed, Terms},
-    error::{Remedy, loggable},
+    batch::{self, Fate, Terms},
+    error::{Remedy, loggable, rolled_back},
     queue::Running,
     store::{self, UsedKey},
 };
@@ -128,6 +128,8 @@ pub(super) struct Connector {
     committing: Option<i32>,
     /// How often in a row there was no usable server.
     setbacks: u32,
+    /// Whether the last batch had keys that were used before: then the next one may, too.
+    met_used: bool,
 }
 
 impl Connector {
@@ -143,6 +145,7 @@ impl Connector {
             commit_sent: false,
             committing: None,
             setbacks: 0,
+            met_used: false,
         }
     }
 
@@ -163,16 +166,18 @@ impl Connector {
         connected
     }
 
-    /// Runs a batch in one transaction, and returns the responses to those whose keys were new.
+    /// Runs a batch in one transaction, and returns what became of each of its members.
     pub(super) async fn run(
         &mut self,
         batch: &[Running],
         searching: bool,
-    ) -> Result<Vec<Option<Executed>>, Fault> {
+    ) -> Result<Vec<Fate>, Fault> {
         let (mut session, terms) = self.take()?;
         let run = batch::run(&mut session.conn, batch, terms, searching, &mut self.commit_sent);
         let ended = timeout(self.timeouts.batch, run).await;
-        self.give_back(session, ended)
+        let fates = self.give_back(session, ended)?;
+        self.met_used = fates.iter().any(|fate| !matches!(fate, Fate::New(_)));
+        Ok(fates)
     }
 
     /// Finds out what the keys of a batch stand for that were not new.
@@ -198,6 +203,7 @@ impl Connector {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
             synchronous_standby: session.synchronous_standby,
+            expect_used: self.met_used,
         };
         Ok((session, terms))
     }
@@ -209,19 +215,19 @@ impl Connector {
         session: Session,
         ended: Result<Result<T, sqlx::Error>, Elapsed>,
     ) -> Result<T, Fault> {
-        let (remedy, message) = match ended {
+        let (remedy, rolled_back, message) = match ended {
             Ok(Ok(done)) => {
                 self.session = Some(session);
                 self.setbacks = 0;
                 return Ok(done);
             }
-            Ok(Err(error)) => (Remedy::of(&error), loggable(&error)),
+            Ok(Err(error)) => (Remedy::of(&error), rolled_back(&error), loggable(&error)),
             Err(_elapsed) => {
-                (Remedy::Reconnect, format!("no answer within {:?}", self.timeouts.batch))
+                (Remedy::Reconnect, false, format!("no answer within {:?}", self.timeouts.batch))
             }
         };
         let lost = matches!(remedy, Remedy::Reconnect | Remedy::AwaitServer);
-        let in_doubt = lost && self.commit_sent;
+        let in_doubt = self.commit_sent && lost && !rolled_back;
         if lost {
             self.committing = in_doubt.then_some(session.backend);
             self.setbacks = self.setbacks.saturating_add(1);

@@ -93,6 +93,15 @@ impl Remedy {
     }
 }
 
+/// Whether it is PostgreSQL itself that says that a statement failed, and has undone its transaction. After
+/// anything else, an error that ends the connection too, it may have been committed.
+pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
+}
+
 /// An error in words that may stand in a log: a database error's message and SQLSTATE, never its
 /// detail, which holds the values of rows.
 #[must_use]

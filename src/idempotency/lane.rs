@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     Failure, Settings,
+    batch::Fate,
     connection::{Connector, Fault},
     error::Remedy,
     key::ScopedKey,
@@ -225,17 +226,18 @@ impl Lane {
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
-            Ok(executed) => {
+            Ok(fates) => {
                 self.repeats = 0;
-                let mut not_new = Vec::new();
-                for (running, executed) in part.into_iter().zip(executed) {
-                    match executed {
-                        Some(executed) => self.queue.settle_new(running, executed),
-                        None => not_new.push(running),
+                let mut open = Vec::new();
+                for (running, fate) in part.into_iter().zip(fates) {
+                    match fate {
+                        Fate::New(executed) => self.queue.settle_new(running, executed),
+                        Fate::Used(used) => self.queue.settle_used(running, &used),
+                        Fate::Open => open.push(running),
                     }
                 }
-                if !not_new.is_empty() {
-                    self.look_up(not_new).await;
+                if !open.is_empty() {
+                    self.look_up(open).await;
                 }
             }
             Err(fault) => self.amend(part, fault).await,

@@ -1,14 +1,14 @@
 //! The layer's statements: one function each, over whole batches.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    Arguments, AssertSqlSafe, PgConnection, Row,
+    error::BoxDynError,
+    postgres::{PgArguments, PgRow},
+};
 use uuid::Uuid;
 
-use super::{
-    insert::Insert,
-    key::ScopedKey,
-    response::{MalformedHeader, Response},
-};
+use super::{insert::Insert, key::ScopedKey, response::Response};
 
 /// A key to claim, with what will be remembered of the request.
 #[derive(Debug, Clone, Copy)]
@@ -80,121 +80,185 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// Claims keys, sorted, and returns the execution ids of those that were new.
+/// The INSERT that claims keys, sorted. Its arguments begin at `$first`: account ids, keys, execution ids,
+/// operations, fingerprints and lock numbers.
 ///
-/// The unique constraint is the judge. The advisory lock only makes sure that nobody waits for a
-/// key that another server is executing.
-pub(super) async fn claim(
-    conn: &mut PgConnection,
-    claims: &[Claim<'_>],
-) -> Result<Vec<Uuid>, sqlx::Error> {
-    let scopes: Vec<&ScopedKey> = claims.iter().map(|claim| claim.scope).collect();
-    let (accounts, keys) = columns(&scopes);
-    sqlx::query_scalar(
+/// The unique constraint is the judge. The advisory lock only makes sure that nobody waits for a key that
+/// another server is executing.
+fn claim_sql(first: usize) -> String {
+    let [accounts, keys, ids, operations, fingerprints, locks] = places(first);
+    format!(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
          SELECT account_id, key, execution_id, operation, fingerprint
-         FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bigint[])
+         FROM unnest({accounts}::uuid[], {keys}::text[], {ids}::uuid[], {operations}::text[],
+                     {fingerprints}::bytea[], {locks}::bigint[])
               AS claim(account_id, key, execution_id, operation, fingerprint, lock_number)
          WHERE pg_try_advisory_xact_lock(lock_number)
          ORDER BY account_id, key COLLATE \"C\"
          ON CONFLICT (account_id, key) DO NOTHING
-         RETURNING execution_id",
+         RETURNING execution_id"
     )
-    .bind(accounts)
-    .bind(keys)
-    .bind(claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>())
-    .bind(claims.iter().map(|claim| claim.operation).collect::<Vec<_>>())
-    .bind(claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>())
-    .bind(claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await
+}
+
+/// Adds the arguments of [`claim_sql`].
+fn add_claims(arguments: &mut PgArguments, claims: &[Claim<'_>]) -> Result<(), BoxDynError> {
+    let scopes: Vec<&ScopedKey> = claims.iter().map(|claim| claim.scope).collect();
+    let (accounts, keys) = columns(&scopes);
+    arguments.add(accounts)?;
+    arguments.add(keys)?;
+    arguments.add(claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>())?;
+    arguments.add(claims.iter().map(|claim| claim.operation).collect::<Vec<_>>())?;
+    arguments.add(claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>())?;
+    arguments.add(claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>())
+}
+
+/// The INSERT that stores responses. Its arguments begin at `$first`: execution ids, statuses, headers,
+/// bodies, and for how many seconds a response with a status of success can be replayed (NULL: as long as
+/// its key; the others, refusals, always as long as their key). `source` is joined to the responses by
+/// `execution_id`: which of them are to be stored.
+fn remember_sql(first: usize, source: &str) -> String {
+    let [ids, statuses, headers, bodies, seconds] = places(first);
+    format!(
+        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+         SELECT execution_id, status, headers, body,
+                CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => {seconds}) END
+         FROM unnest({ids}::uuid[], {statuses}::smallint[], {headers}::text[], {bodies}::bytea[])
+              AS response(execution_id, status, headers, body) {source}
+         RETURNING execution_id, replayable_until"
+    )
+}
+
+/// Adds the arguments of [`remember_sql`].
+fn add_responses<'a>(
+    arguments: &mut PgArguments,
+    ids: Vec<Uuid>,
+    responses: impl IntoIterator<Item = &'a Response>,
+    ttl: Option<f64>,
+) -> Result<(), BoxDynError> {
+    let (mut statuses, mut headers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+    for response in responses {
+        statuses.push(i16::try_from(response.status()).unwrap_or(i16::MAX));
+        headers.push(response.header_lines()?);
+        bodies.push(response.body().as_ref());
+    }
+    arguments.add(ids)?;
+    arguments.add(statuses)?;
+    arguments.add(headers)?;
+    arguments.add(bodies)?;
+    arguments.add(ttl)
+}
+
+/// The names of so many arguments from `$first` on.
+fn places<const N: usize>(first: usize) -> [String; N] {
+    std::array::from_fn(|place| format!("${}", first + place))
+}
+
+/// Claims keys, and returns the execution ids of those that were new.
+pub(super) async fn claim(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut arguments = PgArguments::default();
+    add_claims(&mut arguments, claims).map_err(sqlx::Error::Encode)?;
+    sqlx::query_scalar_with(AssertSqlSafe(claim_sql(1)), arguments).fetch_all(conn).await
+}
+
+/// What one statement made of a batch.
+pub(super) struct Committed {
+    /// Those whose keys were new.
+    pub(super) new: Vec<Remembered>,
+    /// What the others stand for, with their places in the batch; without those that were committed only
+    /// while this ran, and without what can't be read.
+    pub(super) used: Vec<(usize, UsedKey)>,
 }
 
 /// Claims keys, runs an INSERT for those that were new, stores their responses, and commits: one
-/// statement, which is its own transaction. Returns those that were new.
+/// statement, which is its own transaction.
 ///
 /// That each of them got its row and its response is made sure of before anything is committed.
-/// `responses` are in the order of `claims`.
+/// `responses` are in the order of `claims`. With `look_up` it also finds what the other keys stand for.
 pub(super) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
     insert: Insert,
     responses: &[Response],
     ttl: Option<f64>,
-) -> Result<Vec<Remembered>, sqlx::Error> {
+    look_up: bool,
+) -> Result<Committed, sqlx::Error> {
     let mut arguments = insert.arguments.map_err(sqlx::Error::Encode)?;
-    let first = arguments.len() + 1;
-    let [accounts, keys, ids, operations, fingerprints, locks, statuses, headers, bodies, seconds] =
-        std::array::from_fn(|place| format!("${}", first + place));
+    let first_claim = arguments.len() + 1;
+    add_claims(&mut arguments, claims).map_err(sqlx::Error::Encode)?;
+    let first_response = arguments.len() + 1;
+    let ids = claims.iter().map(|claim| claim.execution_id).collect();
+    add_responses(&mut arguments, ids, responses, ttl).map_err(sqlx::Error::Encode)?;
+    let [accounts, keys, ids] = places(first_claim);
+    let used = if look_up {
+        format!(
+            "UNION ALL
+             SELECT {USED_KEY}
+             FROM unnest({accounts}::uuid[], {keys}::text[], {ids}::uuid[])
+                  WITH ORDINALITY AS wanted(account_id, key, execution_id, place) {LOOK_UP}
+             WHERE wanted.execution_id NOT IN (SELECT execution_id FROM claimed)"
+        )
+    } else {
+        String::new()
+    };
     let sql = format!(
         "WITH claimed AS (
-             INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
-             SELECT account_id, key, execution_id, operation, fingerprint
-             FROM unnest({accounts}::uuid[], {keys}::text[], {ids}::uuid[], {operations}::text[],
-                         {fingerprints}::bytea[], {locks}::bigint[])
-                  AS claim(account_id, key, execution_id, operation, fingerprint, lock_number)
-             WHERE pg_try_advisory_xact_lock(lock_number)
-             ORDER BY account_id, key COLLATE \"C\"
-             ON CONFLICT (account_id, key) DO NOTHING
-             RETURNING execution_id
+             {claim}
          ), inserted AS (
              {insert} RETURNING 1
          ), remembered AS (
-             INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT execution_id, status, headers, body,
-                    CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => {seconds}) END
-             FROM claimed JOIN unnest({ids}::uuid[], {statuses}::smallint[], {headers}::text[], {bodies}::bytea[])
-                  AS response(execution_id, status, headers, body) USING (execution_id)
-             RETURNING execution_id, replayable_until
+             {remember}
          ), counts AS (
              SELECT (SELECT count(*) FROM claimed) AS claimed, (SELECT count(*) FROM inserted) AS inserted,
                     (SELECT count(*) FROM remembered) AS remembered
          )
-         SELECT execution_id, replayable_until FROM remembered
+         SELECT NULL::bigint AS place, execution_id, NULL AS operation, NULL::bytea AS fingerprint,
+                NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
+                replayable_until
+         FROM remembered
+         {used}
          UNION ALL
          -- No text is a uuid: an error that tells the numbers, and undoes everything.
-         SELECT format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid, NULL
+         SELECT NULL, format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid,
+                NULL, NULL, NULL, NULL, NULL, NULL, NULL
          FROM counts WHERE claimed <> inserted OR claimed <> remembered",
+        claim = claim_sql(first_claim),
         insert = insert.sql,
+        remember = remember_sql(first_response, "JOIN claimed USING (execution_id)"),
     );
-    let encoded = (|| {
-        let (account_ids, key_texts): (Vec<_>, Vec<_>) =
-            claims.iter().map(|claim| (claim.scope.account_id, claim.scope.key.as_str())).unzip();
-        arguments.add(account_ids)?;
-        arguments.add(key_texts)?;
-        arguments.add(claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>())?;
-        arguments.add(claims.iter().map(|claim| claim.operation).collect::<Vec<_>>())?;
-        arguments.add(claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>())?;
-        arguments.add(claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>())?;
-        let columns = ResponseColumns::of(responses)?;
-        arguments.add(columns.statuses)?;
-        arguments.add(columns.headers)?;
-        arguments.add(columns.bodies)?;
-        arguments.add(ttl)
-    })();
-    encoded.map_err(sqlx::Error::Encode)?;
     // All rows, to the end: that is where PostgreSQL says whether the statement was committed.
-    sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
-}
-
-/// Responses as the columns that hold them.
-struct ResponseColumns<'a> {
-    statuses: Vec<i16>,
-    headers: Vec<String>,
-    bodies: Vec<&'a [u8]>,
-}
-
-impl<'a> ResponseColumns<'a> {
-    fn of(responses: impl IntoIterator<Item = &'a Response>) -> Result<Self, MalformedHeader> {
-        let mut columns = Self { statuses: Vec::new(), headers: Vec::new(), bodies: Vec::new() };
-        for response in responses {
-            columns.statuses.push(i16::try_from(response.status()).unwrap_or(i16::MAX));
-            columns.headers.push(response.header_lines()?);
-            columns.bodies.push(response.body().as_ref());
+    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
+    let mut committed = Committed { new: Vec::with_capacity(rows.len()), used: Vec::new() };
+    for row in &rows {
+        if row.try_get::<Option<i64>, _>("place")?.is_none() {
+            committed.new.push((row.try_get("execution_id")?, row.try_get("replayable_until")?));
+        } else if let Ok(used) = used_key(row) {
+            committed.used.push(used);
         }
-        Ok(columns)
     }
+    Ok(committed)
 }
+
+/// What is read of a used key.
+const USED_KEY: &str = "wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
+                r.status, r.headers, r.body, r.replayable_until";
+
+/// The key `k` of each row of `wanted`, and its response `r`, if that can still be replayed.
+///
+/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
+const LOOK_UP: &str = "
+         CROSS JOIN LATERAL (
+             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
+             WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
+             LIMIT 1
+         ) AS k
+         LEFT JOIN LATERAL (
+             SELECT status, headers, body, replayable_until FROM idempotency_responses
+             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
+             LIMIT 1
+         ) AS r ON true";
 
 /// What became of keys that are used up, each with its place among those asked for. A key that nobody has used, or that somebody is using right
 /// now, is not in the answer; nor is one older than `key_ttl` (seconds), which another server is about
@@ -205,27 +269,17 @@ pub(super) async fn used(
     key_ttl: Option<f64>,
 ) -> Result<Vec<(usize, UsedKey)>, sqlx::Error> {
     let (accounts, keys) = columns(scopes);
-    let rows = sqlx::query(
-        "SELECT wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
-                r.status, r.headers, r.body, r.replayable_until
-         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
-         CROSS JOIN LATERAL (
-             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
-             WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
-               AND ($3::float8 IS NULL OR created_at > now() - make_interval(secs => $3))
-             LIMIT 1
-         ) AS k
-         LEFT JOIN LATERAL (
-             SELECT status, headers, body, replayable_until FROM idempotency_responses
-             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
-             LIMIT 1
-         ) AS r ON true",
-    )
-    .bind(accounts)
-    .bind(keys)
-    .bind(key_ttl)
-    .fetch_all(conn)
-    .await?;
+    let sql = format!(
+        "SELECT {USED_KEY}
+         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place) {LOOK_UP}
+         WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(accounts)
+        .bind(keys)
+        .bind(key_ttl)
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(used_key).collect()
 }
 
@@ -258,30 +312,17 @@ fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
     Ok((place, used))
 }
 
-/// Stores responses, and returns which. Those with a status of success can be replayed for `ttl`
-/// (seconds; `None`: as long as their key); the others, refusals, as long as their key.
+/// Stores responses, and returns which.
 pub(super) async fn remember(
     conn: &mut PgConnection,
     responses: &[(Uuid, Response)],
     ttl: Option<f64>,
 ) -> Result<Vec<Remembered>, sqlx::Error> {
-    let columns = ResponseColumns::of(responses.iter().map(|(_, response)| response))
-        .map_err(|error| sqlx::Error::Encode(error.into()))?;
-    sqlx::query_as(
-        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-         SELECT execution_id, status, headers, body,
-                CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => $5) END
-         FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::bytea[])
-              AS response(execution_id, status, headers, body)
-         RETURNING execution_id, replayable_until",
-    )
-    .bind(responses.iter().map(|(execution_id, _)| *execution_id).collect::<Vec<_>>())
-    .bind(columns.statuses)
-    .bind(columns.headers)
-    .bind(columns.bodies)
-    .bind(ttl)
-    .fetch_all(conn)
-    .await
+    let mut arguments = PgArguments::default();
+    let ids = responses.iter().map(|(execution_id, _)| *execution_id).collect();
+    let bodies = responses.iter().map(|(_, response)| response);
+    add_responses(&mut arguments, ids, bodies, ttl).map_err(sqlx::Error::Encode)?;
+    sqlx::query_as_with(AssertSqlSafe(remember_sql(1, "")), arguments).fetch_all(conn).await
 }
 
 /// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.
