@@ -113,6 +113,11 @@ impl Clients {
         self.until_answered(&format!("/payment/{payment}/refund"), key, body).await
     }
 
+    /// Voids a key, until it is answered for good what that stands for.
+    pub async fn void(&self, key: &str) -> Answer {
+        self.until_answered(VOID, key, "").await
+    }
+
     async fn until_answered(&self, path: &str, key: &str, body: &str) -> Answer {
         let begun = Instant::now();
         for attempt in 0.. {
