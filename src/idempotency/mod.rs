@@ -115,7 +115,7 @@ mod sweeper;
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
 pub use connection::UnfitServer;
-pub use error::{Failure, loggable};
+pub use error::{Failure, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
