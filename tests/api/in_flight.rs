@@ -112,6 +112,20 @@ async fn a_key_row_that_is_locked_by_something_else_holds_up_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_key_that_held_up_a_batch_holds_up_no_other() {
+    let server = TestServer::start().await;
+    let serve = Serve::start(&server.database.options, &[("IN_FLIGHT_WAIT", "600ms")]);
+    let _holder = claim(&server, "held", false).await;
+    for _ in 0..2 {
+        let mut wire = Wire::connect(serve.address).await;
+        let head = "Content-Type: application/json\r\nIdempotency-Key: held\r\n";
+        wire.send_payment(head, PAYMENT).await;
+        assert_eq!(wire.status().await, 409);
+    }
+    assert_eq!(serve.log().matches("is locked by another session").count(), 1, "{}", serve.log());
+}
+
+#[tokio::test]
 async fn one_locked_row_in_a_full_batch_is_put_aside() {
     let server = TestServer::start_with(&PATIENT).await;
     let mut holder = claim(&server, "key-50", false).await;

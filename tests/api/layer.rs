@@ -8,8 +8,11 @@ use payonce::idempotency::{
     COPIES_FOR_A_KEY, Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Insert,
     Outcome, Response, Settings,
 };
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tokio::time::{Instant, sleep};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 use crate::support::{
@@ -708,6 +711,18 @@ async fn an_execution_whose_response_was_not_stored_is_not_committed() {
         .await;
     assert!(matches!(layer.submit("k", Act::Succeed).await, Err(Failure::Internal(_))));
     assert_eq!(layer.effects().await, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = PgConnectOptions::new().host("127.0.0.1");
+    let options = options.port(silent.local_addr().unwrap().port());
+    let settings = Settings { request_deadline: Duration::from_secs(5), ..Settings::default() };
+    let begun = Instant::now();
+    let error = Committer::start(&options, &settings).await.map(drop).unwrap_err().to_string();
+    assert!(error.contains("didn't answer within 1s"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

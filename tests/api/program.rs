@@ -74,6 +74,17 @@ fn a_database_that_cannot_be_reached_is_said_plainly() {
 }
 
 #[test]
+fn a_database_that_says_nothing_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://payonce@{}/payonce", silent.local_addr().unwrap());
+    let begun = Instant::now();
+    let (code, _, stderr) = run(payonce(&["migrate"]).env("DATABASE_URL", url));
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("didn't answer in time"), "{stderr}");
+    assert!(begun.elapsed() < 10 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_database_url_that_is_none_is_refused_without_being_shown() {
     for url in
         ["mysql://root:se-cret@localhost/x", "se-cret", "postgres://user:se-cret@host:notaport/x"]
@@ -471,6 +482,22 @@ async fn idle_clients_do_not_hold_up_a_stop() {
     serve.signal("TERM");
     let (status, _) = serve.wait(15 * SECOND);
     assert!(status.success() && begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_keep_alive_and_no_longer() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[("KEEP_ALIVE", "2s")]);
+    let mut idle = Wire::connect(serve.address).await;
+    for _ in 0..2 {
+        idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(idle.status().await, 200);
+        tokio::time::sleep(SECOND).await;
+    }
+    let begun = Instant::now();
+    assert_eq!(idle.answer().await, None);
+    // It was idle for a second before that; without the setting it would be kept for five.
+    assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
