@@ -52,6 +52,14 @@ struct Options {
 /// What came back: a status and a body.
 type Answer = (u16, String);
 
+/// What becomes of a request that was sent.
+enum Sent {
+    /// It is answered for good, and was so after this long.
+    Answered { answer: Answer, latency: Duration },
+    /// It has to be sent again, after this long.
+    Again { pause: Duration },
+}
+
 #[derive(Default)]
 struct Seen {
     requests: AtomicU64,
@@ -59,6 +67,8 @@ struct Seen {
     hang_ups: AtomicU64,
     replays: AtomicU64,
     reuses_refused: AtomicU64,
+    /// Keys that were answered as more than one payment.
+    duplicates: AtomicU64,
     statuses: Mutex<BTreeMap<u16, u64>>,
     latencies: Mutex<Vec<Duration>>,
     /// Promises that were broken, in words.
@@ -85,38 +95,59 @@ struct Storm {
 }
 
 impl Storm {
-    /// Sends one request; `None` when there was no whole answer.
-    async fn send(&self, key: &str, payment: &Value) -> Option<(Answer, Duration)> {
+    /// Sends one request.
+    async fn send(&self, key: &str, payment: &Value) -> Sent {
         let turn = self.seen.requests.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        let heard = self.exchange(turn, key, payment).await;
+        let latency = began.elapsed();
+        match heard {
+            Some((answer, _)) if !matches!(answer.0, 408 | 409 | 429 | 500..) => {
+                Sent::Answered { answer, latency }
+            }
+            heard => {
+                let pause = heard.and_then(|(_, retry_after)| retry_after);
+                let soon = || Duration::from_millis(fastrand::u64(20..500));
+                Sent::Again { pause: pause.unwrap_or_else(soon) }
+            }
+        }
+    }
+
+    /// An answer, and what it says in Retry-After; `None` when no answer came whole.
+    async fn exchange(
+        &self,
+        turn: u64,
+        key: &str,
+        payment: &Value,
+    ) -> Option<(Answer, Option<Duration>)> {
         let place =
             usize::try_from(turn).unwrap_or(0).checked_rem(self.options.url.len()).unwrap_or(0);
         let url = self.options.url.get(place)?;
-        let began = Instant::now();
         let request =
             self.client.post(format!("{url}/payment")).header("idempotency-key", key).json(payment);
         let response = request.send().await.ok()?;
         let status = response.status().as_u16();
-        let wait =
+        let retry_after =
             response.headers().get("retry-after").and_then(|wait| wait.to_str().ok()?.parse().ok());
         let body = response.text().await.ok()?;
         *lock(&self.seen.statuses).entry(status).or_default() += 1;
-        Some(((status, body), wait.map_or(began.elapsed(), Duration::from_secs)))
+        Some(((status, body), retry_after.map(Duration::from_secs)))
     }
 
     /// Sends one request until it is answered for good, as the contract says.
     async fn settle(&self, key: &str, payment: &Value) -> Option<Answer> {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(self.options.patience) {
-            let pause = match self.send(key, payment).await {
-                Some(((status, body), took)) if !matches!(status, 408 | 409 | 429 | 500..) => {
-                    lock(&self.seen.latencies).push(took);
-                    return Some((status, body));
+            match self.send(key, payment).await {
+                Sent::Answered { answer, latency } => {
+                    lock(&self.seen.latencies).push(latency);
+                    return Some(answer);
                 }
-                Some((_, retry_after)) => retry_after,
-                None => Duration::from_millis(fastrand::u64(20..500)),
-            };
-            self.seen.retries.fetch_add(1, Ordering::Relaxed);
-            sleep(pause).await;
+                Sent::Again { pause } => {
+                    self.seen.retries.fetch_add(1, Ordering::Relaxed);
+                    sleep(pause).await;
+                }
+            }
         }
         None
     }
@@ -168,6 +199,9 @@ impl Storm {
                     seen.broken(format!("{key} was answered with {status}: {body}"));
                 }
             }
+        }
+        if created > 1 || bodies.len() > 1 {
+            seen.duplicates.fetch_add(1, Ordering::Relaxed);
         }
         if created > 1 {
             seen.broken(format!("{key} was answered as new {created} times"));
@@ -253,8 +287,6 @@ impl Storm {
             self.seen.broken(format!("{lost} payments are not there"));
         }
         let broken = lock(&self.seen.broken);
-        let twice =
-            broken.iter().filter(|what| what.contains("ways") || what.contains("as new")).count();
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
         let row = |name: &str, value: String| println!("{name:<34}{value:>12}");
         row("payments intended", intended.to_string());
@@ -264,7 +296,7 @@ impl Storm {
         row("payments made, as read back", found.to_string());
         row("answered by a replay", number(&self.seen.replays));
         row("wrong reuse refused", number(&self.seen.reuses_refused));
-        row("duplicates", twice.to_string());
+        row("duplicates", number(&self.seen.duplicates));
         row("lost", lost.to_string());
         let mut latencies = std::mem::take(&mut *lock(&self.seen.latencies));
         latencies.sort_unstable();

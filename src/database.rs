@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    idempotency::loggable,
+    idempotency::{is_of_outdated_statement, loggable},
     problem::{Kind, Problem},
 };
 
@@ -173,18 +173,24 @@ impl Reads {
         Self { pool, limit }
     }
 
-    /// Runs a read on a connection of the pool.
+    /// Runs a read on a connection of the pool; twice, if a migration has outdated what was prepared there.
     ///
     /// # Errors
     /// `database-unavailable` when there is none, or no answer in time; `internal` when the statement
     /// is at fault.
     pub async fn run<T>(
         &self,
-        read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        read: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Problem> {
         let reading = async {
             let mut conn = self.pool.acquire().await?;
-            read(&mut conn).await
+            match read(&mut conn).await {
+                Err(error) if is_of_outdated_statement(&error) => {
+                    conn.clear_cached_statements().await?;
+                    read(&mut conn).await
+                }
+                ended => ended,
+            }
         };
         match timeout(self.limit, reading).await {
             Ok(Ok(value)) => Ok(value),

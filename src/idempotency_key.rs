@@ -132,13 +132,14 @@ async fn look_up(
     reads: &Reads,
 ) -> Result<HttpResponse, Problem> {
     let Caller { account_id } = request.caller();
-    let key = request.key().clone();
-    let shown = reads
-        .run(async |conn| match KeyRecord::find(conn, account_id, key, keyed.key_ttl).await? {
+    let find = async |conn: &mut PgConnection| {
+        let key = request.key().clone();
+        match KeyRecord::find(conn, account_id, key, keyed.key_ttl).await? {
             Some(record) => known(conn, account_id, record).await,
             None => Ok(Shown::new(State::Unknown, None)),
-        })
-        .await?;
+        }
+    };
+    let shown = reads.run(find).await?;
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
 }
 

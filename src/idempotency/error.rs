@@ -49,15 +49,12 @@ impl Remedy {
     /// Sorts an error by SQLSTATE (PostgreSQL's documentation, appendix A) and severity.
     pub(super) fn of(error: &sqlx::Error) -> Self {
         match error {
+            error if is_of_outdated_statement(error) => Self::Reconnect,
             sqlx::Error::Database(error) => {
                 let of_postgres = error.try_downcast_ref::<PgDatabaseError>();
                 let fatal = of_postgres.is_some_and(|error| {
                     matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
                 });
-                // A statement prepared before a migration changed the type of its result.
-                if of_postgres.and_then(PgDatabaseError::routine) == Some("RevalidateCachedQuery") {
-                    return Self::Reconnect;
-                }
                 match error.code().as_deref() {
                     Some(code) => Self::of_sqlstate(code, fatal),
                     None => Self::Reconnect,
@@ -100,6 +97,14 @@ pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
     error
         .try_downcast_ref::<PgDatabaseError>()
         .is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
+}
+
+/// Whether a statement was prepared before a migration changed the type of its result. It was not executed,
+/// and never will be on a connection that goes on with it.
+#[must_use]
+pub fn is_of_outdated_statement(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref());
+    error.and_then(PgDatabaseError::routine) == Some("RevalidateCachedQuery")
 }
 
 /// An error in words that may stand in a log: a database error's message and SQLSTATE, never its

@@ -3,7 +3,7 @@
 //! Each committer has two lanes. The main one takes batches from the queue. The aside runs, one by
 //! one, the few commands that would hold up everybody else's batch.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use log::{debug, error, warn};
@@ -17,8 +17,8 @@ use super::{
     batch::Fate,
     connection::{Connector, Fault},
     error::Remedy,
-    key::ScopedKey,
     queue::{Queue, Running, Stage},
+    sidestepped::Sidestepped,
 };
 
 /// The first pause before looking again at a key that is in flight elsewhere, and the longest; each
@@ -38,16 +38,11 @@ const ASIDE_AFTER_LOSSES: u32 = 4;
 /// Every how many repetitions in a row a batch that meets other transactions is halved.
 const HALVE_AFTER_REPEATS: u32 = 4;
 
-/// How long a key that held up a batch is put aside at once when it comes again, and how many such
-/// keys are known at most.
-const SIDESTEP_FOR: Duration = Duration::from_mins(1);
-const SIDESTEPPED_KEYS: usize = 1024;
-
 /// Where a lane's commands come from, and where it puts those that it won't have.
 enum Role {
     Main {
         aside: UnboundedSender<Running>,
-        sidestepped: HashMap<ScopedKey, Instant>,
+        sidestepped: Sidestepped,
     },
     /// Unbounded, but what is in it has its place in the queue, whose limit counts it.
     Aside {
@@ -94,7 +89,7 @@ pub(super) fn lanes(
     let (main_connector, aside_connector) = connectors;
     (
         lane(
-            Role::Main { aside, sidestepped: HashMap::new() },
+            Role::Main { aside, sidestepped: Sidestepped::default() },
             main_connector,
             settings.max_batch.max(1),
         ),
@@ -160,9 +155,11 @@ impl Lane {
                     break;
                 }
                 for running in taken {
-                    match sidestepped.get(&running.leader.scope) {
-                        Some(until) if *until > now => put_aside(aside, &self.queue, running),
-                        _ => batch.push(running),
+                    let leader = &running.leader;
+                    if sidestepped.has(&leader.scope, leader.command.locks(), now) {
+                        put_aside(aside, &self.queue, running);
+                    } else {
+                        batch.push(running);
                     }
                 }
             }
@@ -350,6 +347,11 @@ impl Lane {
                 );
             }
             let row = suspect.leader.command.locks();
+            if let Role::Main { sidestepped, .. } = &mut self.role
+                && let Some(row) = row
+            {
+                sidestepped.add_row(row, Instant::now());
+            }
             self.put_aside(suspect);
             let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
             let wants_it =
@@ -389,17 +391,10 @@ impl Lane {
     }
 
     /// Moves a command where it can't hold up others; there, it tries again.
-    fn put_aside(&mut self, mut running: Running) {
+    fn put_aside(&mut self, running: Running) {
         match &mut self.role {
             Role::Main { aside, sidestepped } => {
-                let now = Instant::now();
-                if sidestepped.len() >= SIDESTEPPED_KEYS {
-                    sidestepped.retain(|_, until| *until > now);
-                }
-                if sidestepped.len() < SIDESTEPPED_KEYS {
-                    sidestepped.insert(running.leader.scope.clone(), now + SIDESTEP_FOR);
-                }
-                running.delays += 1;
+                sidestepped.add_key(running.leader.scope.clone(), Instant::now());
                 put_aside(aside, &self.queue, running);
             }
             Role::Aside { .. } => self.delay(running),
@@ -421,7 +416,10 @@ impl Lane {
     }
 }
 
-fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, running: Running) {
+/// What comes there waits for somebody else, and hears so when its wait is over, tried or not: of a hundred
+/// that want one locked row, each would try for as long as a lock is waited for.
+fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, mut running: Running) {
+    running.delays += 1;
     if let Err(closed) = aside.send(running) {
         // The other lane has ended, which it does after this one: a defect, and still an answer.
         queue.fail(closed.0, &Failure::Overloaded);

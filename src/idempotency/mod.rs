@@ -94,8 +94,9 @@
 //! # Where things are
 //!
 //! `committer` is the way in, `queue` where copies of one request meet, `lane` the loop that takes
-//! batches and mends what fails, `batch` the one transaction, `store` its statements, `connection`
-//! what it runs on, `record` what became of a key, `sweeper` what frees space.
+//! batches and mends what fails, `sidestepped` what it puts aside at once, `batch` the one transaction,
+//! `store` its statements, `connection` what it runs on, `record` what became of a key, `sweeper` what
+//! frees space.
 
 mod batch;
 mod command;
@@ -109,13 +110,14 @@ mod lane;
 mod queue;
 mod record;
 mod response;
+mod sidestepped;
 mod store;
 mod sweeper;
 
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
 pub use connection::UnfitServer;
-pub use error::{Failure, loggable};
+pub use error::{Failure, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};

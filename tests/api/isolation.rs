@@ -1,6 +1,7 @@
 //! What belongs to one account isn't there for another, from both sides, at every endpoint.
 
 use reqwest::Method;
+use serde_json::json;
 
 use crate::support::{Account, PAYMENT, TestServer, client::Answer};
 
@@ -9,6 +10,15 @@ const OTHER_PAYMENT: &str = r#"{"user_id": "user_2", "amount": 200}"#;
 /// A body without what is new in each problem.
 fn apart_from_instance(answer: &Answer) -> String {
     answer.body.replace(&answer.member("instance"), "")
+}
+
+/// Its headers, without those that differ between any two requests.
+fn headers(answer: &Answer) -> Vec<(String, String)> {
+    let headers = answer
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    headers.filter(|(name, _)| !["date", "idempotency-key"].contains(&name.as_str())).collect()
 }
 
 /// Two accounts at one server, each seen from the other.
@@ -55,6 +65,79 @@ async fn the_payment_of_another_account_is_not_there() {
         assert_eq!(foreign.header("content-length"), missing.header("content-length"));
         let head = other.request(Method::HEAD, &location, &[], "").await;
         assert_eq!(head.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn the_payment_of_another_account_can_not_be_refunded_and_that_is_remembered() {
+    let (server, [ada, bob]) = two_accounts().await;
+    for (one, other, missing) in [
+        (&ada, &bob, "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0"),
+        (&bob, &ada, "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b1"),
+    ] {
+        let payment = one.paid("k", 100).await;
+        let foreign = other.refund(&payment, "foreign", "").await;
+        let nowhere = other.refund(missing, "nowhere", "").await;
+        foreign.assert_problem(404, "not-found");
+        assert_eq!(apart_from_instance(&foreign), apart_from_instance(&nowhere));
+        assert_eq!(headers(&foreign), headers(&nowhere));
+        // Neither is tried again.
+        for (id, key, first) in
+            [(payment.as_str(), "foreign", foreign), (missing, "nowhere", nowhere)]
+        {
+            assert_eq!(first.header("idempotent-replayed"), "false");
+            let again = other.refund(id, key, "").await;
+            assert_eq!((again.status, &again.body), (404, &first.body));
+            assert_eq!(again.header("idempotent-replayed"), "true");
+        }
+        let shown = one.get(&format!("/payment/{payment}")).await.json();
+        assert_eq!((&shown["refunded"], &shown["refunds"]), (&json!(0), &json!([])));
+        assert_eq!(one.refund(&payment, "own", "").await.status, 201);
+    }
+    assert_eq!(server.database.number("SELECT count(*) FROM refunds").await, 2);
+}
+
+/// The users of a list's payments, and the cursor of its next page.
+fn listed(page: &Answer) -> (Vec<String>, Option<String>) {
+    assert_eq!(page.status, 200, "{}", page.body);
+    let page = page.json();
+    let payments = page["payments"].as_array().unwrap();
+    let users = payments.iter().map(|payment| payment["user_id"].as_str().unwrap().to_owned());
+    (users.collect(), page["next_cursor"].as_str().map(str::to_owned))
+}
+
+#[tokio::test]
+async fn the_payments_of_another_account_are_in_no_list_whatever_the_filter_or_cursor() {
+    let (_server, [ada, bob]) = two_accounts().await;
+    // In turns, so that each account has payments both older and newer than each of the other's.
+    for number in 0..3 {
+        for (account, own) in [(&ada, "ada's"), (&bob, "bob's")] {
+            for user in [own, "shared"] {
+                let body = format!(r#"{{"user_id": "{user}", "amount": {}}}"#, number + 1);
+                assert_eq!(account.pay(&format!("{user}-{number}"), &body).await.status, 201);
+            }
+        }
+    }
+    for (one, own, other, others) in
+        [(&ada, "ada's", &bob, "bob's"), (&bob, "bob's", &ada, "ada's")]
+    {
+        assert_eq!(listed(&one.get("/payment").await).0, ["shared", own].repeat(3));
+        let of_user =
+            async |user: &str| listed(&one.get(&format!("/payment?user_id={user}")).await);
+        assert_eq!(of_user("shared").await, (vec!["shared".to_owned(); 3], None));
+        assert_eq!(of_user(own).await, (vec![own.to_owned(); 3], None));
+        assert_eq!(of_user(others).await, (vec![], None));
+        // A cursor is a place among all ids, and shows nothing but one's own from there on.
+        for (query, limit) in [("", 1), ("", 3), ("user_id=shared&", 1)] {
+            let theirs = other.get(&format!("/payment?{query}limit={limit}")).await;
+            let cursor = listed(&theirs).1.expect("more pages");
+            let page = one.get(&format!("/payment?{query}cursor={cursor}")).await;
+            let all = one.get(&format!("/payment?{query}")).await.json();
+            let page = page.json();
+            let (page, all) =
+                (page["payments"].as_array().unwrap(), all["payments"].as_array().unwrap());
+            assert!(!page.is_empty() && all.ends_with(page), "{query}{limit}: {page:?}");
+        }
     }
 }
 

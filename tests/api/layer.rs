@@ -8,8 +8,11 @@ use payonce::idempotency::{
     COPIES_FOR_A_KEY, Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Insert,
     Outcome, Response, Settings,
 };
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tokio::time::{Instant, sleep};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 use crate::support::{
@@ -356,7 +359,7 @@ async fn a_server_that_takes_no_writes_is_waited_for() {
 #[tokio::test]
 async fn a_command_that_kills_its_connection_ends_up_alone() {
     let settings = Settings {
-        request_deadline: Duration::from_secs(3),
+        request_deadline: Duration::from_secs(6),
         in_flight_wait: Duration::from_secs(1),
         ..Settings::default()
     };
@@ -380,7 +383,7 @@ async fn a_command_that_kills_its_connection_ends_up_alone() {
             assert!(unserved.contains(&outcome), "{outcome:?}");
         } else {
             assert!(
-                is_new(&outcome) && took < Duration::from_secs(2),
+                is_new(&outcome) && took < Duration::from_secs(5),
                 "{number}: {outcome:?} after {took:?}"
             );
         }
@@ -477,28 +480,35 @@ async fn a_follower_with_another_request_is_tried_when_its_leader_fails() {
 async fn who_reaches_its_deadline_hears_whether_it_had_begun() {
     let settings = Settings {
         max_batch: 1,
-        request_deadline: Duration::from_secs(2),
+        request_deadline: Duration::from_secs(3),
         in_flight_wait: Duration::from_millis(100),
         ..Settings::default()
     };
     let layer = Layer::start_with(settings).await;
-    let sleepy = Act::Run("SET LOCAL statement_timeout = 0; SELECT pg_sleep(0.55)");
-    let submit = async |order: u64, name: &str| {
+    // One after the other, each until a moment of its own, so that a slow machine's delays don't add up:
+    // the fifth is under way at its deadline.
+    let now: String = layer.database.value("SELECT clock_timestamp()::text").await;
+    let submit = async |order: u64, name: &str, until: u32| {
         sleep(Duration::from_millis(10 * order)).await;
-        layer.submit(name, sleepy).await
+        let wait = format!(
+            "SET LOCAL statement_timeout = 0;
+             SELECT pg_sleep_until('{now}'::timestamptz + interval '{until} milliseconds')"
+        );
+        layer.submit(name, Act::Run(wait.leak())).await
     };
-    let (one, two, three, begun, waiting) = tokio::join!(
-        submit(0, "1"),
-        submit(1, "2"),
-        submit(2, "3"),
-        submit(3, "begun"),
-        submit(4, "waiting")
+    let (one, two, three, four, begun, waiting) = tokio::join!(
+        submit(0, "1", 600),
+        submit(1, "2", 1200),
+        submit(2, "3", 1800),
+        submit(3, "4", 2400),
+        submit(4, "begun", 3250),
+        submit(5, "waiting", 3300),
     );
-    assert!(is_new(&one) && is_new(&two) && is_new(&three));
+    assert!([one, two, three, four].iter().all(is_new));
     assert_eq!((begun, waiting), (Err(Failure::OutcomeUnknown), Err(Failure::DatabaseUnavailable)));
     // What had begun is committed, and the retry is told; what had not is not.
-    assert!(matches!(submit(0, "begun").await, Ok(Outcome::Replay { .. })));
-    assert_eq!(layer.effects().await, 4);
+    assert!(matches!(submit(0, "begun", 3250).await, Ok(Outcome::Replay { .. })));
+    assert_eq!(layer.effects().await, 5);
 }
 
 #[tokio::test]
@@ -708,6 +718,18 @@ async fn an_execution_whose_response_was_not_stored_is_not_committed() {
         .await;
     assert!(matches!(layer.submit("k", Act::Succeed).await, Err(Failure::Internal(_))));
     assert_eq!(layer.effects().await, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = PgConnectOptions::new().host("127.0.0.1");
+    let options = options.port(silent.local_addr().unwrap().port());
+    let settings = Settings { request_deadline: Duration::from_secs(5), ..Settings::default() };
+    let begun = Instant::now();
+    let error = Committer::start(&options, &settings).await.map(drop).unwrap_err().to_string();
+    assert!(error.contains("didn't answer within 1s"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

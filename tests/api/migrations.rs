@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use reqwest::Method;
 use sqlx::Executor;
 
 use crate::support::{PAYMENT, TestDatabase, TestServer};
@@ -129,4 +130,34 @@ async fn an_index_that_was_not_built_to_its_end_is_not_taken_for_one() {
     assert!(refused.contains("an index of payments is invalid"), "{refused}");
     database.execute("DROP INDEX payments_by_user").await;
     payonce::database::migrate(&database.options).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_that_changes_the_type_of_a_column_goes_unnoticed() {
+    let server = TestServer::start().await;
+    let payment = server.paid("pay", 100).await;
+    for precision in 3..6 {
+        let new = format!("pay-{precision}");
+        assert_eq!(server.pay(&new, PAYMENT).await.status, 201);
+        assert_eq!(server.pay(&new, PAYMENT).await.status, 200);
+        let refund = format!("refund-{precision}");
+        assert_eq!(server.refund(&payment, &refund, r#"{"amount": 1}"#).await.status, 201);
+        for path in [&format!("/payment/{payment}"), "/payment", "/payment?user_id=user_1"] {
+            let shown = server.get(path).await;
+            assert_eq!(shown.status, 200, "{path}: {}", shown.body);
+        }
+        let asked = [("idempotency-key", new.as_str())];
+        let asked = server.request(Method::GET, "/idempotency-key", &asked, "").await;
+        assert_eq!(asked.status, 200, "{}", asked.body);
+        // What was prepared above has other types from now on.
+        for column in [
+            "idempotency_keys ALTER created_at",
+            "idempotency_responses ALTER replayable_until",
+            "payments ALTER created_at",
+            "refunds ALTER created_at",
+        ] {
+            let alter = format!("ALTER TABLE {column} TYPE timestamptz({precision})");
+            server.database.execute(&alter).await;
+        }
+    }
 }

@@ -74,6 +74,17 @@ fn a_database_that_cannot_be_reached_is_said_plainly() {
 }
 
 #[test]
+fn a_database_that_says_nothing_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://payonce@{}/payonce", silent.local_addr().unwrap());
+    let begun = Instant::now();
+    let (code, _, stderr) = run(payonce(&["migrate"]).env("DATABASE_URL", url));
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("didn't answer in time"), "{stderr}");
+    assert!(begun.elapsed() < 10 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_database_url_that_is_none_is_refused_without_being_shown() {
     for url in
         ["mysql://root:se-cret@localhost/x", "se-cret", "postgres://user:se-cret@host:notaport/x"]
@@ -209,12 +220,8 @@ async fn settings_are_read_from_flags_then_the_environment_then_dot_env() {
         .env("QUEUE_LIMIT", "34")
         .env("COMMITTERS", "7")
         .env("IN_FLIGHT_WAIT", "1s");
-    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    tokio::time::sleep(2 * SECOND).await;
-    std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
-    let mut log = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
-    child.wait().unwrap();
+    let mut serve = Serve::spawn(&mut command);
+    let log = serve.wait_for("connections to read");
     assert!(log.contains("2 committers, batches of up to 3, queue of 35"), "{log}");
     assert!(log.contains("wait for other servers 1s"), "{log}");
 }
@@ -298,7 +305,7 @@ async fn a_failure_is_logged_with_its_cause_and_without_the_values_of_rows() {
 async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answered() {
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
-    let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: x\r\n\
+    let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: localhost\r\n\
                   Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
     for answers in 1..=2 {
         let mut wire = Wire::connect(serve.address).await;
@@ -471,6 +478,22 @@ async fn idle_clients_do_not_hold_up_a_stop() {
     serve.signal("TERM");
     let (status, _) = serve.wait(15 * SECOND);
     assert!(status.success() && begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_keep_alive_and_no_longer() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[("KEEP_ALIVE", "2s")]);
+    let mut idle = Wire::connect(serve.address).await;
+    for _ in 0..2 {
+        idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(idle.status().await, 200);
+        tokio::time::sleep(SECOND).await;
+    }
+    let begun = Instant::now();
+    assert_eq!(idle.answer().await, None);
+    // It was idle for a second before that; without the setting it would be kept for five.
+    assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

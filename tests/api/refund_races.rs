@@ -8,7 +8,12 @@ use std::{
 use futures_util::future::join_all;
 use sqlx::raw_sql;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer, client::Answer, database::take_lock};
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    binary::Serve,
+    client::{Answer, Client},
+    database::take_lock,
+};
 
 /// Asserts that these answers to refunds of this payment can all be true at once: what was given back is
 /// what the payment shows, and nobody was refused who could have been served.
@@ -199,6 +204,27 @@ async fn a_payment_that_somebody_holds_for_long_holds_up_nobody_elses() {
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     let answers = crowd(&[&server], &held, 10, 50).await;
     assert_consistent(&server, &held, 10, &answers).await;
+}
+
+#[tokio::test]
+async fn a_payment_that_held_up_one_refund_holds_up_no_other() {
+    let server = TestServer::start().await;
+    let held = server.paid("held", 1000).await;
+    let serve = Serve::start(&server.database.options, &[("IN_FLIGHT_WAIT", "600ms")]);
+    let client = Client { address: serve.address, http: server.client.clone() };
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{held}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    join_all((0..5_u32).map(async |number| {
+        tokio::time::sleep(Duration::from_millis(200) * number).await;
+        let refused = client.refund(&held, &format!("refund-{number}"), "").await;
+        refused.assert_problem(409, "idempotency-key-in-flight");
+    }))
+    .await;
+    // The first one's batch met the lock; the others, which came later, were in no batch at all.
+    assert_eq!(serve.log().matches("is locked by another session").count(), 1, "{}", serve.log());
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(client.refund(&held, "refund-0", "").await.status, 201);
 }
 
 #[tokio::test]

@@ -23,9 +23,8 @@ async fn assert_outages_are_waited_out(bring_down: fn(&Cluster)) {
     let load = Load::start(&clients, 16);
     let outages = load::duration().as_secs().div_ceil(2);
     for _ in 0..outages {
-        let before = load.done();
         sleep(SECOND).await;
-        assert!(load.done() > before, "payments are made between outages");
+        load.goes_on().await;
         bring_down(&cluster);
         sleep(3 * SECOND / 2).await;
         cluster.start_again();
@@ -68,8 +67,9 @@ async fn what_was_answered_survives_the_promotion_of_a_synchronous_standby() {
     proxy.cut_all();
     standby.promote();
     proxy.redirect(&standby.options()).await;
-    sleep(2 * SECOND).await;
-    assert!(load.done() > before, "payments are made on the promoted standby");
+    // Those that were under way may be answered first.
+    sleep(SECOND).await;
+    load.goes_on().await;
     load.finish().await;
     let payments = assert_exactly_once(&clients, &standby.options()).await;
     eprintln!(

@@ -30,7 +30,10 @@ async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
     let mut serve = start();
     let load = Load::start(&clients, 32);
     let (begun, mut kills) = (Instant::now(), 0);
-    while begun.elapsed() < load::duration() * 2 || load.done() < 1000 {
+    // On a slow machine until there were as many kills and payments as tell something.
+    while begun.elapsed() < load::duration() * 2 || load.done() < 1000 || kills < 10 {
+        let (done, took) = (load.done(), begun.elapsed());
+        assert!(took < load::duration() * 2 + 60 * SECOND, "{done} payments, {kills} kills");
         sleep(Duration::from_millis(fastrand::u64(20..400))).await;
         serve.signal("KILL");
         serve.wait(SECOND);
@@ -43,7 +46,6 @@ async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
         "{payments} payments, {kills} kills, failed attempts by status: {:?}",
         clients.failures()
     );
-    assert!(kills >= 10, "{kills} kills");
     assert!(clients.failures().contains_key(&0), "some request was cut off");
 }
 
@@ -141,12 +143,14 @@ async fn a_frozen_server_holds_up_nobody_and_doubles_nothing_when_it_wakes() {
         frozen.signal("STOP");
         proxy.let_go();
 
-        // Other keys go on as if nothing was.
+        // Other keys go on as if nothing was. One may meet a hiccup of the machine.
+        let mut slow = Vec::new();
         for number in 0..50 {
             let begun = Instant::now();
             assert_eq!(clients.pay(&format!("other-{number}"), PAYMENT).await.status, 201);
-            assert!(begun.elapsed() < SECOND / 2, "{step:?}: {:?}", begun.elapsed());
+            slow.extend(Some(begun.elapsed()).filter(|took| *took > SECOND / 2));
         }
+        assert!(slow.len() <= 1, "{step:?}: {slow:?}");
         // Its own key is free as soon as PostgreSQL has ended its transaction; unless what was sent
         // before it froze commits it, which then counts.
         let begun = Instant::now();

@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::support::{
     PAYMENT, TestDatabase, TestServer,
     binary::Serve,
+    client::Answer,
     proxy::{Fault, Proxy, Step},
     retry::Clients,
 };
@@ -39,7 +40,7 @@ impl Shape {
         [("REQUEST_DEADLINE", "4s"), log].into_iter().chain(key_ttl).collect()
     }
 
-    /// Whether a batch of refunds, which are always a transaction, goes through a step here.
+    /// Whether a batch of refunds or voids, which are always a transaction, goes through a step here.
     fn executes(self, step: Step) -> bool {
         self == Self::Transaction && step != Step::Read
     }
@@ -218,6 +219,121 @@ async fn server_killed_in_refunds(step: Step) {
     assert_refunded_once(&database, &clients, &payment).await;
 }
 
+/// What clients do with the keys of a batch with voids in it: some void theirs, some pay, and some do both at
+/// once. Where all of them void, nothing is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voids {
+    Alone,
+    WithPayments,
+}
+
+const VOIDS: [Voids; 2] = [Voids::Alone, Voids::WithPayments];
+
+impl Voids {
+    /// Whether a batch of this kind goes through a step, in a transaction.
+    fn reaches(self, step: Step) -> bool {
+        step != Step::Read && (self == Self::WithPayments || step != Step::Executed)
+    }
+
+    /// What becomes of 40 keys, sent at once: the answers to their payment and to their void, where they were
+    /// sent.
+    async fn send(self, clients: &Clients) -> Vec<(String, Option<Answer>, Option<Answer>)> {
+        join_all((0..40).map(async |number| {
+            let key = format!("key-{number:02}");
+            let pays = self == Self::WithPayments && number % 4 != 0;
+            let voids = self == Self::Alone || number % 4 != 1;
+            let pay = async { if pays { Some(clients.pay(&key, PAYMENT).await) } else { None } };
+            let void = async { if voids { Some(clients.void(&key).await) } else { None } };
+            // Neither is always the first.
+            let (pay, void) = if number % 4 == 2 {
+                tokio::join!(pay, void)
+            } else {
+                let (void, pay) = tokio::join!(void, pay);
+                (pay, void)
+            };
+            (key, pay, void)
+        }))
+        .await
+    }
+
+    /// Asserts that each key is either executed or voided, as its void says, and stays so.
+    async fn assert_one_of_two(
+        self,
+        database: &TestDatabase,
+        clients: &Clients,
+        answers: &[(String, Option<Answer>, Option<Answer>)],
+    ) {
+        let (mut executed, mut voided) = (0, 0);
+        for (key, pay, void) in answers {
+            if let Some(pay) = pay {
+                assert!(matches!(pay.status, 200 | 201 | 410), "{key}: {pay:?}");
+            }
+            let state = clients.void(key).await;
+            if let Some(void) = void {
+                assert_eq!((void.status, &void.body), (200, &state.body), "{key}");
+            }
+            match state.member("state").as_str() {
+                "voided" => {
+                    voided += 1;
+                    let late = clients.pay(key, PAYMENT).await;
+                    late.assert_problem(410, "idempotency-key-voided");
+                    assert!(pay.as_ref().is_none_or(|pay| pay.status == 410), "{key}: {pay:?}");
+                }
+                state_said => {
+                    executed += 1;
+                    assert_eq!(state_said, "completed", "{key}");
+                    let pay = pay.as_ref().expect("nobody else executes it");
+                    assert!(pay.status < 202, "{key}: {pay:?}");
+                    let id = pay.member("transaction_id");
+                    assert_eq!(id, state.member("execution_id"), "{key}");
+                }
+            }
+        }
+        clients.assert_consistent();
+        assert_eq!(database.payments().await, executed);
+        let keys = |operation: &str| {
+            format!("SELECT count(*) FROM idempotency_keys JOIN idempotency_responses USING (execution_id)
+                     WHERE operation = '{operation}'")
+        };
+        assert_eq!(database.number(&keys("pay")).await, executed);
+        assert_eq!(database.number(&keys("void")).await, voided);
+        assert_eq!(executed == 0, self == Self::Alone);
+        assert!(voided >= 10, "{voided}");
+    }
+}
+
+/// A fault on the connection while keys are voided.
+async fn connection_fault_in_voids(step: Step, fault: Fault, voids: Voids) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let server = TestServer::start_through(
+        &database,
+        &proxy.through(&database.options),
+        &Shape::Transaction.flags(),
+    )
+    .await;
+    let clients = Clients::new(&[server.address]);
+    proxy.arm(step, fault);
+    let (answers, ()) = tokio::join!(voids.send(&clients), proxy.reached());
+    let failures = clients.failures();
+    let only_voided = failures.keys().all(|status| *status == 410);
+    assert!(only_voided, "{step:?} {fault:?} {voids:?}: {failures:?}");
+    voids.assert_one_of_two(&database, &clients, &answers).await;
+}
+
+/// The server is killed while keys are voided, and started again.
+async fn server_killed_in_voids(step: Step, voids: Voids) {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let clients = Clients::new(&[]);
+    let mut server = start(Shape::Transaction, &options, &clients);
+    proxy.arm(step, Fault::Hold);
+    let kill = kill_when_reached(Shape::Transaction, &proxy, &options, &mut server, &clients);
+    let (answers, ()) = tokio::join!(voids.send(&clients), kill);
+    voids.assert_one_of_two(&database, &clients, &answers).await;
+}
+
 /// All cases at once, each on threads of its own: a test that waits for its database to be dropped must
 /// not hold up another that is just connecting, for which PostgreSQL in turn would wait.
 fn every_case(shape: Shape, step: Step, fault: Fault) {
@@ -227,6 +343,9 @@ fn every_case(shape: Shape, step: Step, fault: Fault) {
         }
         if shape.executes(step) {
             scope.spawn(move || block_on(connection_fault_in_refunds(step, fault)));
+            for voids in VOIDS.into_iter().filter(|voids| voids.reaches(step)) {
+                scope.spawn(move || block_on(connection_fault_in_voids(step, fault, voids)));
+            }
         }
     });
 }
@@ -304,6 +423,9 @@ macro_rules! at_every_step {
                 }
                 if Shape::$shape.executes(Step::$step) {
                     server_killed_in_refunds(Step::$step).await;
+                    for voids in VOIDS.into_iter().filter(|voids| voids.reaches(Step::$step)) {
+                        server_killed_in_voids(Step::$step, voids).await;
+                    }
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
@@ -61,7 +61,7 @@ impl Cluster {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("payonce-cluster-{}-{number}", std::process::id()));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         std::fs::create_dir(&folder).unwrap();
         let cluster = Self { folder, port };
         if let Some(user) = server_user() {
@@ -111,8 +111,11 @@ impl Cluster {
         let alive = |pid: &str| {
             Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().unwrap().success()
         };
+        let begun = Instant::now();
         for pid in children.split_whitespace().chain([pid]) {
             while alive(pid) {
+                let waited = begun.elapsed();
+                assert!(waited < Duration::from_secs(20), "{pid} outlives its kill");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -174,6 +177,14 @@ impl Drop for Cluster {
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A port that nobody listens on. Not one that the system would give to others as their own end of a
+/// connection: it could be taken while the server that is to have it is down.
+fn free_port() -> u16 {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let ports = std::iter::repeat_with(|| fastrand::u16(20_000..30_000));
+    ports.take(1000).find(is_free).expect("a free port")
 }
 
 /// PostgreSQL doesn't run as root: then somebody else runs it.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{client::PAYMENT, retry::Clients};
 
@@ -63,6 +63,15 @@ impl Load {
     /// How many payments were answered so far.
     pub fn done(&self) -> usize {
         self.done.load(Ordering::Relaxed)
+    }
+
+    /// Waits until more payments are answered than now, which doesn't take long.
+    pub async fn goes_on(&self) {
+        let (before, begun) = (self.done(), Instant::now());
+        while self.done() == before {
+            assert!(begun.elapsed() < Duration::from_secs(10), "payments go on: {before}");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Lets each client finish its last payment, and returns the longest that one took.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Method;
 use tokio::time::sleep;
 
 use super::client::Answer;
@@ -17,7 +18,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The longest pause between two attempts. `Retry-After` may say more: these clients are ruder.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What was heard of one key.
+/// Where keys are voided.
+pub const VOID: &str = "/idempotency-key/void";
+
+/// What was heard of one key; of its voiding, which has other answers, under a name of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Heard {
     /// `201` answers: at most one, and none if it got lost.
@@ -26,6 +30,11 @@ pub struct Heard {
     pub bodies: Vec<String>,
     /// Attempts that ended without a final answer, by status; 0 where the connection failed.
     pub failed: BTreeMap<u16, u32>,
+}
+
+/// The name under which is kept what was heard of voiding a key.
+fn void_of(key: &str) -> String {
+    format!("void of {key}")
 }
 
 /// Clients that send to these servers in turn.
@@ -55,18 +64,10 @@ impl Clients {
         key: &str,
         body: &str,
     ) -> Option<Answer> {
-        let request = self
-            .client
-            .post(format!("http://{server}{path}"))
-            .header("content-type", "application/json")
-            .header("idempotency-key", key)
-            .body(body.to_owned());
-        let answer = match request.send().await {
-            Ok(response) => Answer::read(response).await,
-            Err(_) => None,
-        };
-        let mut heard = self.heard.lock().unwrap();
-        let heard = heard.entry(key.to_owned()).or_default();
+        let heard = if path == VOID { void_of(key) } else { key.to_owned() };
+        let answer = self.request(Method::POST, server, path, key, body).await;
+        let mut all = self.heard.lock().unwrap();
+        let heard = all.entry(heard).or_default();
         match &answer {
             Some(answer) if matches!(answer.status, 200 | 201 | 402) => {
                 heard.created += u32::from(answer.status == 201);
@@ -80,6 +81,28 @@ impl Clients {
         answer
     }
 
+    /// Asks once what a key stands for.
+    pub async fn ask(&self, server: SocketAddr, key: &str) -> Option<Answer> {
+        self.request(Method::GET, server, "/idempotency-key", key, "").await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        server: SocketAddr,
+        path: &str,
+        key: &str,
+        body: &str,
+    ) -> Option<Answer> {
+        let request = self
+            .client
+            .request(method, format!("http://{server}{path}"))
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(body.to_owned());
+        Answer::read(request.send().await.ok()?).await
+    }
+
     /// Sends a payment until it is answered for good.
     pub async fn pay(&self, key: &str, body: &str) -> Answer {
         self.until_answered("/payment", key, body).await
@@ -88,6 +111,11 @@ impl Clients {
     /// Sends a refund of this payment until it is answered for good.
     pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
         self.until_answered(&format!("/payment/{payment}/refund"), key, body).await
+    }
+
+    /// Voids a key, until it is answered for good what that stands for.
+    pub async fn void(&self, key: &str) -> Answer {
+        self.until_answered(VOID, key, "").await
     }
 
     async fn until_answered(&self, path: &str, key: &str, body: &str) -> Answer {
