@@ -1,5 +1,7 @@
 //! For clients that lost an answer: what became of a request, and making sure that it never happens.
 
+use std::borrow::Cow;
+
 use actix_web::{
     HttpResponse,
     http::{StatusCode, header},
@@ -8,6 +10,7 @@ use actix_web::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::{
@@ -24,6 +27,14 @@ use crate::{
     refunds::{self, refund::GiveBack},
     timestamp::Timestamp,
 };
+
+/// What to say where a key can't be looked up: nothing of what its request did.
+const UNREAD: &str = "It could not be read what became of this key. That says nothing of the request that was sent \
+                      with it. Ask again after Retry-After.";
+
+/// The same after the key was voided, or was found used.
+const UNREAD_VOIDED: &str = "Either the key is voided or a request was executed with it, and which of them could not be \
+                             read. Void it again after Retry-After: that changes nothing, and tells.";
 
 /// What a key stands for, for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,7 +81,7 @@ struct Shown {
     status: Option<u16>,
     first_used_at: Option<Timestamp>,
     replayable_until: Option<Timestamp>,
-    detail: &'static str,
+    detail: Cow<'static, str>,
 }
 
 impl Shown {
@@ -83,7 +94,7 @@ impl Shown {
             status: None,
             first_used_at: first_used_at.map(Timestamp),
             replayable_until: None,
-            detail: state.meaning(),
+            detail: state.meaning().into(),
         }
     }
 }
@@ -97,7 +108,7 @@ pub async fn show(
     reads: web::Data<Reads>,
 ) -> HttpResponse {
     let shown = look_up(&request, &keyed, &reads).await;
-    request.reply(shown)
+    request.reply(shown.map_err(|problem| problem.with_detail(UNREAD)))
 }
 
 /// `POST /idempotency-key/void`: uses the key up, unless a request with it was executed; and says which.
@@ -108,16 +119,31 @@ pub async fn void(
     keyed: web::Data<Keyed>,
     reads: web::Data<Reads>,
 ) -> HttpResponse {
-    let voided = async {
-        read_nothing(request.body())?;
-        let Caller { account_id } = request.caller();
-        match keyed.committer.void(account_id, request.key().clone()).await? {
-            Outcome::InFlight => Err(Kind::KeyInFlight.into()),
-            _ => look_up(&request, &keyed, &reads).await,
-        }
-    };
-    let answered = voided.await;
+    let answered = void_and_look_up(&request, &keyed, &reads).await;
     request.reply(answered)
+}
+
+async fn void_and_look_up(
+    request: &KeyedRequest,
+    keyed: &Keyed,
+    reads: &Reads,
+) -> Result<HttpResponse, Problem> {
+    let deadline = Instant::now() + keyed.request_deadline;
+    read_nothing(request.body())?;
+    let Caller { account_id } = request.caller();
+    let voided = keyed.committer.void(account_id, request.key().clone()).await?;
+    if voided == Outcome::InFlight {
+        return Err(Kind::KeyInFlight.into());
+    }
+    // From here on no failure may say that nothing was done.
+    let unread = |cause: &str| {
+        Problem::new(Kind::OutcomeUnknown).with_detail(UNREAD_VOIDED).caused_by(cause)
+    };
+    match timeout_at(deadline, look_up(request, keyed, reads)).await {
+        Ok(Ok(shown)) => Ok(shown),
+        Ok(Err(problem)) => Err(unread(&problem.to_string())),
+        Err(_elapsed) => Err(unread("not read in time")),
+    }
 }
 
 /// No body is as good as an empty object.
@@ -135,7 +161,18 @@ async fn look_up(
     let find = async |conn: &mut PgConnection| {
         let key = request.key().clone();
         match KeyRecord::find(conn, account_id, key, keyed.key_ttl).await? {
-            Some(record) => known(conn, account_id, record).await,
+            Some(record) => {
+                let mut shown = known(conn, account_id, record).await?;
+                if let Some(ttl) = keyed.key_ttl {
+                    let kept = humantime::format_duration(ttl);
+                    let detail = shown.detail;
+                    shown.detail = format!(
+                        "{detail} (Keys are kept for {kept} here, and are new after that.)"
+                    )
+                    .into();
+                }
+                Ok(shown)
+            }
             None => Ok(Shown::new(State::Unknown, None)),
         }
     };

@@ -55,6 +55,8 @@ pub struct Keyed {
     pub replay_status: ReplayStatus,
     /// How long keys are kept; `None`: for ever.
     pub key_ttl: Option<Duration>,
+    /// When a request is answered at the latest.
+    pub request_deadline: Duration,
 }
 
 /// A request that has passed everything up to the validity of its body.

@@ -232,7 +232,7 @@ impl Kind {
                 "idempotency-key-voided",
                 Retry::NewKey,
                 "This key was voided",
-                "Somebody made sure that nothing is ever executed with this key, and nothing was. If it is still \
+                "Somebody used this key up so that nothing is executed with it, and nothing was. If the request is still \
                  wanted, send it with a new key.",
             ),
             Self::BodyTooLarge => entry(
@@ -254,7 +254,7 @@ impl Kind {
                 "idempotency-key-reused",
                 Retry::None,
                 "This key was used by another request",
-                "A key stands for one request, for ever. To repeat that request, send it as it was: `members` names \
+                "A key stands for one request. To repeat that request, send it as it was: `members` names \
                  what differs. To make another, take another key; and find out why this one was used twice.",
             ),
             Self::TooManyRequests => entry(

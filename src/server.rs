@@ -84,6 +84,7 @@ impl Server {
             committer: committer.clone(),
             replay_status: settings.idempotency_replay_status,
             key_ttl: settings.idempotency_key_ttl.0,
+            request_deadline: settings.request_deadline,
         });
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
         let reads_data = web::Data::new(reads.clone());

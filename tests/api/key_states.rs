@@ -32,7 +32,8 @@ fn said(answer: &Answer) -> Value {
     assert_eq!(answer.header("cache-control"), "no-store");
     let mut said: Value = serde_json::from_str(&answer.body).unwrap();
     let members = said.as_object_mut().unwrap();
-    assert!(members.remove("detail").unwrap().as_str().unwrap().ends_with('.'));
+    let detail = members.remove("detail").unwrap();
+    assert!(detail.as_str().unwrap().ends_with(['.', ')']), "{detail}");
     let used = members["state"] != "unknown";
     assert_eq!(members.remove("first_used_at").unwrap().is_string(), used);
     let replayable = members["state"] == "completed";
@@ -198,9 +199,48 @@ async fn a_key_that_is_in_flight_elsewhere_can_not_be_voided_yet() {
 }
 
 #[tokio::test]
+async fn what_can_not_be_read_is_never_said_not_to_have_been() {
+    let server = TestServer::start_with(&[
+        "--read-connections",
+        "1",
+        "--request-deadline",
+        "2s",
+        "--in-flight-wait",
+        "1s",
+    ])
+    .await;
+    let id = server.paid("paid", 100).await;
+    // The only connection that reads waits for this table, which voiding doesn't touch.
+    let mut holder = server.database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let (client, payment) = (server.anonymous(), format!("/payment/{id}"));
+    let (blocked, (state, void)) = tokio::join!(client.get(&payment), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::join!(client.state("paid"), client.void("paid"))
+    });
+    assert_eq!(blocked.status, 503);
+    state.assert_problem(503, "database-unavailable");
+    void.assert_problem(503, "outcome-unknown");
+    for answer in [state, void] {
+        let detail = answer.member("detail");
+        assert!(
+            !detail.contains("Nothing was") && detail.contains("could not be read"),
+            "{detail}"
+        );
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    let told = client.void("paid").await;
+    assert_eq!(said(&told), paid("completed", &id));
+}
+
+#[tokio::test]
 async fn a_key_past_its_ttl_is_unknown_even_if_it_was_voided() {
     let server = TestServer::start_with(&["--idempotency-key-ttl", "24h"]).await;
-    server.anonymous().void("k").await;
+    let voided = server.anonymous().void("k").await;
+    assert!(voided.member("detail").contains("kept for 1day"), "{}", voided.body);
     server
         .database
         .execute("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'")
