@@ -202,6 +202,24 @@ async fn a_payment_that_somebody_holds_for_long_holds_up_nobody_elses() {
 }
 
 #[tokio::test]
+async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it() {
+    let server = TestServer::start().await;
+    let (ada, bob) = (server.account("ada").await, server.account("bob").await);
+    let payment = ada.paid("pay", 100).await;
+    bob.refund(&payment, "k1", "").await.assert_problem(404, "not-found");
+    // Who locked the row last stands in it.
+    let locked = format!("SELECT xmax::text FROM payments WHERE transaction_id = '{payment}'");
+    assert_eq!(server.database.value::<String>(&locked).await, "0");
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{payment}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    // Had it waited, it would be in flight still.
+    bob.refund(&payment, "k2", "").await.assert_problem(404, "not-found");
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(ada.refund(&payment, "k3", "").await.status, 201);
+}
+
+#[tokio::test]
 async fn a_refund_whose_key_another_server_is_executing_waits_for_it() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
