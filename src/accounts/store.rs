@@ -177,14 +177,19 @@ pub(super) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>,
         .await
 }
 
-/// Notes that these keys are in use, now.
+/// Notes that these keys are in use, now. One that somebody else is changing is left out: most likely
+/// another server is noting the same, and two that waited for each other's would be a deadlock.
 pub(super) async fn note_use(
     conn: &mut PgConnection,
     api_key_ids: &[Uuid],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE api_keys SET last_used_at = now() WHERE api_key_id = ANY($1)")
-        .bind(api_key_ids)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "UPDATE api_keys SET last_used_at = now() WHERE api_key_id IN (
+             SELECT api_key_id FROM api_keys WHERE api_key_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+         )",
+    )
+    .bind(api_key_ids)
+    .execute(conn)
+    .await?;
     Ok(())
 }
