@@ -66,28 +66,42 @@ async fn refunds_at_one_server_give_back_no_more_than_was_paid() {
     }
 }
 
-#[tokio::test]
-async fn refunds_in_one_transaction_see_each_other() {
-    let server = TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await;
-    let payment = server.paid("pay", 100).await;
-    // The committer is busy while they queue.
+/// A server with one committer, so that what waits at the same time shares a transaction.
+async fn with_one_committer() -> TestServer {
+    TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await
+}
+
+/// Sends requests while the one committer is busy: they queue, and are executed together.
+async fn together<T>(server: &TestServer, requests: impl Future<Output = T>) -> T {
     let mut holder = server.database.connect().await;
     raw_sql("BEGIN; LOCK TABLE payments IN SHARE MODE").execute(&mut holder).await.unwrap();
     let (_, answers, ()) = tokio::join!(
         server.pay("busy", PAYMENT),
         async {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            crowd(&[&server], &payment, 40, 20).await
+            requests.await
         },
         async {
             tokio::time::sleep(Duration::from_millis(70)).await;
             raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
         }
     );
+    answers
+}
+
+/// In how many transactions these keys were used, by a condition.
+async fn transactions(server: &TestServer, which: &str) -> i64 {
+    let count = format!("SELECT count(DISTINCT xmin::text) FROM idempotency_keys WHERE {which}");
+    server.database.number(&count).await
+}
+
+#[tokio::test]
+async fn refunds_in_one_transaction_see_each_other() {
+    let server = with_one_committer().await;
+    let payment = server.paid("pay", 100).await;
+    let answers = together(&server, crowd(&[&server], &payment, 40, 20)).await;
     assert_consistent(&server, &payment, 40, &answers).await;
-    let transactions =
-        "SELECT count(DISTINCT xmin::text) FROM idempotency_keys WHERE operation = 'refund'";
-    assert_eq!(server.database.number(transactions).await, 1);
+    assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
 }
 
 #[tokio::test]
@@ -165,16 +179,21 @@ async fn copies_of_one_refund_at_two_servers_give_back_once() {
 }
 
 #[tokio::test]
-async fn a_payment_and_its_refund_can_share_a_transaction() {
-    let server = TestServer::start().await;
+async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own() {
+    let server = with_one_committer().await;
     // The id of a payment is known when its answer is; so only retries bring them together.
     let payment = server.paid("pay", 100).await;
-    let (replay, refund, other) = tokio::join!(
-        server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
-        server.refund(&payment, "refund", ""),
-        server.pay("other", PAYMENT),
-    );
+    let (replay, refund, other) = together(&server, async {
+        tokio::join!(
+            server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
+            server.refund(&payment, "refund", ""),
+            server.pay("other", PAYMENT),
+        )
+    })
+    .await;
     assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
+    assert_eq!(replay.member("transaction_id"), payment);
+    assert_eq!(transactions(&server, "key IN ('refund', 'other')").await, 1);
 }
 
 #[tokio::test]
