@@ -163,6 +163,43 @@ async fn refunds_of_many_payments_at_two_servers_neither_deadlock_nor_mix() {
     assert_eq!(server.database.number(deadlocks).await, 0);
 }
 
+/// Without an order two servers could each have the payment that the other one waits for.
+#[tokio::test]
+async fn payments_are_locked_in_the_order_of_their_ids() {
+    let server = with_one_committer().await;
+    let (lower, higher) = (server.paid("lower", 100).await, server.paid("higher", 100).await);
+    assert!(lower < higher);
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{lower}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    let refunds = together(&server, async {
+        tokio::join!(
+            server.refund(&higher, "refund-of-higher", ""),
+            server.refund(&lower, "refund-of-lower", "")
+        )
+    });
+    let ((of_higher, of_lower), free) = tokio::join!(refunds, async {
+        let mut conn = server.database.connect().await;
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event = 'transactionid')";
+        let begun = Instant::now();
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut conn).await.unwrap() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for the payment");
+        }
+        let free = format!(
+            "SELECT count(*) FROM (SELECT FROM payments WHERE transaction_id = '{higher}'
+                                   FOR UPDATE SKIP LOCKED) AS free"
+        );
+        let free: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(free)).fetch_one(&mut conn).await.unwrap();
+        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+        free
+    });
+    assert_eq!(free, 1, "who waits for the first payment has none of the later ones");
+    assert_eq!((of_higher.status, of_lower.status), (201, 201));
+    assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
+}
+
 #[tokio::test]
 async fn copies_of_one_refund_at_two_servers_give_back_once() {
     let server = TestServer::start().await;
