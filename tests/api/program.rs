@@ -315,7 +315,7 @@ async fn a_failure_is_logged_with_its_cause_and_without_the_values_of_rows() {
 async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answered() {
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
-    let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: x\r\n\
+    let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: localhost\r\n\
                   Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
     for answers in 1..=2 {
         let mut wire = Wire::connect(serve.address).await;
