@@ -15,7 +15,19 @@ ALTER TABLE payments
     ADD CONSTRAINT payments_refund_count_check CHECK (refund_count BETWEEN 0 AND 100) NOT VALID;
 
 -- Room on each page for the new version of one payment in twenty, so that refunding it touches no index.
-ALTER TABLE payments SET (fillfactor = 95);
+-- Where payments is partitioned, it is the partitions that have pages.
+DO $$
+DECLARE
+    leaf regclass;
+BEGIN
+    FOR leaf IN
+        SELECT oid FROM pg_class
+        WHERE relkind = 'r'
+          AND (oid = 'payments'::regclass OR oid IN (SELECT relid FROM pg_partition_tree('payments')))
+    LOOP
+        EXECUTE format('ALTER TABLE %s SET (fillfactor = 95)', leaf);
+    END LOOP;
+END $$;
 
 CREATE TABLE refunds (
     -- The execution_id of the idempotency key that gave it back.

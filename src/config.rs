@@ -122,15 +122,10 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub queue_limit: NonZeroUsize,
-    /// Keys of one account that wait or are being executed at most, before 429
-    #[arg(
-        long,
-        env = "ACCOUNT_QUEUE_LIMIT",
-        default_value = "3072",
-        global = true,
-        hide_env_values = true
-    )]
-    pub account_queue_limit: NonZeroUsize,
+    /// Keys of one account that wait or are being executed at most, before 429 [default: three quarters of
+    /// `QUEUE_LIMIT`]
+    #[arg(long, env = "ACCOUNT_QUEUE_LIMIT", global = true, hide_env_values = true)]
+    pub account_queue_limit: Option<NonZeroUsize>,
     /// Who may call without an API key, as long as there has never been one: programs on this machine
     /// (loopback), everybody who reaches it (true), nobody (false)
     #[arg(
@@ -244,7 +239,21 @@ impl Settings {
         for ttl in [key_ttl, response_ttl].into_iter().filter(|ttl| ttl.1 != never) {
             demand(ttl.1 <= LONGEST_TTL, ttl, "never, or at most", ("the longest", LONGEST_TTL))?;
         }
+        let (share, limit) = (self.account_queue_limit(), self.queue_limit.get());
+        if share > limit {
+            return Err(ConfigError::Contradiction(format!(
+                "ACCOUNT_QUEUE_LIMIT ({share}) must be at most QUEUE_LIMIT ({limit})"
+            )));
+        }
         Ok(())
+    }
+
+    /// How many keys of one account may wait or be executed. Where nothing is said, a quarter of the queue
+    /// is left to the others.
+    #[must_use]
+    pub fn account_queue_limit(&self) -> usize {
+        let limit = self.queue_limit.get();
+        self.account_queue_limit.map_or(limit - limit / 4, NonZeroUsize::get)
     }
 
     /// What of this is for the committers.
@@ -254,7 +263,7 @@ impl Settings {
             committers: self.committers.get(),
             max_batch: self.max_batch.get(),
             queue_limit: self.queue_limit.get(),
-            account_queue_limit: self.account_queue_limit.get(),
+            account_queue_limit: self.account_queue_limit(),
             request_deadline: self.request_deadline,
             in_flight_wait: self.in_flight_wait,
             response_ttl: self.idempotency_response_ttl.0,

@@ -262,7 +262,8 @@ impl Kind {
                 "too-many-requests",
                 SameRequest,
                 "This account has as many requests waiting as it may",
-                "Nothing was executed. Send the same request again, with the same key, after Retry-After; and fewer                  at the same time.",
+                "Nothing was executed. Send the same request again, with the same key, after Retry-After; and fewer \
+                 at the same time.",
             ),
             Self::Internal => entry(
                 StatusCode::INTERNAL_SERVER_ERROR,

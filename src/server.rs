@@ -242,7 +242,7 @@ pub fn announce(settings: &Settings, options: &PgConnectOptions, addresses: &[So
         settings.committers,
         settings.max_batch,
         settings.queue_limit,
-        settings.account_queue_limit,
+        settings.account_queue_limit(),
         settings.read_connections
     );
     info!("payments that name no currency are in {}", settings.default_currency);

@@ -6,7 +6,8 @@
 -- and the two promises rest on the primary keys alone: (account_id, key) is used once, an id names one execution. So the
 -- tables are split by exactly these.
 --
--- Rows are copied, in one transaction: for a large database rather partition before it is filled.
+-- Indexes and constraints keep their names and partitions get the table's storage parameters, so that later migrations find
+-- what they look for. Rows are copied, in one transaction: for a large database rather partition before it is filled.
 
 DO $$
 DECLARE
@@ -15,6 +16,9 @@ DECLARE
     name text;
     plain text;
     columns text;
+    storage text;
+    built text[];
+    statement text;
     reference record;
     references_to jsonb := '[]';
 BEGIN
@@ -24,6 +28,18 @@ BEGIN
         FROM pg_constraint CROSS JOIN LATERAL unnest(conkey) WITH ORDINALITY AS key(attnum, place)
         JOIN pg_attribute ON attrelid = conrelid AND pg_attribute.attnum = key.attnum
         WHERE conrelid = name::regclass AND contype = 'p';
+
+        SELECT coalesce('WITH (' || array_to_string(reloptions, ', ') || ')', '') INTO STRICT storage
+        FROM pg_class WHERE oid = name::regclass;
+
+        -- Built by statements of their own, once their names are free again. LIKE gives them others.
+        SELECT array_agg(
+                   CASE WHEN conname IS NULL THEN pg_get_indexdef(indexrelid)
+                   ELSE format('ALTER TABLE %I ADD CONSTRAINT %I %s', name, conname, pg_get_constraintdef(pg_constraint.oid))
+                   END
+               ) INTO STRICT built
+        FROM pg_index LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid
+        WHERE indrelid = name::regclass;
 
         -- Foreign keys, of this table and to it, are put back when all tables are there. LIKE doesn't copy them.
         FOR reference IN
@@ -36,13 +52,16 @@ BEGIN
         END LOOP;
 
         EXECUTE format('ALTER TABLE %I RENAME TO %I', name, plain);
-        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) PARTITION BY HASH (%s)', name, plain, columns);
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL EXCLUDING INDEXES) PARTITION BY HASH (%s)', name, plain, columns);
         FOR remainder IN 0 .. partitions - 1 LOOP
-            EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES WITH (MODULUS %s, REMAINDER %s)',
-                           name || '_' || remainder, name, partitions, remainder);
+            EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES WITH (MODULUS %s, REMAINDER %s) %s',
+                           name || '_' || remainder, name, partitions, remainder, storage);
         END LOOP;
         EXECUTE format('INSERT INTO %I SELECT * FROM %I', name, plain);
         EXECUTE format('DROP TABLE %I', plain);
+        FOREACH statement IN ARRAY built LOOP
+            EXECUTE statement;
+        END LOOP;
     END LOOP;
 
     FOR reference IN SELECT * FROM jsonb_to_recordset(references_to) AS r(of_table text, conname text, definition text) LOOP

@@ -10,7 +10,10 @@ use std::{
 
 use actix_web::{
     HttpRequest,
-    http::header::{self, HeaderMap},
+    http::{
+        Version,
+        header::{self, HeaderMap},
+    },
 };
 
 /// Who may call without an API key, as long as there has never been one.
@@ -44,6 +47,11 @@ impl AnonymousAccess {
             Self::Loopback if is_forwarded(req.headers()) => Some(
                 "Anonymous calls are answered without a proxy between, and this request has a header that a proxy \
                  adds (Forwarded, X-Forwarded-…, X-Real-IP or Via): call payonce directly.",
+            ),
+            // nginx as it comes speaks HTTP/1.0 to what is behind it, calls it 127.0.0.1, and adds none of those.
+            Self::Loopback if req.version() < Version::HTTP_11 => Some(
+                "Anonymous calls are answered without a proxy between, and this request came by HTTP/1.0, as a proxy \
+                 sends it: call payonce directly, by HTTP/1.1.",
             ),
             Self::True | Self::Loopback => None,
         }

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use clap::Subcommand;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -18,7 +18,7 @@ use super::{
     name::Name,
     store::{self, Account, ListedKey},
 };
-use crate::{database, idempotency::loggable};
+use crate::{database, idempotency::loggable, timestamp::Timestamp};
 
 /// What can be done with accounts.
 #[derive(Debug, Clone, Subcommand)]
@@ -236,7 +236,7 @@ async fn list_keys(
         return print_json(&keys);
     }
     let rows = keys.into_iter().map(|key| {
-        let moment = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), seconds);
+        let moment = |time: Option<Timestamp>| time.map_or("-".to_owned(), seconds);
         [
             key.api_key_id.to_string(),
             key.account,
@@ -292,8 +292,8 @@ fn table<const N: usize>(
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn seconds(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+fn seconds(time: Timestamp) -> String {
+    time.0.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn print(text: &str) -> Result<(), AccountError> {

@@ -1,11 +1,11 @@
 //! The statements of accounts and API keys.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{api_key::KeyHash, name::Name};
+use crate::timestamp::Timestamp;
 
 /// An account, as it stands in the table.
 #[derive(Debug, Clone, FromRow, Serialize)]
@@ -13,8 +13,7 @@ use super::{api_key::KeyHash, name::Name};
 pub(super) struct Account {
     pub(super) account_id: Uuid,
     pub(super) name: String,
-    #[serde(serialize_with = "moment")]
-    pub(super) created_at: DateTime<Utc>,
+    pub(super) created_at: Timestamp,
 }
 
 /// What may be told of an API key, and of whose it is.
@@ -25,12 +24,9 @@ pub(super) struct ListedKey {
     pub(super) account: String,
     pub(super) name: String,
     pub(super) ending: String,
-    #[serde(serialize_with = "moment")]
-    pub(super) created_at: DateTime<Utc>,
-    #[serde(serialize_with = "optional_moment")]
-    pub(super) last_used_at: Option<DateTime<Utc>>,
-    #[serde(serialize_with = "optional_moment")]
-    pub(super) revoked_at: Option<DateTime<Utc>>,
+    pub(super) created_at: Timestamp,
+    pub(super) last_used_at: Option<Timestamp>,
+    pub(super) revoked_at: Option<Timestamp>,
 }
 
 /// A valid key, as servers know it.
@@ -39,22 +35,6 @@ pub(super) struct ValidKey {
     pub(super) api_key_id: Uuid,
     pub(super) account_id: Uuid,
     pub(super) hash: Vec<u8>,
-}
-
-/// RFC 3339 in UTC, to the millisecond.
-fn moment<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
-}
-
-#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-fn optional_moment<S: Serializer>(
-    time: &Option<DateTime<Utc>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => moment(time, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 /// Inserts an account; nothing where the name is taken.
@@ -177,14 +157,19 @@ pub(super) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>,
         .await
 }
 
-/// Notes that these keys are in use, now.
+/// Notes that these keys are in use, now. One that somebody else is changing is left out: most likely
+/// another server is noting the same, and two that waited for each other's would be a deadlock.
 pub(super) async fn note_use(
     conn: &mut PgConnection,
     api_key_ids: &[Uuid],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE api_keys SET last_used_at = now() WHERE api_key_id = ANY($1)")
-        .bind(api_key_ids)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "UPDATE api_keys SET last_used_at = now() WHERE api_key_id IN (
+             SELECT api_key_id FROM api_keys WHERE api_key_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+         )",
+    )
+    .bind(api_key_ids)
+    .execute(conn)
+    .await?;
     Ok(())
 }

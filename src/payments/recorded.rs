@@ -1,6 +1,5 @@
 //! Payments as they were recorded, and as they are shown.
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -41,11 +40,8 @@ pub struct Refund {
 
 impl FromRow<'_, PgRow> for Payment {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let refunds: Vec<(Uuid, i64, DateTime<Utc>)> = row.try_get("refunds")?;
-        let refund = |(refund_id, amount, created_at)| {
-            let created_at = Timestamp(created_at);
-            Refund { refund_id, amount, created_at }
-        };
+        let refunds: Vec<(Uuid, i64, Timestamp)> = row.try_get("refunds")?;
+        let refund = |(refund_id, amount, created_at)| Refund { refund_id, amount, created_at };
         Ok(Self {
             transaction_id: row.try_get("transaction_id")?,
             status: row.try_get("status")?,
@@ -54,7 +50,7 @@ impl FromRow<'_, PgRow> for Payment {
             currency: row.try_get("currency")?,
             refunded: row.try_get("refunded")?,
             refunds: refunds.into_iter().map(refund).collect(),
-            created_at: Timestamp(row.try_get("created_at")?),
+            created_at: row.try_get("created_at")?,
         })
     }
 }

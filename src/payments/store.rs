@@ -85,9 +85,9 @@ pub(super) async fn list(
     }
 }
 
-/// Said in the order of the index, so that no other index can give it: PostgreSQL thinks that going back
-/// through the primary key soon finds a large account's payments, and would read all of the others'
-/// first where these are all that is new.
+/// Said in the order of its index, as is [`list_of_user`], so that no other index can give it: PostgreSQL
+/// thinks that going back through the primary key soon finds the payments of a large account, or of a
+/// frequent user, and would read all of the others' first where these are all that is new.
 async fn list_all(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -115,10 +115,13 @@ async fn list_of_user(
     count: i64,
 ) -> Result<Vec<Payment>, sqlx::Error> {
     sqlx::query_as(select_payments!(
-        "WHERE uuid_hash_extended(account_id, hashtextextended(user_id, 0))
-               = uuid_hash_extended($1, hashtextextended($4, 0))
-           AND account_id = $1 AND user_id = $4 AND transaction_id < $2
-         ORDER BY transaction_id DESC LIMIT $3"
+        "WHERE (uuid_hash_extended(account_id, hashtextextended(user_id, 0)), transaction_id)
+               < (uuid_hash_extended($1, hashtextextended($4, 0)), $2)
+           AND uuid_hash_extended(account_id, hashtextextended(user_id, 0))
+               >= uuid_hash_extended($1, hashtextextended($4, 0))
+           AND account_id = $1 AND user_id = $4
+         ORDER BY uuid_hash_extended(account_id, hashtextextended(user_id, 0)) DESC,
+                  transaction_id DESC LIMIT $3"
     ))
     .bind(account_id)
     .bind(before)

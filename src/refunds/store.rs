@@ -12,15 +12,18 @@ use crate::idempotency::Execution;
 /// COMMITTED that is what whoever had them before has committed.
 ///
 /// In the order of their ids, at every server: so two batches wait for each other in one direction only.
+/// Only payments of these accounts: or whoever knows an id could hold up its owner.
 pub(super) async fn lock(
     conn: &mut PgConnection,
     batch: &[Execution<'_, GiveBack>],
 ) -> Result<HashMap<Uuid, Refundable>, sqlx::Error> {
     let payments: Vec<Refundable> = sqlx::query_as(
         "SELECT transaction_id, account_id, amount, refunded, refund_count FROM payments
-         WHERE transaction_id = ANY($1) ORDER BY transaction_id FOR NO KEY UPDATE",
+         WHERE transaction_id = ANY($1) AND account_id = ANY($2)
+         ORDER BY transaction_id FOR NO KEY UPDATE",
     )
     .bind(batch.iter().map(|execution| execution.command.transaction_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
     Ok(payments.into_iter().map(|payment| (payment.transaction_id, payment)).collect())

@@ -364,6 +364,22 @@ async fn when_a_key_was_used_last_is_noted_and_not_at_each_request() {
 }
 
 #[tokio::test]
+async fn noting_the_use_of_keys_waits_for_nobody() {
+    let mut server = TestServer::start().await;
+    let (ada, bob) = (server.account("ada").await, server.account("bob").await);
+    // As another server does that notes the same.
+    let mut holder = server.database.connect().await;
+    let hold =
+        format!("BEGIN; SELECT FROM api_keys WHERE api_key_id = '{}' FOR UPDATE", ada.api_key_id);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    let of_bob = bob.api_key_id.clone();
+    drop((ada, bob));
+    server.stop();
+    let noted = "SELECT array_agg(api_key_id::text) FROM api_keys WHERE last_used_at IS NOT NULL";
+    assert_eq!(server.database.value::<Vec<String>>(noted).await, [of_bob]);
+}
+
+#[tokio::test]
 async fn a_server_knows_as_many_keys_as_there_may_be_and_no_more_can_be_made() {
     let database = Arc::new(TestDatabase::create().await);
     database

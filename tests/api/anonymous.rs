@@ -132,6 +132,31 @@ async fn an_anonymous_call_comes_without_a_proxy_between() {
 }
 
 #[tokio::test]
+async fn nginx_as_it_comes_makes_no_anonymous_call() {
+    let server = TestServer::start().await;
+    let mut wire = server.wire().await;
+    wire.send(format!(
+        "POST /payment HTTP/1.0\r\nHost: 127.0.0.1:5000\r\nConnection: close\r\nContent-Length: {}\r\n\
+         Content-Type: application/json\r\nIdempotency-Key: k\r\n\r\n{PAYMENT}",
+        PAYMENT.len()
+    ))
+    .await;
+    let (head, body) = wire.answer().await.unwrap();
+    assert!(head.contains(" 401 ") && head.contains("www-authenticate: bearer"), "{head}");
+    assert!(body.contains("came by HTTP/1.0") && body.contains("payonce api-key create"), "{body}");
+    assert_eq!(server.database.payments().await, 0);
+    // With a key it may be in between.
+    let key = server.database.create_api_key("default");
+    let mut wire = server.wire().await;
+    let key = key["api_key"].as_str().unwrap();
+    wire.send(format!(
+        "GET /payment/x HTTP/1.0\r\nHost: 127.0.0.1:5000\r\nAuthorization: Bearer {key}\r\n\r\n"
+    ))
+    .await;
+    assert_eq!(wire.status().await, 404);
+}
+
+#[tokio::test]
 async fn an_anonymous_call_comes_to_a_loopback_address() {
     for host in ["0.0.0.0", "::"] {
         let server = TestServer::start_with(&["--host", host]).await;

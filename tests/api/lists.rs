@@ -252,7 +252,8 @@ async fn head_answers_as_get_and_other_methods_hear_which_there_are() {
     assert_eq!((put.status, put.header("allow")), (405, "GET, HEAD, POST"));
 }
 
-/// Thirty thousand payments: half of them this account's, and all of the others' are newer.
+/// Thirty thousand payments: the older half of them this account's. A fifth is of one user, who has paid
+/// nothing since.
 async fn fill(server: &TestServer) {
     server
         .database
@@ -261,45 +262,12 @@ async fn fill(server: &TestServer) {
              SELECT lpad(to_hex(i), 32, '0')::uuid,
                     CASE WHEN i <= 15000 THEN '00000000-0000-0000-0000-000000000000'::uuid
                          ELSE lpad(to_hex(i % 50 + 1), 32, '0')::uuid END,
-                    CASE WHEN i % 1000 = 7 THEN 'rare' ELSE 'user-' || i % 30 END, 1
+                    CASE WHEN i % 1000 = 7 THEN 'rare' WHEN i <= 6000 THEN 'early'
+                         ELSE 'user-' || i % 30 END, 1
              FROM generate_series(1, 30000) AS i;
              ANALYZE payments",
         )
         .await;
-}
-
-#[tokio::test]
-async fn pages_are_read_by_an_index_from_its_end_without_sorting() {
-    let server = TestServer::start().await;
-    fill(&server).await;
-    let mut conn = server.database.connect().await;
-    // The statements of `payments::store`, on a connection that is set as those that read.
-    sqlx::raw_sql("SET enable_seqscan = off; SET enable_bitmapscan = off")
-        .execute(&mut conn)
-        .await
-        .unwrap();
-    for (index, condition) in [
-        (
-            "payments_by_account",
-            "(account_id, transaction_id) < ($1, $2) AND account_id >= $1
-             ORDER BY account_id DESC, transaction_id DESC LIMIT 51",
-        ),
-        (
-            "payments_by_user",
-            "uuid_hash_extended(account_id, hashtextextended(user_id, 0))
-                 = uuid_hash_extended($1, hashtextextended('rare', 0))
-             AND account_id = $1 AND user_id = 'rare' AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT 51",
-        ),
-    ] {
-        let statement = format!("EXPLAIN SELECT transaction_id FROM payments AS p WHERE {condition}")
-            .replace("$1", "'00000000-0000-0000-0000-000000000000'::uuid")
-            .replace("$2", "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid");
-        let plan: Vec<String> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_all(&mut conn).await.unwrap();
-        let plan = plan.join("\n");
-        assert!(plan.contains(&format!("Backward using {index}")), "{plan}");
-        assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "{plan}");
-    }
 }
 
 #[tokio::test]
@@ -319,6 +287,9 @@ async fn a_page_reads_its_own_rows_alone_however_many_there_are() {
     for (query, expected) in [
         ("limit=200", 200),
         ("limit=200&user_id=user-7", 200),
+        // There are many of them, and going back through all payments finds them late.
+        ("limit=200&user_id=early", 200),
+        ("limit=200&user_id=early&cursor=100000000000000000000000000001000", 200),
         ("limit=200&user_id=rare", 15),
         ("limit=200&cursor=100000000000000000000000000002000", 200),
     ] {

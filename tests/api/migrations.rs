@@ -28,12 +28,8 @@ const OLD_ID: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
 
 /// A database as the first version left it.
 async fn of_the_first_version() -> TestDatabase {
-    let database = TestDatabase::create_empty().await;
-    let mut first = sqlx::migrate!();
-    first.migrations.to_mut().retain(|migration| migration.version <= 2);
-    let mut conn = database.connect().await;
-    first.run(&mut conn).await.unwrap();
-    conn.execute(OLD_DATA).await.unwrap();
+    let database = TestDatabase::create_of_version(2).await;
+    database.execute(OLD_DATA).await;
     database
 }
 

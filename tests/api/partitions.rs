@@ -35,3 +35,50 @@ async fn partitioning_splits_keys_answers_and_payments() {
         assert_eq!(database.number(&partitions).await, 8, "{table}");
     }
 }
+
+/// Names and definitions of the indexes and constraints of the large tables, and how full pages are made.
+async fn shape(database: &TestDatabase) -> (Vec<String>, Vec<String>) {
+    let mut conn = database.connect().await;
+    let built = "SELECT replace(indexdef, ' ON ONLY ', ' ON ') FROM pg_indexes
+                 WHERE tablename IN ('idempotency_keys', 'idempotency_responses', 'payments', 'refunds')
+                 UNION ALL
+                 SELECT conrelid::regclass::text || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+                 WHERE conparentid = 0 AND conrelid::regclass::text
+                     IN ('idempotency_keys', 'idempotency_responses', 'payments', 'refunds')
+                 ORDER BY 1";
+    // Of the tables that have pages.
+    let storage = "SELECT DISTINCT relname || ' ' || coalesce(reloptions::text, 'as usual')
+                   FROM (SELECT regexp_replace(relname, '_[0-9]+$', '') AS relname, reloptions FROM pg_class
+                         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace) AS tables
+                   ORDER BY 1";
+    (
+        sqlx::query_scalar(built).fetch_all(&mut conn).await.unwrap(),
+        sqlx::query_scalar(storage).fetch_all(&mut conn).await.unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn partitioned_tables_are_as_the_plain_ones_whenever_they_were_split() {
+    let plain = TestDatabase::create_empty().await;
+    payonce::database::migrate(&plain.options).await.unwrap();
+    let plain = shape(&plain).await;
+    assert!(plain.1.contains(&"payments {fillfactor=95}".to_owned()), "{plain:?}");
+    // As each version left it, and as it is now.
+    for version in [2, 3, 4, i64::MAX] {
+        let database = TestDatabase::create_of_version(version).await;
+        database.partition(3).await;
+        payonce::database::migrate(&database.options).await.unwrap();
+        assert_eq!(shape(&database).await, plain, "split after migration {version}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_was_partitioned_in_the_first_version_can_be_upgraded() {
+    let database = Arc::new(TestDatabase::create_of_version(2).await);
+    database.partition(3).await;
+    let server = TestServer::start_on(&database, &[]).await;
+    let payment = server.paid("k", 100).await;
+    assert_eq!(server.refund(&payment, "refund", "").await.status, 201);
+    let listed = server.get("/payment?user_id=user_1").await.json();
+    assert_eq!(listed["payments"][0]["refunded"], 100);
+}

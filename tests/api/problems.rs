@@ -55,7 +55,7 @@ async fn every_problem_has_a_page_for_people() {
 }
 
 #[test]
-fn every_problem_has_a_code_of_its_own_and_a_status_of_an_error() {
+fn every_problem_has_a_code_of_its_own_a_status_of_an_error_and_texts_without_gaps() {
     let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.entry().code).collect();
     codes.sort_unstable();
     codes.dedup();
@@ -65,6 +65,9 @@ fn every_problem_has_a_code_of_its_own_and_a_status_of_an_error() {
         assert!(entry.status.is_client_error() || entry.status.is_server_error());
         assert_eq!(Kind::of_code(entry.code), Some(kind));
         assert!(entry.advice.ends_with('.') && !entry.title.ends_with('.'), "{}", entry.code);
+        for text in [entry.title, entry.advice] {
+            assert!(!text.contains("  ") && !text.contains('\n'), "{text}");
+        }
     }
 }
 

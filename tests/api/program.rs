@@ -14,6 +14,7 @@ use crate::support::{
     PAYMENT, TestDatabase,
     binary::{Serve, payonce, run, url},
     client::Wire,
+    server::settings,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -125,10 +126,24 @@ fn settings_that_contradict_each_other_are_refused() {
         (["--request-deadline=11m", "--port=0"], "REQUEST_DEADLINE (11m) must be at most"),
         (["--sweep-interval=0s", "--port=0"], "SWEEP_INTERVAL (0s) must be at least"),
         (["--keep-alive=25h", "--port=0"], "KEEP_ALIVE (1day 1h) must be at most"),
+        (
+            ["--account-queue-limit=2001", "--queue-limit=2000"],
+            "ACCOUNT_QUEUE_LIMIT (2001) must be at most QUEUE_LIMIT (2000)",
+        ),
     ] {
         let (code, _, stderr) = run(payonce(&flags).env("DATABASE_URL", "postgres://localhost/x"));
         assert!(code == 1 && stderr.contains(message), "{flags:?}: {stderr}");
     }
+}
+
+#[test]
+fn an_account_has_three_quarters_of_the_queue_where_nothing_else_is_said() {
+    for (queue, share) in [("4096", 3072), ("2000", 1500), ("3", 3), ("1", 1)] {
+        assert_eq!(settings(&["--queue-limit", queue]).account_queue_limit(), share, "{queue}");
+    }
+    let all = settings(&["--queue-limit", "2000", "--account-queue-limit", "2000"]);
+    assert_eq!(all.account_queue_limit(), 2000);
+    assert!(all.validate().is_ok());
 }
 
 #[test]
@@ -195,7 +210,9 @@ fn the_example_environment_has_every_setting_with_its_default() {
         example.lines().filter(|line| line.contains('=') && !line.contains(' ')).collect();
     for argument in Settings::augment_args(Command::new("settings")).get_arguments() {
         let variable = argument.get_env().unwrap().to_str().unwrap();
-        let default = argument.get_default_values()[0].to_str().unwrap();
+        // One that follows from another setting stands there as it follows from that one's default.
+        let default = argument.get_default_values().first();
+        let default = default.map_or("3072", |default| default.to_str().unwrap());
         let line = format!("#{variable}={default}");
         let place = lines
             .iter()

@@ -71,28 +71,42 @@ async fn refunds_at_one_server_give_back_no_more_than_was_paid() {
     }
 }
 
-#[tokio::test]
-async fn refunds_in_one_transaction_see_each_other() {
-    let server = TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await;
-    let payment = server.paid("pay", 100).await;
-    // The committer is busy while they queue.
+/// A server with one committer, so that what waits at the same time shares a transaction.
+async fn with_one_committer() -> TestServer {
+    TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await
+}
+
+/// Sends requests while the one committer is busy: they queue, and are executed together.
+async fn together<T>(server: &TestServer, requests: impl Future<Output = T>) -> T {
     let mut holder = server.database.connect().await;
     raw_sql("BEGIN; LOCK TABLE payments IN SHARE MODE").execute(&mut holder).await.unwrap();
     let (_, answers, ()) = tokio::join!(
         server.pay("busy", PAYMENT),
         async {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            crowd(&[&server], &payment, 40, 20).await
+            requests.await
         },
         async {
             tokio::time::sleep(Duration::from_millis(70)).await;
             raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
         }
     );
+    answers
+}
+
+/// In how many transactions these keys were used, by a condition.
+async fn transactions(server: &TestServer, which: &str) -> i64 {
+    let count = format!("SELECT count(DISTINCT xmin::text) FROM idempotency_keys WHERE {which}");
+    server.database.number(&count).await
+}
+
+#[tokio::test]
+async fn refunds_in_one_transaction_see_each_other() {
+    let server = with_one_committer().await;
+    let payment = server.paid("pay", 100).await;
+    let answers = together(&server, crowd(&[&server], &payment, 40, 20)).await;
     assert_consistent(&server, &payment, 40, &answers).await;
-    let transactions =
-        "SELECT count(DISTINCT xmin::text) FROM idempotency_keys WHERE operation = 'refund'";
-    assert_eq!(server.database.number(transactions).await, 1);
+    assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
 }
 
 #[tokio::test]
@@ -154,6 +168,43 @@ async fn refunds_of_many_payments_at_two_servers_neither_deadlock_nor_mix() {
     assert_eq!(server.database.number(deadlocks).await, 0);
 }
 
+/// Without an order two servers could each have the payment that the other one waits for.
+#[tokio::test]
+async fn payments_are_locked_in_the_order_of_their_ids() {
+    let server = with_one_committer().await;
+    let (lower, higher) = (server.paid("lower", 100).await, server.paid("higher", 100).await);
+    assert!(lower < higher);
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{lower}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    let refunds = together(&server, async {
+        tokio::join!(
+            server.refund(&higher, "refund-of-higher", ""),
+            server.refund(&lower, "refund-of-lower", "")
+        )
+    });
+    let ((of_higher, of_lower), free) = tokio::join!(refunds, async {
+        let mut conn = server.database.connect().await;
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event = 'transactionid')";
+        let begun = Instant::now();
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut conn).await.unwrap() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for the payment");
+        }
+        let free = format!(
+            "SELECT count(*) FROM (SELECT FROM payments WHERE transaction_id = '{higher}'
+                                   FOR UPDATE SKIP LOCKED) AS free"
+        );
+        let free: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(free)).fetch_one(&mut conn).await.unwrap();
+        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+        free
+    });
+    assert_eq!(free, 1, "who waits for the first payment has none of the later ones");
+    assert_eq!((of_higher.status, of_lower.status), (201, 201));
+    assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
+}
+
 #[tokio::test]
 async fn copies_of_one_refund_at_two_servers_give_back_once() {
     let server = TestServer::start().await;
@@ -170,16 +221,21 @@ async fn copies_of_one_refund_at_two_servers_give_back_once() {
 }
 
 #[tokio::test]
-async fn a_payment_and_its_refund_can_share_a_transaction() {
-    let server = TestServer::start().await;
+async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own() {
+    let server = with_one_committer().await;
     // The id of a payment is known when its answer is; so only retries bring them together.
     let payment = server.paid("pay", 100).await;
-    let (replay, refund, other) = tokio::join!(
-        server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
-        server.refund(&payment, "refund", ""),
-        server.pay("other", PAYMENT),
-    );
+    let (replay, refund, other) = together(&server, async {
+        tokio::join!(
+            server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
+            server.refund(&payment, "refund", ""),
+            server.pay("other", PAYMENT),
+        )
+    })
+    .await;
     assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
+    assert_eq!(replay.member("transaction_id"), payment);
+    assert_eq!(transactions(&server, "key IN ('refund', 'other')").await, 1);
 }
 
 #[tokio::test]
@@ -225,6 +281,24 @@ async fn a_payment_that_held_up_one_refund_holds_up_no_other() {
     assert_eq!(serve.log().matches("is locked by another session").count(), 1, "{}", serve.log());
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     assert_eq!(client.refund(&held, "refund-0", "").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it() {
+    let server = TestServer::start().await;
+    let (ada, bob) = (server.account("ada").await, server.account("bob").await);
+    let payment = ada.paid("pay", 100).await;
+    bob.refund(&payment, "k1", "").await.assert_problem(404, "not-found");
+    // Who locked the row last stands in it.
+    let locked = format!("SELECT xmax::text FROM payments WHERE transaction_id = '{payment}'");
+    assert_eq!(server.database.value::<String>(&locked).await, "0");
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{payment}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    // Had it waited, it would be in flight still.
+    bob.refund(&payment, "k2", "").await.assert_problem(404, "not-found");
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(ada.refund(&payment, "k3", "").await.status, 201);
 }
 
 #[tokio::test]

@@ -70,6 +70,17 @@ impl TestDatabase {
         Self::create_from("template0").await
     }
 
+    /// A database as an older version left it: with the migrations up to this one.
+    pub async fn create_of_version(version: i64) -> Self {
+        let database = Self::create_empty().await;
+        let mut older = sqlx::migrate!();
+        older.migrations.to_mut().retain(|migration| migration.version <= version);
+        let mut conn = database.connect().await;
+        older.run(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        database
+    }
+
     async fn create_from(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
