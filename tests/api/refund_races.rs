@@ -225,14 +225,14 @@ async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own
     let server = with_one_committer().await;
     // The id of a payment is known when its answer is; so only retries bring them together.
     let payment = server.paid("pay", 100).await;
-    let (replay, refund, other) = together(&server, async {
+    let all = async {
         tokio::join!(
             server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
             server.refund(&payment, "refund", ""),
             server.pay("other", PAYMENT),
         )
-    })
-    .await;
+    };
+    let (replay, refund, other) = together(&server, Box::pin(all)).await;
     assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
     assert_eq!(replay.member("transaction_id"), payment);
     assert_eq!(transactions(&server, "key IN ('refund', 'other')").await, 1);
