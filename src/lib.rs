@@ -11,7 +11,9 @@
 //! - [`payments`]: what is taken, and its endpoints; [`refunds`]: what is given back.
 //! - [`accounts`]: whose they are, and who is calling.
 //! - [`routes`]: the URL table. [`exchange`] is around every request, [`keyed`] is what a keyed one
-//!   goes through, [`body`] reads its JSON and [`query`] a query, [`problem`] has every answer besides success.
+//!   goes through, [`body`] reads its JSON and [`query`] a query, [`problem`] has every answer besides success,
+//!   [`timestamp`] is how times are shown.
+//! - [`idempotency_key`]: what became of a request, and voiding its key.
 //! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
 //! - [`cli`] and [`config`]: the program.
 

@@ -93,8 +93,8 @@
 //!
 //! # Where things are
 //!
-//! `committer` is the way in, `queue` where copies of one request meet, `lane` the loop that takes
-//! batches and mends what fails, `sidestepped` what it puts aside at once, `batch` the one transaction,
+//! `command` and `insert` are what an application says it does, `committer` is the way in, `queue` where
+//! copies of one request meet, `lane` the loop that takes batches and mends what fails, `sidestepped` what it puts aside at once, `batch` the one transaction,
 //! `store` its statements, `connection` what it runs on, `record` what became of a key, `sweeper` what
 //! frees space.
 

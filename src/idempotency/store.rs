@@ -260,9 +260,9 @@ const LOOK_UP: &str = "
              LIMIT 1
          ) AS r ON true";
 
-/// What became of keys that are used up, each with its place among those asked for. A key that nobody has used, or that somebody is using right
-/// now, is not in the answer; nor is one older than `key_ttl` (seconds), which another server is about
-/// to use anew.
+/// What became of keys that are used up, each with its place among those asked for. A key that nobody has
+/// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
+/// which another server is about to use anew.
 pub(super) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],

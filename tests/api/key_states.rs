@@ -1,8 +1,11 @@
 //! What became of a request, asked by its key; and keys that are used up on purpose.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::support::{
     PAYMENT, TestServer,
@@ -204,7 +207,7 @@ async fn what_can_not_be_read_is_never_said_not_to_have_been() {
         "--read-connections",
         "1",
         "--request-deadline",
-        "2s",
+        "6s",
         "--in-flight-wait",
         "1s",
     ])
@@ -212,16 +215,17 @@ async fn what_can_not_be_read_is_never_said_not_to_have_been() {
     let id = server.paid("paid", 100).await;
     // The only connection that reads waits for this table, which voiding doesn't touch.
     let mut holder = server.database.connect().await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut holder)
-        .await
-        .unwrap();
+    let lock = "BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
     let (client, payment) = (server.anonymous(), format!("/payment/{id}"));
-    let (blocked, (state, void)) = tokio::join!(client.get(&payment), async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        tokio::join!(client.state("paid"), client.void("paid"))
-    });
-    assert_eq!(blocked.status, 503);
+    let after = async |moment: u64| sleep(Duration::from_millis(moment)).await;
+    let (_, _, state, void) = tokio::join!(
+        client.get(&payment),
+        // Whatever becomes of the first, this one has the connection next, until the others give up.
+        async { (after(300).await, client.get(&payment).await) },
+        async { (after(600).await, client.state("paid").await).1 },
+        async { (after(600).await, client.void("paid").await).1 },
+    );
     state.assert_problem(503, "database-unavailable");
     void.assert_problem(503, "outcome-unknown");
     for answer in [state, void] {
