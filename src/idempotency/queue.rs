@@ -263,10 +263,10 @@ impl Queue {
             if let Some(share) = state.shares.get_mut(&scope.account_id) {
                 share.copies += 1;
             }
-        } else if keys >= self.account_limit {
-            return Err(Failure::ShareExceeded);
         } else if state.groups.len() >= self.limit {
             return Err(Failure::Overloaded);
+        } else if keys >= self.account_limit {
+            return Err(Failure::ShareExceeded);
         } else {
             let group = Group {
                 stage: Stage::Waiting,

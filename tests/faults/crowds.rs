@@ -87,7 +87,8 @@ async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() {
     let database = TestDatabase::create().await;
-    let serve = Serve::start(&database.options, &[("QUEUE_LIMIT", "32")]);
+    let serve =
+        Serve::start(&database.options, &[("QUEUE_LIMIT", "32"), ("ACCOUNT_QUEUE_LIMIT", "32")]);
     let quiet = median_latency(&serve, "quiet", 50).await;
     let mut holder = database.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
