@@ -103,7 +103,7 @@ async fn indexes_can_be_built_before_without_holding_up_anybody() {
     payonce::database::migrate(&database.options).await.unwrap();
     assert_eq!(database.number(built).await, before);
     // And they are what the migration itself would have built.
-    let other = TestDatabase::create().await;
+    let other = TestDatabase::create_plain().await;
     let definitions = "SELECT string_agg(indexdef, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 'payments'";
     let mut there = other.connect().await;
     let (here, there): (String, String) = (

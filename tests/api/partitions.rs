@@ -6,9 +6,9 @@ use crate::support::{PAYMENT, TestDatabase, TestServer};
 
 #[tokio::test]
 async fn a_database_may_be_partitioned_when_there_are_payments_in_it() {
-    let server = TestServer::start().await;
+    let database = Arc::new(TestDatabase::create_plain().await);
+    let server = TestServer::start_on(&database, &[]).await;
     let first = server.pay("before", PAYMENT).await;
-    let database = Arc::clone(&server.database);
     drop(server);
     database.partition(8).await;
 
@@ -27,7 +27,7 @@ async fn a_database_may_be_partitioned_when_there_are_payments_in_it() {
 
 #[tokio::test]
 async fn partitioning_splits_keys_answers_and_payments() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create_plain().await;
     database.partition(8).await;
     for table in ["idempotency_keys", "idempotency_responses", "payments"] {
         let partitions =
@@ -59,9 +59,7 @@ async fn shape(database: &TestDatabase) -> (Vec<String>, Vec<String>) {
 
 #[tokio::test]
 async fn partitioned_tables_are_as_the_plain_ones_whenever_they_were_split() {
-    let plain = TestDatabase::create_empty().await;
-    payonce::database::migrate(&plain.options).await.unwrap();
-    let plain = shape(&plain).await;
+    let plain = shape(&TestDatabase::create_plain().await).await;
     assert!(plain.1.contains(&"payments {fillfactor=95}".to_owned()), "{plain:?}");
     // As each version left it, and as it is now.
     for version in [2, 3, 4, i64::MAX] {

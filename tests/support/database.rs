@@ -70,6 +70,13 @@ impl TestDatabase {
         Self::create_from("template0").await
     }
 
+    /// A database with all migrations and plain tables, even where `PAYONCE_TEST_PARTITIONS` is set.
+    pub async fn create_plain() -> Self {
+        let database = Self::create_empty().await;
+        payonce::database::migrate(&database.options).await.unwrap();
+        database
+    }
+
     /// A database as an older version left it: with the migrations up to this one.
     pub async fn create_of_version(version: i64) -> Self {
         let database = Self::create_empty().await;
