@@ -149,10 +149,11 @@ impl Reads {
     #[must_use]
     pub fn new(options: &PgConnectOptions, connections: u32, limit: Duration) -> Self {
         // By an index and in its order, or not at all: where PostgreSQL takes a user for one of few payments,
-        // a bitmap or the whole table looks cheap, and all of them would be read and sorted for one page.
+        // a bitmap or the whole table looks cheap, and all of them would be read and sorted for one page. Or
+        // all of an account's, for a user of whom there is next to nothing.
         let settings = format!(
             "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
-             SET enable_bitmapscan = off; SET application_name = 'payonce reads'",
+             SET enable_bitmapscan = off; SET enable_sort = off; SET application_name = 'payonce reads'",
             limit.as_millis()
         );
         let pool = PgPoolOptions::new()
