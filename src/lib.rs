@@ -29,7 +29,6 @@ pub mod idempotency_key;
 pub mod keyed;
 pub mod payments;
 pub mod problem;
-pub mod problem_pages;
 pub mod query;
 pub mod refunds;
 pub mod routes;

@@ -10,8 +10,8 @@ use actix_web::{
 
 use crate::{
     health, idempotency_key, payments,
-    problem::{Kind, Problem},
-    problem_pages, refunds,
+    problem::{self, Kind, Problem},
+    refunds,
 };
 
 /// Every route there is.
@@ -33,7 +33,7 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(
             resource("/idempotency-key/void", "POST").route(web::post().to(idempotency_key::void)),
         )
-        .service(resource("/problems/{code}", "GET, HEAD").route(get(problem_pages::show)))
+        .service(resource("/problems/{code}", "GET, HEAD").route(get(problem::pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))
         .service(resource("/health/ready", "GET, HEAD").route(get(health::ready)))
         .default_service(web::to(not_found));

@@ -6,7 +6,7 @@ use actix_web::{
     web,
 };
 
-use crate::problem::{Entry, Kind, Problem, Retry};
+use super::{Entry, Kind, Problem, Retry};
 
 /// `GET /problems/{code}`: what a problem means and what to do.
 ///

@@ -1,0 +1,246 @@
+//! Every answer besides success: one table, rendered as RFC 9457 problem details.
+
+use std::{borrow::Cow, fmt};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{self, HeaderValue},
+    },
+};
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::idempotency::{Failure, Response};
+
+mod kind;
+pub mod pages;
+
+pub use kind::{Entry, Kind, Retry};
+
+/// The media type of problems (RFC 9457 §3).
+const MEDIA_TYPE: &str = "application/problem+json";
+
+/// One thing that is wrong with a body, or a query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberError {
+    /// Which member or parameter (a JSON Pointer, RFC 6901); empty for the whole.
+    pub pointer: String,
+    /// What was expected.
+    pub detail: String,
+}
+
+/// A problem that occurred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    kind: Kind,
+    detail: Option<Cow<'static, str>>,
+    errors: Vec<MemberError>,
+    members: Vec<&'static str>,
+    refundable: Option<i64>,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
+    cause: Option<String>,
+}
+
+/// What a problem's answer says of it to the log: not sent to anybody.
+#[derive(Debug, Clone)]
+pub struct Reported {
+    /// The problem's code.
+    pub code: &'static str,
+    /// The UUID in its `instance`.
+    pub instance: Uuid,
+    /// What caused it, where that is not for the client.
+    pub cause: Option<String>,
+}
+
+impl Reported {
+    /// What there is to say of a problem that was stored and goes out again; `None` for what is none.
+    #[must_use]
+    pub fn stored(response: &Response) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Stored<'a> {
+            code: &'a str,
+            instance: &'a str,
+        }
+
+        if response.status() < 400 {
+            return None;
+        }
+        let Stored { code, instance } = serde_json::from_slice(response.body()).ok()?;
+        let instance = Uuid::parse_str(instance).ok()?;
+        Some(Self { code: Kind::of_code(code)?.entry().code, instance, cause: None })
+    }
+}
+
+impl Problem {
+    /// A problem of which there is no more to say than its kind does.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            detail: None,
+            errors: Vec::new(),
+            members: Vec::new(),
+            refundable: None,
+            headers: Vec::new(),
+            cause: None,
+        }
+    }
+
+    /// Says what exactly is wrong, and what to do.
+    #[must_use]
+    pub fn with_detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// Names what is wrong with the body, or the query.
+    #[must_use]
+    pub fn with_errors(self, errors: Vec<MemberError>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// Names the members that differ.
+    #[must_use]
+    pub fn with_members(self, members: Vec<&'static str>) -> Self {
+        Self { members, ..self }
+    }
+
+    /// Says what could still be refunded, in minor units.
+    #[must_use]
+    pub fn with_refundable(self, minor_units: i64) -> Self {
+        Self { refundable: Some(minor_units), ..self }
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn with_header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Says for the log what caused it.
+    #[must_use]
+    pub fn caused_by(self, cause: impl fmt::Display) -> Self {
+        Self { cause: Some(cause.to_string()), ..self }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The refusal of a command, to be stored with its key and replayed to the byte. Its `instance` is the
+    /// execution that was refused.
+    ///
+    /// # Errors
+    /// None that a problem could cause.
+    pub fn stored(&self, execution_id: Uuid) -> Result<Response, serde_json::Error> {
+        let body = serde_json::to_vec(&self.body(execution_id))?;
+        Ok(Response::new(self.status_code().as_u16(), body)
+            .with_header(header::CONTENT_TYPE.as_str(), MEDIA_TYPE))
+    }
+
+    fn body(&self, instance: Uuid) -> Body<'_> {
+        let Entry { code, status, title, retry, advice } = self.kind.entry();
+        Body {
+            r#type: format!("/problems/{code}"),
+            title,
+            status,
+            detail: self.detail.as_deref().unwrap_or(advice),
+            instance: instance.urn(),
+            code,
+            error: title,
+            retry,
+            errors: &self.errors,
+            members: &self.members,
+            refundable: self.refundable,
+        }
+    }
+}
+
+impl From<Kind> for Problem {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Overloaded => Self::new(Kind::Overloaded),
+            Failure::ShareExceeded => Self::new(Kind::TooManyRequests),
+            Failure::DatabaseUnavailable => Self::new(Kind::DatabaseUnavailable),
+            Failure::OutcomeUnknown => Self::new(Kind::OutcomeUnknown),
+            Failure::Internal(cause) => Self::new(Kind::Internal).caused_by(cause),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.entry().title)
+    }
+}
+
+/// The body, with its members in the order of RFC 9457 and then our own.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    #[serde(serialize_with = "status_number")]
+    status: StatusCode,
+    detail: &'a str,
+    instance: uuid::fmt::Urn,
+    code: &'a str,
+    error: &'a str,
+    retry: Retry,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [MemberError],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    members: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refundable: Option<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn status_number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.entry().status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let Entry { code, status, retry, .. } = self.kind.entry();
+        let instance = Uuid::new_v4();
+        let mut response = HttpResponse::build(status);
+        response
+            .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
+            .insert_header((header::CACHE_CONTROL, "no-store"));
+        if retry == Retry::SameRequest {
+            response.insert_header((
+                header::RETRY_AFTER,
+                HeaderValue::from(seconds_to_wait(self.kind)),
+            ));
+        }
+        for (name, value) in &self.headers {
+            response.insert_header((name.clone(), value.clone()));
+        }
+        let mut response = response.json(self.body(instance));
+        response.extensions_mut().insert(Reported { code, instance, cause: self.cause.clone() });
+        response
+    }
+}
+
+/// After how many seconds to come back: at once where only another server's transaction is waited
+/// for, else spread, so that a storm doesn't come back as one.
+fn seconds_to_wait(kind: Kind) -> u16 {
+    match kind {
+        Kind::KeyInFlight | Kind::RequestTimeout => 1,
+        _ => fastrand::u16(1..=10),
+    }
+}
