@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::{
     insert::Insert,
-    queue::{Running, Submission},
     response::Response,
     store::{self, Claim, UsedKey},
+    submission::{Running, Submission},
 };
 
 /// Said explicitly, since a role or database may default to something else: under REPEATABLE READ

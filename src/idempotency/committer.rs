@@ -20,8 +20,9 @@ use super::{
     connection::Connector,
     key::ScopedKey,
     lane::lanes,
-    queue::{Queue, Stage, Submission},
+    queue::Queue,
     record::Void,
+    submission::{Stage, Submission},
 };
 
 /// What a committer may do, and how long things may take.

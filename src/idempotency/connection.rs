@@ -14,8 +14,8 @@ use super::{
     Settings,
     batch::{self, Fate, Terms},
     error::{Remedy, loggable, rolled_back},
-    queue::Running,
     store::{self, UsedKey},
+    submission::Running,
 };
 
 /// How long a statement waits for a row that another transaction holds. Other servers' batches are

@@ -93,10 +93,11 @@
 //!
 //! # Where things are
 //!
-//! `command` and `insert` are what an application says it does, `committer` is the way in, `queue` where
-//! copies of one request meet, `lane` the loop that takes batches and mends what fails, `sidestepped` what it puts aside at once, `batch` the one transaction,
-//! `store` its statements, `connection` what it runs on, `record` what became of a key, `sweeper` what
-//! frees space.
+//! `command` and `insert` are what an application says it does, `committer` is the way in, `submission`
+//! one call of it and its reply, `queue` where copies of one request meet and `places` whose turn it is
+//! there. `lane` is the loop that takes batches and mends what fails, `sidestepped` what it puts aside at
+//! once, `batch` the one transaction, `store` its statements, `connection` what it runs on. `record` is
+//! what became of a key, and `sweeper` frees space.
 
 mod batch;
 mod command;
@@ -107,11 +108,13 @@ mod fingerprint;
 mod insert;
 mod key;
 mod lane;
+mod places;
 mod queue;
 mod record;
 mod response;
 mod sidestepped;
 mod store;
+mod submission;
 mod sweeper;
 
 pub use command::{Command, Execution};

@@ -8,218 +8,29 @@
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
 use std::{
-    any::{Any, TypeId},
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
-use uuid::Uuid;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Failure, Outcome,
     batch::Executed,
-    command::{AnyCommand, Command, Execution},
-    fingerprint::Fingerprint,
     key::ScopedKey,
-    record::Void,
-    response::Response,
+    places::{Group, Places},
     store::UsedKey,
+    submission::{Running, Stage, Standing, Submission},
 };
 
 /// How many copies may wait for each key that an account may have in the queue: many more than well-meant
 /// retries come to, and a bound to what a crowd of them costs in memory.
 pub const COPIES_FOR_A_KEY: usize = 4;
 
-/// What a caller hears.
-pub(super) type Reply = Result<Outcome, Failure>;
-
-/// One call of `submit`.
-pub(super) struct Submission {
-    pub(super) scope: ScopedKey,
-    pub(super) lock_number: i64,
-    pub(super) execution_id: Uuid,
-    pub(super) operation: &'static str,
-    pub(super) fingerprint: Fingerprint,
-    pub(super) command: Box<dyn AnyCommand>,
-    pub(super) arrived: Instant,
-    pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Reply>,
-}
-
-impl Submission {
-    /// What it is to be executed with: commands of one kind are executed together.
-    pub(super) fn kind(&self) -> (&'static str, TypeId) {
-        let command: &dyn Any = &*self.command;
-        (self.operation, command.type_id())
-    }
-
-    pub(super) fn execution(&self) -> Execution<'_, dyn AnyCommand> {
-        Execution {
-            execution_id: self.execution_id,
-            account_id: self.scope.account_id,
-            command: &*self.command,
-        }
-    }
-
-    /// The caller may have gone; then nobody needs to hear it.
-    fn answer(self, reply: Reply) {
-        let _ = self.reply.send(reply);
-    }
-
-    /// What this request gets when its key stands for something.
-    fn judged_by(&self, used: Standing<'_>) -> Reply {
-        let Standing { execution_id, replayable_until, .. } = used;
-        let members = self.fingerprint.differing(used.fingerprint).map_err(|error| {
-            Failure::Internal(
-                format!("idempotency_keys.fingerprint of {execution_id}: {error}").into(),
-            )
-        })?;
-        let voided = used.operation == Void::OPERATION && self.operation != Void::OPERATION;
-        Ok(match used.response {
-            _ if voided => Outcome::Voided,
-            _ if !members.is_empty() => Outcome::Reused { members },
-            Some(response) => {
-                Outcome::Replay { execution_id, response: response.clone(), replayable_until }
-            }
-            None => Outcome::Expired { execution_id },
-        })
-    }
-}
-
-/// What a key stands for.
-#[derive(Clone, Copy)]
-struct Standing<'a> {
-    execution_id: Uuid,
-    operation: &'a str,
-    fingerprint: &'a [u8],
-    response: Option<&'a Response>,
-    replayable_until: Option<DateTime<Utc>>,
-}
-
-/// A key's leader, taken out of the queue to be executed.
-pub(super) struct Running {
-    pub(super) leader: Submission,
-    /// How often the connection was lost with this one in the transaction.
-    pub(super) losses: u32,
-    /// A COMMIT with this one in it was sent and never answered.
-    pub(super) in_doubt: bool,
-    /// How often it was found in flight elsewhere.
-    pub(super) delays: u32,
-}
-
-/// How far a key's leader has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// No transaction that could still commit has it.
-    Waiting,
-    /// It is in a transaction, or was in one whose fate isn't known.
-    Begun,
-}
-
-struct Group {
-    stage: Stage,
-    /// Its place among those of its account that wait, kept when the group goes back there.
-    place: u64,
-    /// `None` while it is out to be executed.
-    leader: Option<(u64, Submission)>,
-    followers: BTreeMap<u64, Submission>,
-}
-
-/// What one account has in the queue.
-#[derive(Default)]
-struct Share {
-    /// Its groups, waiting and being executed.
-    keys: usize,
-    /// The followers of all of them.
-    copies: usize,
-    /// Its groups that wait, in their order of arrival.
-    waiting: BTreeMap<u64, ScopedKey>,
-    /// Its place in `State::turns`, as long as anything waits.
-    turn: Option<u64>,
-}
-
-#[derive(Default)]
-struct State {
-    groups: HashMap<ScopedKey, Group>,
-    /// Of the accounts that have a group.
-    shares: HashMap<Uuid, Share>,
-    /// The accounts for which something waits, in the order in which it is their turn.
-    turns: BTreeMap<u64, Uuid>,
-    closed: bool,
-    /// Numbers submissions and, with them, places; and turns.
-    next: u64,
-}
-
-impl State {
-    fn number(&mut self) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        number
-    }
-
-    /// A group comes in, or goes back, and waits.
-    fn insert(&mut self, scope: ScopedKey, group: Group) {
-        let account_id = scope.account_id;
-        let turn = self.number();
-        let share = self.shares.entry(account_id).or_default();
-        share.keys += 1;
-        share.copies += group.followers.len();
-        share.waiting.insert(group.place, scope.clone());
-        if share.turn.is_none() {
-            share.turn = Some(turn);
-            self.turns.insert(turn, account_id);
-        }
-        self.groups.insert(scope, group);
-    }
-
-    /// A group leaves, with its followers.
-    fn remove(&mut self, scope: &ScopedKey) -> Option<Group> {
-        let group = self.groups.remove(scope)?;
-        let share = self.shares.get_mut(&scope.account_id)?;
-        share.keys -= 1;
-        share.copies -= group.followers.len();
-        share.waiting.remove(&group.place);
-        if share.waiting.is_empty()
-            && let Some(turn) = share.turn.take()
-        {
-            self.turns.remove(&turn);
-        }
-        if share.keys == 0 {
-            self.shares.remove(&scope.account_id);
-        }
-        Some(group)
-    }
-
-    /// The oldest key of the account whose turn it is; it waits no longer.
-    fn next_waiting(&mut self) -> Option<ScopedKey> {
-        let (_, account_id) = self.turns.pop_first()?;
-        let turn = self.number();
-        let share = self.shares.get_mut(&account_id)?;
-        let waiting = share.waiting.pop_first();
-        share.turn = (!share.waiting.is_empty()).then_some(turn);
-        if share.turn.is_some() {
-            self.turns.insert(turn, account_id);
-        }
-        waiting.map(|(_, scope)| scope)
-    }
-
-    /// A follower is none any more.
-    fn forget_copy(&mut self, account_id: Uuid) {
-        if let Some(share) = self.shares.get_mut(&account_id) {
-            share.copies -= 1;
-        }
-    }
-}
-
 /// One committer's queue.
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<Places>,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -240,7 +51,7 @@ impl Queue {
     }
 
     /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Places> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -438,7 +249,7 @@ impl Queue {
     }
 
     /// The key leaves the queue. Whoever waits for a closed queue to be drained is told.
-    fn remove(&self, state: &mut State, scope: &ScopedKey) -> Option<Group> {
+    fn remove(&self, state: &mut Places, scope: &ScopedKey) -> Option<Group> {
         let group = state.remove(scope);
         if state.closed && state.groups.is_empty() {
             self.arrivals.notify_one();

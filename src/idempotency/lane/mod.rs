@@ -6,20 +6,23 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use log::{debug, error, warn};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
-    Failure, Settings,
+    Settings,
     batch::Fate,
     connection::{Connector, Fault},
-    error::Remedy,
-    queue::{Queue, Running, Stage},
+    queue::Queue,
     sidestepped::Sidestepped,
+    submission::{Running, Stage},
 };
+
+use amend::put_aside;
+
+mod amend;
 
 /// The first pause before looking again at a key that is in flight elsewhere, and the longest; each
 /// is twice the one before.
@@ -28,15 +31,6 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// How long a connection may idle before it is looked after: less than the time after which
 /// firewalls and load balancers forget a connection.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
-
-/// From how many lost connections on a batch is suspected of killing them, and halved.
-const HALVE_AFTER_LOSSES: u32 = 2;
-
-/// With how many lost connections a command alone is put aside.
-const ASIDE_AFTER_LOSSES: u32 = 4;
-
-/// Every how many repetitions in a row a batch that meets other transactions is halved.
-const HALVE_AFTER_REPEATS: u32 = 4;
 
 /// Where a lane's commands come from, and where it puts those that it won't have.
 enum Role {
@@ -273,155 +267,5 @@ impl Lane {
         running.delays += 1;
         self.queue.mark([&running], Stage::Waiting);
         self.delayed.push((Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0), running));
-    }
-
-    /// Does what has to be done about a batch whose transaction failed.
-    async fn amend(&mut self, mut part: Vec<Running>, fault: Fault) {
-        let Fault { remedy, in_doubt, message } = fault;
-        for running in &mut part {
-            running.losses += u32::from(remedy == Remedy::Reconnect);
-            running.in_doubt |= in_doubt;
-        }
-        self.queue.mark(&part, Stage::Waiting);
-        let size = part.len();
-        match remedy {
-            Remedy::Isolate => {
-                debug!("a transaction of {size} was rolled back, to be run in halves: {message}");
-                self.isolate(part, &message);
-            }
-            Remedy::Repeat => {
-                debug!("a transaction of {size} met another, to be run again: {message}");
-                self.repeats += 1;
-                if self.repeats.is_multiple_of(HALVE_AFTER_REPEATS) {
-                    let alone = self.halve(part);
-                    self.parts.extend(alone.map(|alone| vec![alone]));
-                } else {
-                    self.parts.push(part);
-                }
-                sleep(Duration::from_millis(fastrand::u64(0..10))).await;
-            }
-            Remedy::Sidestep => self.sidestep(part, &message),
-            Remedy::Reconnect => {
-                let fate =
-                    if in_doubt { "while it was committed" } else { "before it was committed" };
-                warn!("lost the connection with a transaction of {size}, {fate}: {message}");
-                self.suspect(part);
-                self.connector.pause().await;
-            }
-            Remedy::AwaitServer => {
-                warn!("no server to write to, {size} keys wait: {message}");
-                self.parts.push(part);
-                self.connector.pause().await;
-            }
-            Remedy::Refuse => {
-                error!("PostgreSQL refused a transaction of {size}: {message}");
-                for running in part {
-                    self.queue.fail(running, &Failure::Overloaded);
-                }
-            }
-        }
-    }
-
-    /// Runs halves next, or fails the guilty command where it is alone.
-    fn isolate(&mut self, part: Vec<Running>, message: &str) {
-        if let Some(guilty) = self.halve(part) {
-            let (operation, execution_id) = (guilty.leader.operation, guilty.leader.execution_id);
-            error!(
-                "{operation} {execution_id} of key {} can't be executed: {message}",
-                guilty.leader.scope
-            );
-            self.queue.fail(guilty, &Failure::Internal(message.into()));
-        }
-    }
-
-    /// Finds the command whose row somebody else has locked, and puts it aside, with all that want the
-    /// same row. The others, which have waited for it, are then run together: most likely nothing is wrong
-    /// with them.
-    fn sidestep(&mut self, part: Vec<Running>, message: &str) {
-        self.searching = matches!(self.role, Role::Main { .. });
-        if let Some(suspect) = self.halve(part) {
-            if self.searching {
-                warn!(
-                    "key {} is locked by another session, put aside: {message}",
-                    suspect.leader.scope
-                );
-            }
-            let row = suspect.leader.command.locks();
-            if let Role::Main { sidestepped, .. } = &mut self.role
-                && let Some(row) = row
-            {
-                sidestepped.add_row(row, Instant::now());
-            }
-            self.put_aside(suspect);
-            let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
-            let wants_it =
-                |running: &mut Running| row.is_some() && running.leader.command.locks() == row;
-            for running in rest.extract_if(.., wants_it).collect::<Vec<_>>() {
-                self.put_aside(running);
-            }
-            rest.sort_by(|a, b| a.leader.scope.cmp(&b.leader.scope));
-            self.parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
-        }
-    }
-
-    /// Runs a batch again whose connection was lost; if that happens again and again it may be this
-    /// batch that kills connections, and is run in halves.
-    fn suspect(&mut self, part: Vec<Running>) {
-        let losses = part.iter().map(|running| running.losses).max().unwrap_or(0);
-        if losses < HALVE_AFTER_LOSSES {
-            self.parts.push(part);
-        } else if let Some(suspect) = self.halve(part) {
-            if losses < ASIDE_AFTER_LOSSES {
-                self.parts.push(vec![suspect]);
-            } else {
-                warn!("key {} lost its connection {losses} times, put aside", suspect.leader.scope);
-                self.put_aside(suspect);
-            }
-        }
-    }
-
-    /// The first half is run next, and then the second. One that is alone is given back.
-    fn halve(&mut self, mut part: Vec<Running>) -> Option<Running> {
-        if part.len() <= 1 {
-            return part.pop();
-        }
-        let second = part.split_off(part.len().div_ceil(2));
-        self.parts.extend([second, part]);
-        None
-    }
-
-    /// Moves a command where it can't hold up others; there, it tries again.
-    fn put_aside(&mut self, running: Running) {
-        match &mut self.role {
-            Role::Main { aside, sidestepped } => {
-                sidestepped.add_key(running.leader.scope.clone(), Instant::now());
-                put_aside(aside, &self.queue, running);
-            }
-            Role::Aside { .. } => self.delay(running),
-        }
-    }
-
-    /// After a panic, whose message stands on stderr already.
-    fn recover(&mut self) {
-        let Some(mut part) = self.parts.pop() else { return };
-        if self.connector.may_have_committed() {
-            for running in &mut part {
-                running.in_doubt = true;
-            }
-            self.parts.push(part);
-        } else {
-            self.queue.mark(&part, Stage::Waiting);
-            self.isolate(part, "it panicked");
-        }
-    }
-}
-
-/// What comes there waits for somebody else, and hears so when its wait is over, tried or not: of a hundred
-/// that want one locked row, each would try for as long as a lock is waited for.
-fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, mut running: Running) {
-    running.delays += 1;
-    if let Err(closed) = aside.send(running) {
-        // The other lane has ended, which it does after this one: a defect, and still an answer.
-        queue.fail(closed.0, &Failure::Overloaded);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::store;
+mod store;
 
 /// Rows a statement goes through: a few milliseconds' work, and as few row locks.
 const PAGE: i64 = 1000;

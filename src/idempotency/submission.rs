@@ -1,0 +1,102 @@
+//! One call of `submit`, and how it is judged by what its key stands for.
+
+use std::any::{Any, TypeId};
+
+use chrono::{DateTime, Utc};
+use tokio::{sync::oneshot, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    Failure, Outcome,
+    command::{AnyCommand, Command, Execution},
+    fingerprint::Fingerprint,
+    key::ScopedKey,
+    record::Void,
+    response::Response,
+};
+
+/// What a caller hears.
+pub(super) type Reply = Result<Outcome, Failure>;
+
+/// One call of `submit`.
+pub(super) struct Submission {
+    pub(super) scope: ScopedKey,
+    pub(super) lock_number: i64,
+    pub(super) execution_id: Uuid,
+    pub(super) operation: &'static str,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) command: Box<dyn AnyCommand>,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+impl Submission {
+    /// What it is to be executed with: commands of one kind are executed together.
+    pub(super) fn kind(&self) -> (&'static str, TypeId) {
+        let command: &dyn Any = &*self.command;
+        (self.operation, command.type_id())
+    }
+
+    pub(super) fn execution(&self) -> Execution<'_, dyn AnyCommand> {
+        Execution {
+            execution_id: self.execution_id,
+            account_id: self.scope.account_id,
+            command: &*self.command,
+        }
+    }
+
+    /// The caller may have gone; then nobody needs to hear it.
+    pub(super) fn answer(self, reply: Reply) {
+        let _ = self.reply.send(reply);
+    }
+
+    /// What this request gets when its key stands for something.
+    pub(super) fn judged_by(&self, used: Standing<'_>) -> Reply {
+        let Standing { execution_id, replayable_until, .. } = used;
+        let members = self.fingerprint.differing(used.fingerprint).map_err(|error| {
+            Failure::Internal(
+                format!("idempotency_keys.fingerprint of {execution_id}: {error}").into(),
+            )
+        })?;
+        let voided = used.operation == Void::OPERATION && self.operation != Void::OPERATION;
+        Ok(match used.response {
+            _ if voided => Outcome::Voided,
+            _ if !members.is_empty() => Outcome::Reused { members },
+            Some(response) => {
+                Outcome::Replay { execution_id, response: response.clone(), replayable_until }
+            }
+            None => Outcome::Expired { execution_id },
+        })
+    }
+}
+
+/// What a key stands for.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'a> {
+    pub(super) execution_id: Uuid,
+    pub(super) operation: &'a str,
+    pub(super) fingerprint: &'a [u8],
+    pub(super) response: Option<&'a Response>,
+    pub(super) replayable_until: Option<DateTime<Utc>>,
+}
+
+/// A key's leader, taken out of the queue to be executed.
+pub(super) struct Running {
+    pub(super) leader: Submission,
+    /// How often the connection was lost with this one in the transaction.
+    pub(super) losses: u32,
+    /// A COMMIT with this one in it was sent and never answered.
+    pub(super) in_doubt: bool,
+    /// How often it was found in flight elsewhere.
+    pub(super) delays: u32,
+}
+
+/// How far a key's leader has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No transaction that could still commit has it.
+    Waiting,
+    /// It is in a transaction, or was in one whose fate isn't known.
+    Begun,
+}

@@ -1,0 +1,95 @@
+//! The sweeper's statements: each goes through a page of rows.
+
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+/// A page of responses that a sweep went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SweptPage<Position> {
+    pub(super) deleted: u64,
+    /// Where the next page begins; `None` when this was the last.
+    pub(super) next: Option<Position>,
+}
+
+/// Deletes the expired among the `limit` responses after `after` that are older than `before`.
+pub(super) async fn sweep_responses(
+    conn: &mut PgConnection,
+    after: Uuid,
+    before: Uuid,
+    limit: i64,
+) -> Result<SweptPage<Uuid>, sqlx::Error> {
+    let row = sqlx::query(
+        "WITH page AS MATERIALIZED (
+             SELECT execution_id, replayable_until FROM idempotency_responses
+             WHERE execution_id > $1 AND execution_id < $2
+             ORDER BY execution_id LIMIT $3
+         ), deleted AS (
+             DELETE FROM idempotency_responses AS r USING page
+             WHERE r.execution_id = page.execution_id AND page.replayable_until <= now()
+             RETURNING 1
+         )
+         SELECT (SELECT count(*) FROM deleted) AS deleted, (SELECT count(*) FROM page) AS seen,
+                (SELECT execution_id FROM page ORDER BY execution_id DESC LIMIT 1) AS last",
+    )
+    .bind(after)
+    .bind(before)
+    .bind(limit)
+    .fetch_one(conn)
+    .await?;
+    Ok(SweptPage {
+        deleted: count(&row, "deleted")?,
+        next: next(&row, limit, row.try_get("last")?)?,
+    })
+}
+
+/// Deletes those of the `limit` keys after `after` that are older than `ttl` (seconds), with their
+/// responses.
+pub(super) async fn sweep_keys(
+    conn: &mut PgConnection,
+    after: &(Uuid, String),
+    ttl: f64,
+    limit: i64,
+) -> Result<SweptPage<(Uuid, String)>, sqlx::Error> {
+    let row = sqlx::query(
+        "WITH page AS MATERIALIZED (
+             SELECT account_id, key, created_at FROM idempotency_keys
+             WHERE (account_id, key) > ($1, $2 COLLATE \"C\")
+             ORDER BY account_id, key LIMIT $4
+         ), old AS (
+             DELETE FROM idempotency_keys AS k USING page
+             WHERE k.account_id = page.account_id AND k.key = page.key
+               AND page.created_at <= now() - make_interval(secs => $3)
+               AND k.created_at <= now() - make_interval(secs => $3)
+             RETURNING k.execution_id
+         ), deleted AS (
+             DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id
+         ), last AS (
+             SELECT account_id, key FROM page ORDER BY account_id DESC, key DESC LIMIT 1
+         )
+         SELECT (SELECT count(*) FROM old) AS deleted, (SELECT count(*) FROM page) AS seen,
+                (SELECT account_id FROM last) AS last_account, (SELECT key FROM last) AS last_key",
+    )
+    .bind(after.0)
+    .bind(&after.1)
+    .bind(ttl)
+    .bind(limit)
+    .fetch_one(conn)
+    .await?;
+    let account: Option<Uuid> = row.try_get("last_account")?;
+    let last = account.zip(row.try_get("last_key")?);
+    Ok(SweptPage { deleted: count(&row, "deleted")?, next: next(&row, limit, last)? })
+}
+
+fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+}
+
+/// A page that was not full was the last.
+fn next<Position>(
+    row: &PgRow,
+    limit: i64,
+    last: Option<Position>,
+) -> Result<Option<Position>, sqlx::Error> {
+    let full = row.try_get::<i64, _>("seen")? >= limit;
+    Ok(last.filter(|_| full))
+}
