@@ -401,8 +401,11 @@ fn start(shape: Shape, options: &PgConnectOptions, clients: &Clients) -> Serve {
     server
 }
 
+/// `frozen`: where a freeze leaves nothing that PostgreSQL needs keepalives to find. With no more than the
+/// Sync of a single statement missing it does, and a proxy can't withhold them: its end of the connection
+/// lives.
 macro_rules! at_every_step {
-    ($($name:ident: $shape:ident $step:ident,)*) => {$(
+    ($($name:ident: $shape:ident $step:ident $($frozen:ident)?,)*) => {$(
         mod $name {
             use super::*;
 
@@ -415,6 +418,13 @@ macro_rules! at_every_step {
             fn delayed() {
                 every_case(Shape::$shape, Step::$step, Fault::Delay(Duration::from_millis(150)));
             }
+
+            $(
+                #[test]
+                fn $frozen() {
+                    every_case(Shape::$shape, Step::$step, Fault::Freeze);
+                }
+            )?
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn killed() {
@@ -432,57 +442,27 @@ macro_rules! at_every_step {
     )*};
 }
 
-/// Where a freeze leaves nothing that PostgreSQL needs keepalives to find. With no more than the Sync of a
-/// single statement missing it does, and a proxy can't withhold them: its end of the connection lives.
-macro_rules! frozen_at {
-    ($($name:ident: $shape:ident $step:ident,)*) => {
-        mod frozen {
-            use super::*;
-            $(
-                #[test]
-                fn $name() {
-                    every_case(Shape::$shape, Step::$step, Fault::Freeze);
-                }
-            )*
-        }
-    };
-}
-
 at_every_step! {
-    statement_sent_and_not_delivered: SingleStatement StatementSent,
+    statement_sent_and_not_delivered: SingleStatement StatementSent frozen,
     statement_executed_and_not_committed: SingleStatement StatementExecuted,
-    statement_committed_and_not_acknowledged: SingleStatement StatementCommitted,
-    statement_after_reading_used_keys: SingleStatement Read,
-    statement_acknowledged_and_not_answered: SingleStatement Acknowledged,
-    before_begin: Transaction Begin,
-    after_the_claim: Transaction Claimed,
-    after_reading_used_keys: Transaction Read,
-    after_executing: Transaction Executed,
-    after_remembering: Transaction Remembered,
-    commit_sent_and_not_delivered: Transaction CommitSent,
-    committed_and_not_acknowledged: Transaction Committed,
-    acknowledged_and_not_answered: Transaction Acknowledged,
-}
-
-frozen_at! {
-    statement_sent_and_not_delivered: SingleStatement StatementSent,
-    statement_committed_and_not_acknowledged: SingleStatement StatementCommitted,
-    statement_after_reading_used_keys: SingleStatement Read,
-    statement_acknowledged_and_not_answered: SingleStatement Acknowledged,
-    before_begin: Transaction Begin,
-    after_the_claim: Transaction Claimed,
-    after_reading_used_keys: Transaction Read,
-    after_executing: Transaction Executed,
-    after_remembering: Transaction Remembered,
-    commit_sent_and_not_delivered: Transaction CommitSent,
-    committed_and_not_acknowledged: Transaction Committed,
-    acknowledged_and_not_answered: Transaction Acknowledged,
+    statement_committed_and_not_acknowledged: SingleStatement StatementCommitted frozen,
+    statement_after_reading_used_keys: SingleStatement Read frozen,
+    statement_acknowledged_and_not_answered: SingleStatement Acknowledged frozen,
+    before_begin: Transaction Begin frozen,
+    after_the_claim: Transaction Claimed frozen,
+    after_reading_used_keys: Transaction Read frozen,
+    after_executing: Transaction Executed frozen,
+    after_remembering: Transaction Remembered frozen,
+    commit_sent_and_not_delivered: Transaction CommitSent frozen,
+    committed_and_not_acknowledged: Transaction Committed frozen,
+    acknowledged_and_not_answered: Transaction Acknowledged frozen,
 }
 
 #[test]
 fn every_step_there_is_has_its_tests() {
     let source = include_str!("steps.rs");
     for step in Step::ALL {
-        assert!(source.contains(&format!(" {step:?},\n")), "{step:?}");
+        let tested = [" frozen,\n", ",\n"].map(|end| source.contains(&format!(" {step:?}{end}")));
+        assert_ne!(tested, [false; 2], "{step:?}");
     }
 }
