@@ -59,7 +59,7 @@ fn paid(state: &str, id: &str) -> Value {
 #[tokio::test]
 async fn a_key_that_nobody_used_is_unknown_which_is_said_to_be_no_promise() {
     let server = TestServer::start().await;
-    let answer = server.anonymous().state("k").await;
+    let answer = server.state("k").await;
     assert_eq!(said(&answer), nothing_but("unknown"));
     assert!(answer.member("detail").contains("no promise"), "{}", answer.body);
     assert!(answer.member("detail").contains("/idempotency-key/void"), "{}", answer.body);
@@ -72,7 +72,7 @@ async fn a_key_that_nobody_used_is_unknown_which_is_said_to_be_no_promise() {
 async fn a_payment_that_was_taken_is_completed_and_expires() {
     let server = TestServer::start().await;
     let id = server.pay("k", PAYMENT).await.member("transaction_id");
-    let first = server.anonymous().state("\"k\"").await;
+    let first = server.state("\"k\"").await;
     assert_eq!(said(&first), paid("completed", &id));
     let stored =
         "SELECT to_char(replayable_until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')
@@ -85,10 +85,10 @@ async fn a_payment_that_was_taken_is_completed_and_expires() {
     assert_eq!(first.member("first_used_at"), used);
 
     server.database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
-    assert_eq!(said(&server.anonymous().state("k").await), paid("expired", &id));
+    assert_eq!(said(&server.state("k").await), paid("expired", &id));
     // The same once the answer is gone: what was made is read from where it was made.
     server.database.execute("DELETE FROM idempotency_responses").await;
-    assert_eq!(said(&server.anonymous().state("k").await), paid("expired", &id));
+    assert_eq!(said(&server.state("k").await), paid("expired", &id));
 }
 
 #[tokio::test]
@@ -102,9 +102,9 @@ async fn a_refund_names_the_payment_and_a_refusal_nothing() {
             "resource": format!("/payment/{payment}"), "status": 201,
         })
     };
-    assert_eq!(said(&server.anonymous().state("half").await), made("completed"));
+    assert_eq!(said(&server.state("half").await), made("completed"));
     assert_eq!(server.refund(&payment, "more", r#"{"amount": 51}"#).await.status, 402);
-    let refused = said(&server.anonymous().state("more").await);
+    let refused = said(&server.state("more").await);
     assert_eq!((&refused["state"], &refused["status"]), (&json!("refused"), &json!(402)));
     assert_eq!((&refused["operation"], &refused["resource"]), (&json!("refund"), &Value::Null));
 
@@ -112,22 +112,22 @@ async fn a_refund_names_the_payment_and_a_refusal_nothing() {
         .database
         .execute("DELETE FROM idempotency_responses WHERE replayable_until IS NOT NULL")
         .await;
-    assert_eq!(said(&server.anonymous().state("half").await), made("expired"));
-    assert_eq!(said(&server.anonymous().state("more").await), refused);
+    assert_eq!(said(&server.state("half").await), made("expired"));
+    assert_eq!(said(&server.state("more").await), refused);
 }
 
 #[tokio::test]
 async fn a_voided_key_never_executes_and_voiding_it_again_changes_nothing() {
     let server = TestServer::start().await;
-    let first = server.anonymous().void("k").await;
+    let first = server.void("k").await;
     assert_eq!(said(&first), nothing_but("voided"));
     assert_eq!(first.header("idempotency-key"), "k");
     for purged in [false, true] {
         if purged {
             server.database.execute("DELETE FROM idempotency_responses").await;
         }
-        assert_eq!(server.anonymous().void("k").await.body, first.body);
-        assert_eq!(server.anonymous().state("k").await.body, first.body);
+        assert_eq!(server.void("k").await.body, first.body);
+        assert_eq!(server.state("k").await.body, first.body);
         let late = server.pay("k", PAYMENT).await;
         late.assert_problem(410, "idempotency-key-voided");
         assert_eq!(late.header("idempotency-key"), "k");
@@ -142,10 +142,10 @@ async fn voiding_a_key_that_was_used_says_what_it_did() {
     let server = TestServer::start().await;
     let payment = server.pay("k", PAYMENT).await;
     let id = payment.member("transaction_id");
-    assert_eq!(said(&server.anonymous().void("k").await), paid("completed", &id));
+    assert_eq!(said(&server.void("k").await), paid("completed", &id));
     assert_eq!(server.pay("k", PAYMENT).await.body, payment.body);
     server.database.execute("DELETE FROM idempotency_responses").await;
-    assert_eq!(said(&server.anonymous().void("k").await), paid("expired", &id));
+    assert_eq!(said(&server.void("k").await), paid("expired", &id));
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn exactly_one_of_executing_and_voiding_happens() {
     let outcomes = join_all((0..100).map(async |number| {
         let key = format!("key-{number}");
         let (paying, voiding) = if number % 2 == 0 { (&server, &other) } else { (&other, &server) };
-        let voiding = voiding.anonymous();
+        let voiding = voiding.anonymous.clone();
         // Neither always first.
         if number % 3 == 0 {
             let (void, pay) = tokio::join!(voiding.void(&key), paying.pay(&key, PAYMENT));
@@ -181,7 +181,7 @@ async fn exactly_one_of_executing_and_voiding_happens() {
             status => panic!("{key}: {status}"),
         }
         for server in [&server, &other] {
-            assert_eq!(server.anonymous().state(&key).await.body, void.body, "{key}");
+            assert_eq!(server.state(&key).await.body, void.body, "{key}");
         }
     }
     assert_eq!(server.database.payments().await, executed);
@@ -196,9 +196,9 @@ async fn a_key_that_is_in_flight_elsewhere_can_not_be_voided_yet() {
         .execute(&mut holder)
         .await
         .unwrap();
-    server.anonymous().void("k").await.assert_problem(409, "idempotency-key-in-flight");
+    server.void("k").await.assert_problem(409, "idempotency-key-in-flight");
     sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
-    assert_eq!(said(&server.anonymous().void("k").await), nothing_but("voided"));
+    assert_eq!(said(&server.void("k").await), nothing_but("voided"));
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn what_can_not_be_read_is_never_said_not_to_have_been() {
     let mut holder = server.database.connect().await;
     let lock = "BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
-    let (client, payment) = (server.anonymous(), format!("/payment/{id}"));
+    let (client, payment) = (server.anonymous.clone(), format!("/payment/{id}"));
     let after = async |moment: u64| sleep(Duration::from_millis(moment)).await;
     let (_, _, state, void) = tokio::join!(
         client.get(&payment),
@@ -243,13 +243,13 @@ async fn what_can_not_be_read_is_never_said_not_to_have_been() {
 #[tokio::test]
 async fn a_key_past_its_ttl_is_unknown_even_if_it_was_voided() {
     let server = TestServer::start_with(&["--idempotency-key-ttl", "24h"]).await;
-    let voided = server.anonymous().void("k").await;
+    let voided = server.void("k").await;
     assert!(voided.member("detail").contains("kept for 1day"), "{}", voided.body);
     server
         .database
         .execute("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'")
         .await;
-    assert_eq!(said(&server.anonymous().state("k").await), nothing_but("unknown"));
+    assert_eq!(said(&server.state("k").await), nothing_but("unknown"));
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
 }
 
@@ -275,7 +275,7 @@ async fn voiding_takes_no_body_and_no_members() {
     };
     void("[]").await.assert_problem(400, "malformed-json");
     void(r#"{"amount": 1}"#).await.assert_problem(400, "malformed-json");
-    assert_eq!(said(&server.anonymous().state("k").await), nothing_but("unknown"));
+    assert_eq!(said(&server.state("k").await), nothing_but("unknown"));
     assert_eq!(said(&void("{}").await), nothing_but("voided"));
 }
 
@@ -311,8 +311,8 @@ async fn a_key_of_another_account_is_unknown_and_voiding_it_voids_one_s_own() {
         assert_eq!(one.pay(key, PAYMENT).await.body, payment.body);
         other.pay(key, OTHER_PAYMENT).await.assert_problem(410, "idempotency-key-voided");
     }
-    server.anonymous().state("a").await.assert_problem(401, "unauthorized");
-    server.anonymous().void("a").await.assert_problem(401, "unauthorized");
+    server.state("a").await.assert_problem(401, "unauthorized");
+    server.void("a").await.assert_problem(401, "unauthorized");
 }
 
 #[tokio::test]

@@ -267,7 +267,7 @@ async fn a_payment_that_held_up_one_refund_holds_up_no_other() {
     let server = TestServer::start().await;
     let held = server.paid("held", 1000).await;
     let serve = Serve::start(&server.database.options, &[("IN_FLIGHT_WAIT", "600ms")]);
-    let client = Client { address: serve.address, http: server.client.clone() };
+    let client = Client { address: serve.address, http: server.http.clone() };
     let mut holder = server.database.connect().await;
     let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{held}' FOR UPDATE");
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();

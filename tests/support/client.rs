@@ -10,8 +10,6 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::TestServer;
-
 /// The body of the example everything starts from.
 pub const PAYMENT: &str = r#"{"user_id": "user_1", "amount": 100}"#;
 
@@ -143,65 +141,17 @@ impl Client {
         self.request(Method::POST, &format!("/payment/{payment}/refund"), &headers, body).await
     }
 
+    /// A connection on which every byte is the test's own.
+    pub async fn wire(&self) -> Wire {
+        Wire::connect(self.address).await
+    }
+
     /// Takes a payment of this amount, and returns its id.
     pub async fn paid(&self, key: &str, amount: i64) -> String {
         let answer =
             self.pay(key, &format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.member("transaction_id")
-    }
-}
-
-/// A server is called without an API key; for an account, see [`Account`](super::accounts::Account).
-impl TestServer {
-    pub fn anonymous(&self) -> Client {
-        Client { address: self.address, http: self.client.clone() }
-    }
-
-    /// Sends a request with these headers.
-    pub async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Answer {
-        self.anonymous().request(method, path, headers, body).await
-    }
-
-    /// As [`request`](Self::request), and the connection may fail.
-    pub async fn try_request(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Result<Answer, reqwest::Error> {
-        self.anonymous().try_request(method, path, headers, body).await
-    }
-
-    pub async fn get(&self, path: &str) -> Answer {
-        self.anonymous().get(path).await
-    }
-
-    /// `POST /payment` with a key.
-    pub async fn pay(&self, key: &str, body: &str) -> Answer {
-        self.anonymous().pay(key, body).await
-    }
-
-    /// `POST /payment/{transaction_id}/refund` with a key.
-    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
-        self.anonymous().refund(payment, key, body).await
-    }
-
-    /// Takes a payment of this amount, and returns its id.
-    pub async fn paid(&self, key: &str, amount: i64) -> String {
-        self.anonymous().paid(key, amount).await
-    }
-
-    /// A connection on which every byte is the test's own.
-    pub async fn wire(&self) -> Wire {
-        Wire::connect(self.address).await
     }
 }
 

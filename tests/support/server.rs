@@ -1,13 +1,13 @@
 //! A server in a thread of its own, as `payonce serve` would run it.
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{ops::Deref, sync::Arc, thread};
 
 use clap::{Args, Command, FromArgMatches};
 use payonce::{config::Settings, server::Server};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::oneshot;
 
-use super::database::TestDatabase;
+use super::{client::Client, database::TestDatabase};
 
 /// Settings as they are by default, with these flags. Of the environment only `MAX_BATCH` and
 /// `COMMITTERS` count, so that the whole suite can be run in another shape.
@@ -20,10 +20,11 @@ pub fn settings(flags: &[&str]) -> Settings {
     Settings::from_arg_matches(&command.get_matches_from(flags)).unwrap()
 }
 
-/// A server, stopped when the test is over.
+/// A server, called as its [`Client`] is, and stopped when the test is over.
 pub struct TestServer {
-    pub address: SocketAddr,
-    pub client: reqwest::Client,
+    /// Without an API key; for an account, see
+    /// [`Account`](super::accounts::Account).
+    pub anonymous: Client,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
     /// After the server: it must be gone before its database is.
@@ -65,8 +66,10 @@ impl TestServer {
             });
         });
         Self {
-            address: address.await.expect("the server starts"),
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            anonymous: Client {
+                address: address.await.expect("the server starts"),
+                http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            },
             stop: Some(stop),
             thread: Some(thread),
             database: Arc::clone(database),
@@ -84,6 +87,14 @@ impl TestServer {
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the server stops in order");
         }
+    }
+}
+
+impl Deref for TestServer {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.anonymous
     }
 }
 
