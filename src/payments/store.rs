@@ -50,10 +50,10 @@ pub async fn taken_as(
     execution_id: Uuid,
 ) -> Result<Option<Uuid>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT transaction_id FROM payments WHERE transaction_id = $1 AND account_id = $2",
+        "SELECT transaction_id FROM payments WHERE account_id = $1 AND transaction_id = $2",
     )
-    .bind(execution_id)
     .bind(account_id)
+    .bind(execution_id)
     .fetch_optional(conn)
     .await
 }
@@ -64,9 +64,9 @@ pub(super) async fn find(
     account_id: Uuid,
     transaction_id: Uuid,
 ) -> Result<Option<Payment>, sqlx::Error> {
-    sqlx::query_as(select_payments!("WHERE transaction_id = $1 AND account_id = $2"))
-        .bind(transaction_id)
+    sqlx::query_as(select_payments!("WHERE account_id = $1 AND transaction_id = $2"))
         .bind(account_id)
+        .bind(transaction_id)
         .fetch_optional(conn)
         .await
 }
@@ -85,9 +85,9 @@ pub(super) async fn list(
     }
 }
 
-/// Said in the order of its index, as is [`list_of_user`], so that no other index can give it: PostgreSQL
-/// thinks that going back through the primary key soon finds the payments of a large account, or of a
-/// frequent user, and would read all of the others' first where these are all that is new.
+/// Said in the order of its index, the primary key, as is [`list_of_user`] in that of its own, so that no
+/// other index can give it: PostgreSQL thinks that going back through the primary key soon finds the payments
+/// of a frequent user, and would read all of the others' first where these are all that is new.
 async fn list_all(
     conn: &mut PgConnection,
     account_id: Uuid,

@@ -130,8 +130,7 @@ impl Command for GiveBack {
         let mut responses = Vec::with_capacity(batch.len());
         for Execution { execution_id, account_id, command } in batch {
             let refund = payments
-                .get_mut(&command.transaction_id)
-                .filter(|payment| payment.account_id == *account_id)
+                .get_mut(&(*account_id, command.transaction_id))
                 .ok_or_else(|| Problem::new(Kind::NotFound))
                 .and_then(|payment| payment.give_back(command.amount).map_err(Refusal::problem))
                 .map(|amount| Given {

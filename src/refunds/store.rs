@@ -8,25 +8,36 @@ use uuid::Uuid;
 use super::refund::{GiveBack, Given, Refundable};
 use crate::idempotency::Execution;
 
+/// An account, and the id of a payment of it.
+type PaymentOf = (Uuid, Uuid);
+
 /// Takes these payments' rows, for the transaction, and reads what they say once they are had: under READ
 /// COMMITTED that is what whoever had them before has committed.
 ///
-/// In the order of their ids, at every server: so two batches wait for each other in one direction only.
-/// Only payments of these accounts: or whoever knows an id could hold up its owner.
+/// In the order of their ids at every server: so two batches wait for each other in one direction only. Only payments of
+/// the account that asks: or whoever knows an id could hold up its owner. One at a time, by the primary key:
+/// a plan that joins the tables would do while they are small, and be kept.
 pub(super) async fn lock(
     conn: &mut PgConnection,
     batch: &[Execution<'_, GiveBack>],
-) -> Result<HashMap<Uuid, Refundable>, sqlx::Error> {
+) -> Result<HashMap<PaymentOf, Refundable>, sqlx::Error> {
     let payments: Vec<Refundable> = sqlx::query_as(
-        "SELECT transaction_id, account_id, amount, refunded, refund_count FROM payments
-         WHERE transaction_id = ANY($1) AND account_id = ANY($2)
-         ORDER BY transaction_id FOR NO KEY UPDATE",
+        "SELECT payment.*
+         FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::uuid[]) AS asked(account_id, transaction_id)
+               ORDER BY transaction_id, account_id) AS wanted
+         CROSS JOIN LATERAL (
+             SELECT transaction_id, account_id, amount, refunded, refund_count FROM payments
+             WHERE account_id = wanted.account_id AND transaction_id = wanted.transaction_id
+             LIMIT 1 FOR NO KEY UPDATE
+         ) AS payment",
     )
-    .bind(batch.iter().map(|execution| execution.command.transaction_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|execution| execution.command.transaction_id).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
-    Ok(payments.into_iter().map(|payment| (payment.transaction_id, payment)).collect())
+    let keyed =
+        payments.into_iter().map(|payment| ((payment.account_id, payment.transaction_id), payment));
+    Ok(keyed.collect())
 }
 
 /// Inserts refunds, and adds them to what their payments say.
@@ -38,13 +49,13 @@ pub(super) async fn insert(conn: &mut PgConnection, given: &[Given]) -> Result<(
         "WITH refund AS (
              INSERT INTO refunds (refund_id, transaction_id, account_id, amount)
              SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
-             RETURNING transaction_id, amount
+             RETURNING account_id, transaction_id, amount
          )
          UPDATE payments AS p
          SET refunded = p.refunded + given.amount, refund_count = p.refund_count + given.count
-         FROM (SELECT transaction_id, sum(amount)::bigint AS amount, count(*)::smallint AS count
-               FROM refund GROUP BY transaction_id) AS given
-         WHERE p.transaction_id = given.transaction_id",
+         FROM (SELECT account_id, transaction_id, sum(amount)::bigint AS amount, count(*)::smallint AS count
+               FROM refund GROUP BY account_id, transaction_id) AS given
+         WHERE p.account_id = given.account_id AND p.transaction_id = given.transaction_id",
     )
     // Planned anew each time: a plan made for small tables would join them by reading all of them.
     .persistent(false)

@@ -86,22 +86,28 @@ async fn a_server_of_the_version_before_can_go_on_taking_payments() {
 async fn indexes_can_be_built_before_without_holding_up_anybody() {
     let database = of_the_first_version().await;
     let mut conn = database.connect().await;
-    // The statements that the migration tells of, as they stand there.
-    let migration = include_str!("../../migrations/0005_lists.sql");
-    let commented: String = migration
-        .lines()
+    // The statements that the migrations tell of, as they stand there.
+    let migrations = [
+        include_str!("../../migrations/0005_lists.sql"),
+        include_str!("../../migrations/0006_payments_by_account.sql"),
+    ];
+    let commented: String = migrations
+        .iter()
+        .flat_map(|migration| migration.lines())
         .filter_map(|line| line.strip_prefix("--     "))
         .collect::<Vec<_>>()
         .join("\n");
     let statements: Vec<&str> = commented.split_inclusive(';').collect();
-    assert_eq!(statements.len(), 2, "{commented}");
+    assert_eq!(statements.len(), 3, "{commented}");
     for statement in statements {
         conn.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
     }
-    let built = "SELECT sum(relfilenode::bigint)::bigint FROM pg_class WHERE relname IN ('payments_by_account', 'payments_by_user')";
-    let before = database.number(built).await;
+    let built = async |index: &str| {
+        database.number(&format!("SELECT '{index}'::regclass::oid::bigint")).await
+    };
+    let before = [built("payments_by_user").await, built("payments_by_id").await];
     payonce::database::migrate(&database.options).await.unwrap();
-    assert_eq!(database.number(built).await, before);
+    assert_eq!([built("payments_by_user").await, built("payments_pkey").await], before);
     // And they are what the migration itself would have built.
     let other = TestDatabase::create_plain().await;
     let definitions = "SELECT string_agg(indexdef, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 'payments'";

@@ -76,12 +76,12 @@ async fn with_one_committer() -> TestServer {
     TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await
 }
 
-/// Sends requests while the one committer is busy: they queue, and are executed together.
-async fn together<T>(server: &TestServer, requests: impl Future<Output = T>) -> T {
+/// Sends requests while the one committer is busy with this client: they queue, and are executed together.
+async fn together<T>(server: &TestServer, busy: &Client, requests: impl Future<Output = T>) -> T {
     let mut holder = server.database.connect().await;
     raw_sql("BEGIN; LOCK TABLE payments IN SHARE MODE").execute(&mut holder).await.unwrap();
     let (_, answers, ()) = tokio::join!(
-        server.pay("busy", PAYMENT),
+        busy.pay("busy", PAYMENT),
         async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             requests.await
@@ -104,7 +104,7 @@ async fn transactions(server: &TestServer, which: &str) -> i64 {
 async fn refunds_in_one_transaction_see_each_other() {
     let server = with_one_committer().await;
     let payment = server.paid("pay", 100).await;
-    let answers = together(&server, crowd(&[&server], &payment, 40, 20)).await;
+    let answers = together(&server, &server, crowd(&[&server], &payment, 40, 20)).await;
     assert_consistent(&server, &payment, 40, &answers).await;
     assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
 }
@@ -177,7 +177,7 @@ async fn payments_are_locked_in_the_order_of_their_ids() {
     let mut holder = server.database.connect().await;
     let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{lower}' FOR UPDATE");
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
-    let refunds = together(&server, async {
+    let refunds = together(&server, &server, async {
         tokio::join!(
             server.refund(&higher, "refund-of-higher", ""),
             server.refund(&lower, "refund-of-lower", "")
@@ -232,7 +232,7 @@ async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own
             server.pay("other", PAYMENT),
         )
     };
-    let (replay, refund, other) = together(&server, Box::pin(all)).await;
+    let (replay, refund, other) = together(&server, &server, Box::pin(all)).await;
     assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
     assert_eq!(replay.member("transaction_id"), payment);
     assert_eq!(transactions(&server, "key IN ('refund', 'other')").await, 1);
@@ -285,7 +285,7 @@ async fn a_payment_that_held_up_one_refund_holds_up_no_other() {
 
 #[tokio::test]
 async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it() {
-    let server = TestServer::start().await;
+    let server = with_one_committer().await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
     let payment = ada.paid("pay", 100).await;
     bob.refund(&payment, "k1", "").await.assert_problem(404, "not-found");
@@ -297,8 +297,17 @@ async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it(
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
     // Had it waited, it would be in flight still.
     bob.refund(&payment, "k2", "").await.assert_problem(404, "not-found");
+    // Nor where the account itself refunds another one, in the same batch.
+    let other = ada.paid("other", 100).await;
+    let (foreign, own) = together(&server, &ada, async {
+        tokio::join!(bob.refund(&payment, "k3", ""), ada.refund(&other, "k4", ""))
+    })
+    .await;
+    foreign.assert_problem(404, "not-found");
+    assert_eq!(own.status, 201);
+    assert_eq!(transactions(&server, "key IN ('k3', 'k4')").await, 1);
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    assert_eq!(ada.refund(&payment, "k3", "").await.status, 201);
+    assert_eq!(ada.refund(&payment, "k5", "").await.status, 201);
 }
 
 #[tokio::test]

@@ -99,8 +99,8 @@ async fn a_read_only_database_is_unavailable_and_recovers_without_a_restart() {
     server.database.set("default_transaction_read_only = on").await;
     end_connections(&mut other).await;
     let answer = server.pay("k", PAYMENT).await;
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert!((1..=10).contains(&answer.header("retry-after").parse::<u32>().unwrap()));
+    // PostgreSQL says itself that nothing was committed.
+    answer.assert_problem(503, "database-unavailable");
 
     // Whoever may write can also end it.
     raw_sql("SET default_transaction_read_only = off").execute(&mut other).await.unwrap();
