@@ -195,7 +195,7 @@ pub(super) async fn commit(
     let used = if look_up {
         format!(
             "UNION ALL
-             SELECT {USED_KEY}
+             SELECT NULL, NULL, {USED_KEY}
              FROM unnest({accounts}::uuid[], {keys}::text[], {ids}::uuid[])
                   WITH ORDINALITY AS wanted(account_id, key, execution_id, place) {LOOK_UP}
              WHERE wanted.execution_id NOT IN (SELECT execution_id FROM claimed)"
@@ -212,28 +212,31 @@ pub(super) async fn commit(
              {remember}
          ), counts AS (
              SELECT (SELECT count(*) FROM claimed) AS claimed, (SELECT count(*) FROM inserted) AS inserted,
-                    (SELECT count(*) FROM remembered) AS remembered
+                    count(*) AS remembered, array_agg(execution_id) AS ids, array_agg(replayable_until) AS ends
+             FROM remembered
          )
-         SELECT NULL::bigint AS place, execution_id, NULL AS operation, NULL::bytea AS fingerprint,
+         SELECT CASE WHEN claimed = inserted AND claimed = remembered THEN ids
+                -- No text is a uuid: an error that tells the numbers, and undoes everything.
+                ELSE ARRAY[format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid]
+                END AS ids, ends,
+                NULL::bigint AS place, NULL::uuid AS execution_id, NULL AS operation, NULL::bytea AS fingerprint,
                 NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
-                replayable_until
-         FROM remembered
-         {used}
-         UNION ALL
-         -- No text is a uuid: an error that tells the numbers, and undoes everything.
-         SELECT NULL, format('%s claimed, %s inserted, %s remembered', claimed, inserted, remembered)::uuid,
-                NULL, NULL, NULL, NULL, NULL, NULL, NULL
-         FROM counts WHERE claimed <> inserted OR claimed <> remembered",
+                NULL::timestamptz AS replayable_until
+         FROM counts
+         {used}",
         claim = claim_sql(first_claim),
         insert = insert.sql,
         remember = remember_sql(first_response, "JOIN claimed USING (execution_id)"),
     );
     // All rows, to the end: that is where PostgreSQL says whether the statement was committed.
     let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
-    let mut committed = Committed { new: Vec::with_capacity(rows.len()), used: Vec::new() };
+    let mut committed = Committed { new: Vec::new(), used: Vec::new() };
     for row in &rows {
+        // All that is new comes in one row: one for each would cost more than what is in it.
         if row.try_get::<Option<i64>, _>("place")?.is_none() {
-            committed.new.push((row.try_get("execution_id")?, row.try_get("replayable_until")?));
+            let ids: Option<Vec<Uuid>> = row.try_get("ids")?;
+            let ends: Option<Vec<Option<DateTime<Utc>>>> = row.try_get("ends")?;
+            committed.new = ids.into_iter().flatten().zip(ends.into_iter().flatten()).collect();
         } else if let Ok(used) = used_key(row) {
             committed.used.push(used);
         }
