@@ -151,10 +151,12 @@ impl Reads {
         // By an index and in its order, or not at all: where PostgreSQL takes a user for one of few payments,
         // a bitmap or the whole table looks cheap, and all of them would be read and sorted for one page. Or
         // all of an account's, for a user of whom there is next to nothing.
-        // Nor is a page worth compiling: by the cost that it is thought to have, a large table's would be.
+        // Nor is a page worth compiling, or starting workers for: by the cost that it is thought to have, a large
+        // table's would be, and wait for them fifty times longer than it reads.
         let settings = format!(
             "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
-             SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; SET application_name = 'payonce reads'",
+             SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; \
+             SET max_parallel_workers_per_gather = 0; SET application_name = 'payonce reads'",
             limit.as_millis()
         );
         let pool = PgPoolOptions::new()

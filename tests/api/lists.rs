@@ -1,10 +1,11 @@
 //! Lists of payments: pages, newest first, that neither skip nor repeat.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::support::{TestServer, client::Answer};
 
@@ -270,18 +271,22 @@ async fn fill(server: &TestServer) {
         .await;
 }
 
+/// A number of PostgreSQL's statistics. Connections report what they have read after a second.
+async fn counted(server: &TestServer, statistic: &str) -> i64 {
+    sleep(Duration::from_millis(1200)).await;
+    server.get("/health/ready").await;
+    sleep(Duration::from_millis(100)).await;
+    server.database.number(statistic).await
+}
+
 #[tokio::test]
 async fn a_page_reads_its_own_rows_alone_however_many_there_are() {
     let server = TestServer::start_with(&["--read-connections", "1"]).await;
     fill(&server).await;
-    // Connections report what they have read after a second.
     let read = async || {
-        tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-        server.get("/health/ready").await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         let read = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
                       + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes) FROM pg_stat_user_tables";
-        server.database.number(read).await
+        counted(&server, read).await
     };
     let mut before = read().await;
     for (query, expected) in [
