@@ -102,8 +102,11 @@ async fn a_payment_that_no_standby_has_is_not_replayed_either() {
     assert_eq!(primary.number("SELECT count(*) FROM payments").await, 1);
     let serve =
         Serve::start(&primary.options(), &[("AUTO_MIGRATE", "false"), settings[0], settings[1]]);
-    let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
-    assert_eq!(answer.status, 503, "{answer:?}");
+    // Nor when it is known that such requests come.
+    for _ in 0..2 {
+        let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+        assert!(matches!(answer.status, 409 | 503), "{answer:?}");
+    }
 
     standby.start_again();
     *clients.servers.lock().unwrap() = vec![serve.address];
