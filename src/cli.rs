@@ -112,6 +112,7 @@ async fn serve(settings: &Settings, options: &PgConnectOptions) -> Result<(), Bo
     // Before the first client can be served: from then on a signal must not kill.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    server::raise_file_limit(settings);
     let server = tokio::select! {
         server = Server::start(settings, options) => server?,
         _ = terminate.recv() => return Ok(()),

@@ -19,6 +19,9 @@ const LONGEST_DEADLINE: Duration = Duration::from_mins(10);
 /// A pass each second keeps up with everything.
 const SHORTEST_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Shorter ones refuse clients on a slow line.
+const SHORTEST_READ_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// No proxy keeps a connection for longer.
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_hours(24);
 
@@ -64,6 +67,21 @@ pub struct Settings {
     /// How long an idle client connection is kept; longer than your load balancer's own (usually 60s)
     #[arg(long, env = "KEEP_ALIVE", default_value = "75s", value_parser = duration, global = true, hide_env_values = true)]
     pub keep_alive: Duration,
+    /// How long the head of a request may take to arrive
+    #[arg(long, env = "HEADER_TIMEOUT", default_value = "10s", value_parser = duration, global = true, hide_env_values = true)]
+    pub header_timeout: Duration,
+    /// How long the body of a request may take to arrive, before 408
+    #[arg(long, env = "BODY_TIMEOUT", default_value = "10s", value_parser = duration, global = true, hide_env_values = true)]
+    pub body_timeout: Duration,
+    /// Bytes of a body at most, before 413; 4096 hold any payment
+    #[arg(long, env = "BODY_LIMIT", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(4096..=1_048_576), global = true, hide_env_values = true)]
+    pub body_limit: u32,
+    /// Client connections at most; more wait until one ends
+    #[arg(long, env = "CONNECTION_LIMIT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), global = true, hide_env_values = true)]
+    pub connection_limit: u32,
+    /// How long to go on serving after a signal, not ready and closing connections, before stopping
+    #[arg(long, env = "SHUTDOWN_DELAY", default_value = "0s", value_parser = duration, global = true, hide_env_values = true)]
+    pub shutdown_delay: Duration,
     /// In what currency payments are that name none (ISO 4217)
     #[arg(
         long,
@@ -210,32 +228,18 @@ impl Settings {
         demand(key_ttl.1 >= response_ttl.1, key_ttl, "at least", response_ttl)?;
         demand(response_ttl.1 > deadline.1, response_ttl, "more than", deadline)?;
         demand(deadline.1 > wait.1, deadline, "more than", wait)?;
-        demand(
-            deadline.1 <= LONGEST_DEADLINE,
-            deadline,
-            "at most",
-            ("the longest", LONGEST_DEADLINE),
-        )?;
         let sweep = ("SWEEP_INTERVAL", self.sweep_interval.0.unwrap_or(never));
-        demand(
-            sweep.1 >= SHORTEST_SWEEP_INTERVAL,
-            sweep,
-            "at least",
-            ("the shortest", SHORTEST_SWEEP_INTERVAL),
-        )?;
-        let keep_alive = ("KEEP_ALIVE", self.keep_alive);
-        demand(
-            keep_alive.1 <= LONGEST_KEEP_ALIVE,
-            keep_alive,
-            "at most",
-            ("the longest", LONGEST_KEEP_ALIVE),
-        )?;
-        demand(
-            deadline.1 >= SHORTEST_DEADLINE,
-            deadline,
-            "at least",
-            ("the shortest", SHORTEST_DEADLINE),
-        )?;
+        for (setting, shortest, longest) in [
+            (deadline, SHORTEST_DEADLINE, LONGEST_DEADLINE),
+            (sweep, SHORTEST_SWEEP_INTERVAL, never),
+            (("KEEP_ALIVE", self.keep_alive), Duration::ZERO, LONGEST_KEEP_ALIVE),
+            (("HEADER_TIMEOUT", self.header_timeout), SHORTEST_READ_TIMEOUT, LONGEST_DEADLINE),
+            (("BODY_TIMEOUT", self.body_timeout), SHORTEST_READ_TIMEOUT, LONGEST_DEADLINE),
+            (("SHUTDOWN_DELAY", self.shutdown_delay), Duration::ZERO, LONGEST_DEADLINE),
+        ] {
+            demand(setting.1 >= shortest, setting, "at least", ("the shortest", shortest))?;
+            demand(setting.1 <= longest, setting, "at most", ("the longest", longest))?;
+        }
         for ttl in [key_ttl, response_ttl].into_iter().filter(|ttl| ttl.1 != never) {
             demand(ttl.1 <= LONGEST_TTL, ttl, "never, or at most", ("the longest", LONGEST_TTL))?;
         }

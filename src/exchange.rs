@@ -1,5 +1,5 @@
 //! What every exchange goes through, whatever its route: the body is read, `X-Request-Id` echoed,
-//! problems and requests are logged.
+//! problems and requests are logged, and connections are closed one by one while the server stops.
 
 use std::time::{Duration, Instant};
 
@@ -8,30 +8,40 @@ use actix_web::{
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::PayloadError,
-    http::header::{HeaderName, HeaderValue},
+    http::{
+        ConnectionType,
+        header::{HeaderName, HeaderValue},
+    },
     middleware::Next,
+    web,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use log::{Level, debug, log, log_enabled};
 use tokio::time::timeout;
 
-use crate::problem::{Kind, Problem, Reported};
-
-/// Twenty times what a payment takes.
-const BODY_LIMIT: usize = 16 * 1024;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{
+    health::Stopping,
+    problem::{Kind, Problem, Reported},
+};
 
 /// The log target of a line for each request: `RUST_LOG=info,payonce::request=debug`.
 const REQUEST_TARGET: &str = "payonce::request";
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// How much of a body is read, and how long it is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// Bytes at most.
+    pub size: usize,
+    /// From the end of the head to the end of the body at most.
+    pub time: Duration,
+}
+
 /// A request's body, whole, or why there is none.
 #[derive(Debug, Clone)]
-pub struct Body(Result<Bytes, Kind>);
+pub struct Body(Result<Bytes, Problem>);
 
 impl Body {
     /// The body of this request.
@@ -41,7 +51,7 @@ impl Body {
     pub fn of(req: &HttpRequest) -> Result<Bytes, Problem> {
         let extensions = req.extensions();
         let Some(Self(body)) = extensions.get() else { return Ok(Bytes::new()) };
-        body.clone().map_err(Problem::new)
+        body.clone()
     }
 }
 
@@ -53,6 +63,8 @@ impl Body {
 /// # Errors
 /// Those of what it wraps.
 pub async fn exchange<B: MessageBody>(
+    limits: web::Data<BodyLimits>,
+    stopping: web::Data<Stopping>,
     mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
@@ -61,7 +73,7 @@ pub async fn exchange<B: MessageBody>(
     match req.take_payload() {
         Payload::None => {}
         payload => {
-            let body = read(payload).await;
+            let body = read(payload, **limits).await;
             req.extensions_mut().insert(Body(body));
         }
     }
@@ -77,10 +89,13 @@ pub async fn exchange<B: MessageBody>(
     if let Some(id) = request_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
+    if stopping.has_begun() {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     Ok(response)
 }
 
-async fn read(mut payload: Payload) -> Result<Bytes, Kind> {
+async fn read(mut payload: Payload, limits: BodyLimits) -> Result<Bytes, Problem> {
     let whole = async {
         let first = match payload.next().await {
             Some(chunk) => chunk.map_err(|error| kind_of(&error))?,
@@ -91,7 +106,7 @@ async fn read(mut payload: Payload) -> Result<Bytes, Kind> {
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|error| kind_of(&error))?;
             size += chunk.len();
-            if size > BODY_LIMIT {
+            if size > limits.size {
                 return Err(Kind::BodyTooLarge);
             }
             if body.is_empty() {
@@ -100,12 +115,17 @@ async fn read(mut payload: Payload) -> Result<Bytes, Kind> {
             body.extend_from_slice(&chunk);
         }
         match size {
-            _ if size > BODY_LIMIT => Err(Kind::BodyTooLarge),
+            _ if size > limits.size => Err(Kind::BodyTooLarge),
             _ if body.is_empty() => Ok(first),
             _ => Ok(body.freeze()),
         }
     };
-    timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(Kind::RequestTimeout))
+    let body = timeout(limits.time, whole).await.unwrap_or(Err(Kind::RequestTimeout));
+    body.map_err(|kind| match kind {
+        Kind::BodyTooLarge => Problem::new(kind)
+            .with_detail(format!("Send at most {} bytes. The key is still free.", limits.size)),
+        _ => Problem::new(kind),
+    })
 }
 
 /// What is wrong with a body that breaks off.

@@ -1,5 +1,7 @@
 //! What watches over processes asks: is this one up, and can it do its work?
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
 
@@ -7,6 +9,24 @@ use crate::{
     database::{self, Reads},
     problem::{Kind, Problem},
 };
+
+/// Whether this server is on its way out. It still serves whoever comes; whoever chooses between
+/// servers should choose another one.
+#[derive(Debug, Default)]
+pub struct Stopping(AtomicBool);
+
+impl Stopping {
+    /// From now on: for good.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 #[derive(Serialize)]
 struct Health {
@@ -25,12 +45,18 @@ pub async fn live() -> HttpResponse {
     healthy("live")
 }
 
-/// `GET /health/ready`: the database can be reached, and is migrated at least as far as this binary
-/// needs.
+/// `GET /health/ready`: the server isn't being stopped, and the database can be reached and is migrated
+/// at least as far as this binary needs.
 ///
 /// # Errors
-/// `database-unavailable`.
-pub async fn ready(reads: web::Data<Reads>) -> Result<HttpResponse, Problem> {
+/// `shutting-down`, `database-unavailable`.
+pub async fn ready(
+    stopping: web::Data<Stopping>,
+    reads: web::Data<Reads>,
+) -> Result<HttpResponse, Problem> {
+    if stopping.has_begun() {
+        return Err(Kind::ShuttingDown.into());
+    }
     match reads.run(async |conn| database::pending(conn).await).await? {
         0 => Ok(healthy("ready")),
         pending => Err(Problem::new(Kind::DatabaseUnavailable)

@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, num::NonZero, time::Duration};
 
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
 use log::{debug, info, warn};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::{Connection, postgres::PgConnectOptions};
 use thiserror::Error;
 use tokio::{
@@ -15,7 +16,8 @@ use crate::{
     accounts::{AnonymousAccess, Authenticator, Directory},
     config::{self, Settings, Ttl},
     database::{self, MigrationError, Reads},
-    exchange::exchange,
+    exchange::{BodyLimits, exchange},
+    health::Stopping,
     idempotency::{Committer, Sweeper, UnfitServer, loggable},
     keyed::Keyed,
     payments::http::DefaultCurrency,
@@ -25,8 +27,8 @@ use crate::{
 /// Connections that wait to be accepted: room for a storm of retries.
 const BACKLOG: u32 = 4096;
 
-/// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Files that are open besides clients' connections, at most: to the database, and the process's own.
+const OTHER_FILES: u64 = 100;
 
 /// What stopping may take beyond the deadline of the last request.
 const STOPPING_MARGIN: Duration = Duration::from_secs(2);
@@ -65,6 +67,8 @@ pub struct Server {
     reads: Reads,
     authenticator: web::Data<Authenticator>,
     sweeper: Option<JoinHandle<()>>,
+    stopping: web::Data<Stopping>,
+    shutdown_delay: Duration,
     deadline: Duration,
 }
 
@@ -94,6 +98,14 @@ impl Server {
         let authenticator =
             web::Data::new(Authenticator::new(directory, settings.anonymous_access, deadline));
         let authenticator_data = authenticator.clone();
+        let limits = web::Data::new(BodyLimits {
+            size: usize::try_from(settings.body_limit).unwrap_or(usize::MAX),
+            time: settings.body_timeout,
+        });
+        let stopping = web::Data::new(Stopping::default());
+        let stopping_data = stopping.clone();
+        let connections = usize::try_from(settings.connection_limit).unwrap_or(usize::MAX);
+        let workers = workers(settings);
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let http = HttpServer::new(move || {
             App::new()
@@ -101,14 +113,17 @@ impl Server {
                 .app_data(reads_data.clone())
                 .app_data(default_currency.clone())
                 .app_data(authenticator_data.clone())
+                .app_data(limits.clone())
+                .app_data(stopping_data.clone())
                 .wrap(from_fn(exchange))
                 .configure(routes::configure)
         })
         .backlog(BACKLOG)
         .keep_alive(settings.keep_alive)
-        .client_request_timeout(HEAD_TIMEOUT)
+        .client_request_timeout(settings.header_timeout)
         .shutdown_timeout((deadline + STOPPING_MARGIN).as_secs())
-        .workers(workers(settings))
+        .workers(workers)
+        .max_connections(connections.div_ceil(workers))
         .disable_signals()
         .bind(&address)
         .map_err(|source| StartError::Listen { address, source })?;
@@ -125,6 +140,8 @@ impl Server {
                 .sweep_interval
                 .0
                 .map(|pause| rt::spawn(sweep(settings.clone(), options.clone(), pause))),
+            stopping,
+            shutdown_delay: settings.shutdown_delay,
             deadline,
         })
     }
@@ -135,10 +152,13 @@ impl Server {
         &self.addresses
     }
 
-    /// Stops: accepts nothing more, lets what was accepted be committed and answered, closes. Takes no
-    /// longer than the deadline of a request and four seconds; a request whose body is still on its way
-    /// then is cut off.
+    /// Stops. For `SHUTDOWN_DELAY` it serves as before, but isn't ready, and closes each connection with
+    /// its answer: so those who choose between servers turn to others. Then it accepts nothing more, lets
+    /// what was accepted be committed and answered, and closes. That takes no longer than the deadline of a
+    /// request and four seconds; a request whose body is still on its way then is cut off.
     pub async fn stop(self) {
+        self.stopping.begin();
+        sleep(self.shutdown_delay).await;
         let end = Instant::now() + self.deadline + STOPPING_MARGIN;
         if let Some(sweeper) = &self.sweeper {
             sweeper.abort();
@@ -161,6 +181,20 @@ impl Server {
 fn workers(settings: &Settings) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     cores.saturating_sub(settings.committers.get()).max(1)
+}
+
+/// Lets this process have as many files open as it may, and says so where that is too few.
+pub fn raise_file_limit(settings: &Settings) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let limit = if raised.is_ok() { maximum } else { current };
+    let wanted = u64::from(settings.connection_limit) + OTHER_FILES;
+    if let Some(limit) = limit.filter(|limit| *limit < wanted) {
+        warn!(
+            "{limit} files can be open at most, and CONNECTION_LIMIT ({}) needs {wanted}: raise ulimit -n, or lower it",
+            settings.connection_limit
+        );
+    }
 }
 
 /// Migrates the database, or makes sure that it is.

@@ -75,6 +75,8 @@ pub enum Kind {
     Internal,
     /// More than can be done.
     Overloaded,
+    /// A server that is being stopped isn't ready.
+    ShuttingDown,
     /// No database, and nothing begun.
     DatabaseUnavailable,
     /// No database, and something begun.
@@ -83,7 +85,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
@@ -104,6 +106,7 @@ impl Kind {
         Self::TooManyRequests,
         Self::Internal,
         Self::Overloaded,
+        Self::ShuttingDown,
         Self::DatabaseUnavailable,
         Self::OutcomeUnknown,
     ];
@@ -226,7 +229,8 @@ impl Kind {
                 "body-too-large",
                 CorrectedRequest,
                 "The body is too large",
-                "Send at most 16 KiB. The key is still free.",
+                "Send less: BODY_LIMIT of the server says how much it reads, 16 KiB where nothing else was set. The key \
+                 is still free.",
             ),
             Self::UnsupportedMediaType => entry(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -265,6 +269,14 @@ impl Kind {
                 SameRequest,
                 "The server has more work than it can do",
                 "Nothing was executed. Send the same request again, with the same key, after Retry-After.",
+            ),
+            Self::ShuttingDown => entry(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "shutting-down",
+                SameRequest,
+                "The server is being shut down",
+                "It answers what reaches it a little longer, and closes each connection with its answer. Send what is \
+                 next to another server.",
             ),
             Self::DatabaseUnavailable => entry(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -126,6 +126,9 @@ fn settings_that_contradict_each_other_are_refused() {
         (["--request-deadline=11m", "--port=0"], "REQUEST_DEADLINE (11m) must be at most"),
         (["--sweep-interval=0s", "--port=0"], "SWEEP_INTERVAL (0s) must be at least"),
         (["--keep-alive=25h", "--port=0"], "KEEP_ALIVE (1day 1h) must be at most"),
+        (["--header-timeout=99ms", "--port=0"], "HEADER_TIMEOUT (99ms) must be at least"),
+        (["--body-timeout=11m", "--port=0"], "BODY_TIMEOUT (11m) must be at most"),
+        (["--shutdown-delay=11m", "--port=0"], "SHUTDOWN_DELAY (11m) must be at most"),
         (
             ["--account-queue-limit=2001", "--queue-limit=2000"],
             "ACCOUNT_QUEUE_LIMIT (2001) must be at most QUEUE_LIMIT (2000)",
@@ -168,6 +171,9 @@ fn a_setting_that_cannot_be_read_is_named() {
         ("IDEMPOTENCY_REPLAY_STATUS", "200"),
         ("AUTO_MIGRATE", "perhaps"),
         ("READ_CONNECTIONS", "0"),
+        ("BODY_LIMIT", "4095"),
+        ("BODY_LIMIT", "1048577"),
+        ("CONNECTION_LIMIT", "0"),
         ("DEFAULT_CURRENCY", "usd"),
         ("DEFAULT_CURRENCY", "XXX"),
     ] {

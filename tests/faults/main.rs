@@ -19,4 +19,5 @@ mod crowds;
 mod database;
 mod histories;
 mod processes;
+mod rolling;
 mod steps;

@@ -1,0 +1,125 @@
+//! What a client may take of the server's memory, connections and time, and that others are served
+//! meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    binary::{Serve, payonce, url},
+    client::Wire,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A payment's head, for a body of this length.
+fn head(length: usize) -> String {
+    format!(
+        "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Idempotency-Key: slow\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_body_may_be_as_long_as_the_setting_says() {
+    for limit in [4096, 1_048_576] {
+        let server = TestServer::start_with(&["--body-limit", &limit.to_string()]).await;
+        let padded = |length: usize| format!("{PAYMENT}{}", " ".repeat(length - PAYMENT.len()));
+        assert_eq!(server.pay("k", &padded(limit)).await.status, 201);
+        let refused = server.pay("other", &padded(limit + 1)).await;
+        refused.assert_problem(413, "body-too-large");
+        assert!(refused.member("detail").contains(&format!("{limit} bytes")), "{}", refused.body);
+        assert_eq!(server.pay("other", PAYMENT).await.status, 201);
+    }
+}
+
+#[tokio::test]
+async fn the_shortest_body_limit_holds_the_longest_payment() {
+    let server = TestServer::start_with(&["--body-limit", "4096"]).await;
+    // Each character as two escapes of six bytes.
+    let user = "\\ud83d\\ude00".repeat(255);
+    let longest =
+        format!(r#"{{"user_id": "{user}", "amount": 9007199254740991, "currency": "USD"}}"#);
+    assert_eq!(server.pay("k", &longest).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_slow_head_is_ended_while_others_are_served() {
+    let server = TestServer::start_with(&["--header-timeout", "1s"]).await;
+    let begun = Instant::now();
+    let mut slow = server.wire().await;
+    slow.send("POST /payment HTTP/1.1\r\nHost: local").await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    assert_eq!(slow.status().await, 408);
+    assert_eq!(slow.status().await, 0, "the connection is closed");
+    assert!((SECOND / 2..5 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_slow_body_is_ended_while_others_are_served() {
+    let server = TestServer::start_with(&["--body-timeout", "1s"]).await;
+    let begun = Instant::now();
+    let mut slow = server.wire().await;
+    slow.send(head(PAYMENT.len()) + &PAYMENT[..10]).await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    let (head, problem) = slow.answer().await.unwrap();
+    assert!(head.starts_with("http/1.1 408") && problem.contains("request-timeout"), "{problem}");
+    assert!((SECOND / 2..5 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!(server.pay("slow", PAYMENT).await.status, 201, "its key is still free");
+}
+
+#[tokio::test]
+async fn a_head_of_more_than_96_lines_or_128_kib_is_refused() {
+    let server = TestServer::start().await;
+    for (lines, length, status) in [(90, 10, 200), (97, 10, 431), (64, 2100, 431)] {
+        let mut wire = server.wire().await;
+        let padding = format!("X-Padding: {}\r\n", "x".repeat(length)).repeat(lines);
+        wire.send(format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n{padding}\r\n")).await;
+        assert_eq!(wire.status().await, status, "{lines} lines of {length}");
+    }
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_until_others_end() {
+    let server =
+        TestServer::start_with(&["--connection-limit", "64", "--header-timeout", "1s"]).await;
+    // Threads share the limit, each rounded up: so twice as many are more than all of them take.
+    let mut silent = Vec::new();
+    for _ in 0..128 {
+        silent.push(server.wire().await);
+    }
+    let begun = Instant::now();
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    let took = begun.elapsed();
+    assert!((SECOND / 2..15 * SECOND).contains(&took), "{took:?}");
+    drop(silent);
+    assert_eq!(server.pay("other", PAYMENT).await.status, 201);
+}
+
+/// A server that a shell started with these limits on open files.
+fn serve_with(database: &TestDatabase, limits: &str) -> Serve {
+    let program = payonce(&[]).get_program().to_string_lossy().into_owned();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &format!("{limits}; exec {program} serve --port 0")])
+        .env_clear()
+        .current_dir(std::env::temp_dir())
+        .env("DATABASE_URL", url(&database.options));
+    Serve::spawn(&mut command)
+}
+
+#[tokio::test]
+async fn it_takes_all_the_open_files_that_it_may_have() {
+    let database = TestDatabase::create().await;
+    let serve = serve_with(&database, "ulimit -Sn 50 && ulimit -Hn 700");
+    let mut wires = Vec::new();
+    for _ in 0..200 {
+        wires.push(Wire::connect(serve.address).await);
+    }
+    for wire in &mut wires {
+        wire.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(wire.status().await, 200);
+    }
+    let log = serve.log();
+    assert!(log.contains("700 files can be open at most, and CONNECTION_LIMIT (10000)"), "{log}");
+}
