@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::problem::{Kind, Problem, Reported};
 
 /// Twenty times what a payment takes.
-const BODY_LIMIT: usize = 16 * 1024;
+pub const BODY_LIMIT: usize = 16 * 1024;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -17,6 +17,7 @@ use crate::{
     database::{self, MigrationError, Reads},
     exchange::exchange,
     idempotency::{Committer, Sweeper, UnfitServer, loggable},
+    idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
     payments::http::DefaultCurrency,
     routes,
@@ -87,6 +88,7 @@ impl Server {
             request_deadline: settings.request_deadline,
         });
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
+        let policy = web::Data::new(IdempotencyPolicy::new(settings));
         let reads_data = web::Data::new(reads.clone());
         let deadline = settings.request_deadline;
         let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error));
@@ -101,6 +103,7 @@ impl Server {
                 .app_data(reads_data.clone())
                 .app_data(default_currency.clone())
                 .app_data(authenticator_data.clone())
+                .app_data(policy.clone())
                 .wrap(from_fn(exchange))
                 .configure(routes::configure)
         })
