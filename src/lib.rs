@@ -13,7 +13,8 @@
 //! - [`routes`]: the URL table. [`exchange`] is around every request, [`keyed`] is what a keyed one
 //!   goes through, [`body`] reads its JSON and [`query`] a query, [`problem`] has every answer besides success,
 //!   [`timestamp`] is how times are shown.
-//! - [`idempotency_key`]: what became of a request, and voiding its key.
+//! - [`idempotency_key`]: what became of a request, and voiding its key; [`idempotency_policy`]: the rules.
+//! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
 //! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
 //! - [`cli`] and [`config`]: the program.
 
@@ -22,10 +23,12 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod description;
 pub mod exchange;
 pub mod health;
 pub mod idempotency;
 pub mod idempotency_key;
+pub mod idempotency_policy;
 pub mod keyed;
 pub mod payments;
 pub mod problem;

@@ -9,7 +9,7 @@ use actix_web::{
 };
 
 use crate::{
-    health, idempotency_key, payments,
+    description, health, idempotency_key, idempotency_policy, payments,
     problem::{self, Kind, Problem},
     refunds,
 };
@@ -33,9 +33,13 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(
             resource("/idempotency-key/void", "POST").route(web::post().to(idempotency_key::void)),
         )
+        .service(resource("/idempotency-policy", "GET, HEAD").route(get(idempotency_policy::show)))
         .service(resource("/problems/{code}", "GET, HEAD").route(get(problem::pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))
         .service(resource("/health/ready", "GET, HEAD").route(get(health::ready)))
+        .service(resource("/openapi.json", "GET, HEAD").route(get(description::show)))
+        .service(resource("/docs", "GET, HEAD").route(get(description::page::show)))
+        .service(resource("/docs/{file}", "GET, HEAD").route(get(description::page::file)))
         .default_service(web::to(not_found));
 }
 

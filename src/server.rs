@@ -19,6 +19,7 @@ use crate::{
     exchange::{BodyLimits, exchange},
     health::Stopping,
     idempotency::{Committer, Sweeper, UnfitServer, loggable},
+    idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
     payments::http::DefaultCurrency,
     routes,
@@ -91,6 +92,7 @@ impl Server {
             request_deadline: settings.request_deadline,
         });
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
+        let policy = web::Data::new(IdempotencyPolicy::new(settings));
         let reads_data = web::Data::new(reads.clone());
         let deadline = settings.request_deadline;
         let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error));
@@ -115,6 +117,7 @@ impl Server {
                 .app_data(authenticator_data.clone())
                 .app_data(limits.clone())
                 .app_data(stopping_data.clone())
+                .app_data(policy.clone())
                 .wrap(from_fn(exchange))
                 .configure(routes::configure)
         })

@@ -6,9 +6,6 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Long enough for any UUID, ULID or prefixed key; short enough for an index entry.
-const MAX_LENGTH: usize = 255;
-
 /// A valid idempotency key: 1 to 255 printable ASCII characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Arc<str>);
@@ -41,6 +38,9 @@ pub enum InvalidKey {
 }
 
 impl IdempotencyKey {
+    /// Long enough for any UUID, ULID or prefixed key; short enough for an index entry.
+    pub const MAX_LENGTH: usize = 255;
+
     /// Reads the value of one `Idempotency-Key` field line.
     ///
     /// A value that begins with a double quote is read as a Structured Field String
@@ -79,7 +79,7 @@ impl IdempotencyKey {
     fn of_length(key: &str) -> Result<Self, InvalidKey> {
         match key.len() {
             0 => Err(InvalidKey::Empty),
-            1..=MAX_LENGTH => Ok(Self(key.into())),
+            1..=Self::MAX_LENGTH => Ok(Self(key.into())),
             _ => Err(InvalidKey::TooLong),
         }
     }
@@ -199,7 +199,7 @@ mod tests {
         #[test]
         fn parsing_never_panics_and_keeps_what_it_promises(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             if let Ok(key) = IdempotencyKey::parse(&bytes) {
-                prop_assert!((1..=MAX_LENGTH).contains(&key.as_str().len()));
+                prop_assert!((1..=IdempotencyKey::MAX_LENGTH).contains(&key.as_str().len()));
                 prop_assert!(key.as_str().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
             }
         }

@@ -14,10 +14,10 @@ use super::{payment::UserId, recorded::Payment};
 use crate::{problem::Problem, query};
 
 /// What a client needs to know of a page that it doesn't ask the size of.
-const DEFAULT_LIMIT: u8 = 50;
+pub const DEFAULT_LIMIT: u8 = 50;
 
 /// An answer of some 100 kB, where nothing was refunded.
-const MAX_LIMIT: u8 = 200;
+pub const MAX_LIMIT: u8 = 200;
 
 /// What a cursor begins with, so that what follows can be changed.
 const CURSOR_VERSION: char = '1';

@@ -17,6 +17,8 @@ mod accounts;
 mod anonymous;
 mod bodies;
 mod currencies;
+mod described;
+mod description;
 mod example;
 mod expiry;
 mod in_flight;

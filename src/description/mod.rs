@@ -1,0 +1,83 @@
+//! What describes the API to programs and to people: `GET /openapi.json` (OpenAPI 3.1), and `GET /docs`, a page
+//! on which it can be tried.
+//!
+//! The description stands beside the handlers, not on them: they read requests member by member, and answer
+//! with stored bytes, so there are no types that a macro could look at. Bounds are the constants that keep
+//! them, and problems come from their table. A new route gets an entry in `operations`, and what is new in
+//! its bodies one in `schemas`: tests/api/description.rs misses both, and scripts/contract-tests sends what
+//! is described and holds the answers against it.
+
+use std::sync::LazyLock;
+
+use actix_web::{HttpResponse, http::header};
+use serde_json::{Value, json};
+
+mod examples;
+mod operations;
+pub mod page;
+mod parameters;
+mod responses;
+mod schemas;
+
+/// The description: the same at every server of this version, whatever its settings.
+static OPENAPI: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", openapi()));
+
+/// `GET /openapi.json`: the description.
+pub async fn show() -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header((header::CACHE_CONTROL, "max-age=3600"))
+        .body(OPENAPI.as_str())
+}
+
+const ABOUT: &str = "\
+Name each payment that you intend with an `Idempotency-Key`, and send the request as \
+often as you like: one payment is made, and every copy of the request gets the same answer.
+
+A client needs three rules. **No answer, `5xx`, `408`, `409` or `429`: the same request with the same key again, \
+after `Retry-After`. `2xx`: done. Anything else: a person, or a corrected request.** The member `retry` of a problem \
+says which.
+
+- `HEAD` works wherever `GET` does. Other methods of a path are `405 method-not-allowed`, with `Allow`; other paths \
+are `404 not-found`.
+- A keyed request is judged in this order: who is calling, media type and size, the key, the body, and then what the \
+key stands for. Whatever is refused before that leaves the key free.
+- Members that you don't know may come in answers: ignore them.
+- What the paths `/health/…`, `/problems/…`, `/idempotency-policy`, `/openapi.json` and `/docs` answer needs no API \
+key. The rest does, but for anonymous calls to an installation that has never had one.";
+
+fn openapi() -> Value {
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "payonce",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "Takes payments exactly once",
+            "description": ABOUT,
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" }
+        },
+        "servers": [{ "url": "/" }],
+        "tags": [
+            { "name": "payments", "description": "Taking them, giving them back, reading them." },
+            { "name": "keys", "description": "What became of a request whose answer was lost." },
+            { "name": "about", "description": "This server: its rules, its health, its description." }
+        ],
+        "paths": operations::paths(),
+        "components": {
+            "schemas": schemas::schemas(),
+            "parameters": parameters::parameters(),
+            "headers": responses::headers(),
+            "responses": responses::unrouted(),
+            "examples": responses::problem_examples(),
+            "securitySchemes": {
+                "api_key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "payonce_…",
+                    "description": "An API key, which `payonce api-key create` makes. Calls without one are answered only \
+                                    while an installation has never had one, and by default only on its own machine."
+                }
+            }
+        }
+    })
+}

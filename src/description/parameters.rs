@@ -1,0 +1,62 @@
+//! What requests have besides their bodies.
+
+use serde_json::{Value, json};
+
+use super::{examples, page, schemas};
+use crate::{
+    payments::list::{DEFAULT_LIMIT, MAX_LIMIT},
+    problem::Kind,
+};
+
+pub(super) fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/parameters/{name}") })
+}
+
+/// Every parameter.
+pub(super) fn parameters() -> Value {
+    let codes: Vec<&str> = Kind::ALL.iter().map(|kind| kind.entry().code).collect();
+    json!({
+        "IdempotencyKey": {
+            "name": "Idempotency-Key", "in": "header", "required": true,
+            "description": "Names the request: a new random one for each that you intend, and the same one whenever you \
+                            send the same request. In double quotes (a Structured Field String, RFC 9651) or bare, \
+                            without space, comma, semicolon and quote; `\"k\"` and `k` are the same key.",
+            "schema": schemas::idempotency_key(),
+            "example": "12345-unique-key"
+        },
+        "RequestId": {
+            "name": "X-Request-Id", "in": "header",
+            "description": "Your own id for this request: 1 to 64 of `A-Za-z0-9._-` are echoed and logged, and used for \
+                            nothing else. Others are ignored.",
+            "schema": { "type": "string" }
+        },
+        "TransactionId": {
+            "name": "transaction_id", "in": "path", "required": true,
+            "schema": { "type": "string", "format": "uuid" },
+            "example": examples::TRANSACTION_ID
+        },
+        "UserId": {
+            "name": "user_id", "in": "query",
+            "description": "Whose payments; all of the account, where nothing is said.",
+            "schema": schemas::reference("UserId")
+        },
+        "Limit": {
+            "name": "limit", "in": "query",
+            "description": "How many at most.",
+            "schema": { "type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT }
+        },
+        "Cursor": {
+            "name": "cursor", "in": "query",
+            "description": "The `next_cursor` of the page before, as it came.",
+            "schema": { "type": "string" }
+        },
+        "Code": {
+            "name": "code", "in": "path", "required": true,
+            "schema": { "type": "string", "enum": codes }
+        },
+        "File": {
+            "name": "file", "in": "path", "required": true,
+            "schema": { "type": "string", "enum": page::FILES }
+        }
+    })
+}

@@ -1,0 +1,195 @@
+//! What is described of answers: their headers, and the problems from their table.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{examples, schemas};
+use crate::problem::{Entry, Kind, MemberError, Problem, Retry};
+
+/// An answer besides problems.
+pub(super) struct Success {
+    pub(super) status: u16,
+    pub(super) means: &'static str,
+    pub(super) content: Content,
+    /// By their names in [`headers`].
+    pub(super) headers: &'static [&'static str],
+}
+
+/// What an answer's body is.
+pub(super) enum Content {
+    /// JSON of the schema of this name, which has an example.
+    Json(&'static str),
+    /// Text of one of these media types.
+    Text(&'static [&'static str]),
+}
+
+impl Success {
+    pub(super) fn described(&self) -> Value {
+        let content = match self.content {
+            Content::Json(schema) => json(schema),
+            Content::Text(types) => types
+                .iter()
+                .map(|text| (*text, json!({ "schema": { "type": "string" } })))
+                .collect(),
+        };
+        described(self.means, self.headers, &content)
+    }
+}
+
+/// A body of JSON.
+pub(super) fn json(schema: &str) -> Value {
+    json!({ "application/json": {
+        "schema": schemas::reference(schema), "example": examples::of(schema)
+    } })
+}
+
+fn described(means: &str, names: &[&str], content: &Value) -> Value {
+    let always = ["Cache-Control", "X-Request-Id?"];
+    let headers: Map<String, Value> = always.iter().chain(names).map(|name| header(name)).collect();
+    json!({ "description": means, "headers": headers, "content": content })
+}
+
+/// A header by its name; with a `?` where it isn't always there.
+fn header(name: &str) -> (String, Value) {
+    let component = name.replace('?', "-where-there-is-one");
+    let reference = json!({ "$ref": format!("#/components/headers/{component}") });
+    (name.trim_end_matches('?').to_owned(), reference)
+}
+
+/// Every header of an answer that means something to a client of this API.
+pub(super) fn headers() -> Value {
+    let text = json!({ "type": "string" });
+    let key = schemas::idempotency_key();
+    let id = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" });
+    let location = json!({ "type": "string", "format": "uri-reference", "pattern": "^/payment/[0-9a-f-]{36}$" });
+    let seconds = json!({ "type": "integer", "minimum": 1, "maximum": 10 });
+    let replayed = json!({ "type": "string", "enum": ["true", "false"] });
+    let described = [
+        ("Allow", &text, "The methods that this path takes."),
+        (
+            "Cache-Control",
+            &text,
+            "Whether the answer may be kept: `no-store` for whatever may change.",
+        ),
+        (
+            "Content-Security-Policy",
+            &text,
+            "Allows the page what it brings with it, and nothing else.",
+        ),
+        ("Idempotency-Key", &key, "The key as it came."),
+        ("Idempotency-Key?", &key, "The key as it came, where a valid one did."),
+        (
+            "Idempotency-Key-Expires?",
+            &text,
+            "Until when this answer can be replayed (an HTTP date); missing where that is for ever.",
+        ),
+        (
+            "Idempotent-Replayed",
+            &replayed,
+            "`true` where this answers a copy of a request that was executed before; `false` the first time.",
+        ),
+        ("Idempotent-Replayed?", &replayed, "The same, on a refusal that is stored."),
+        ("Location", &location, "Where the payment can be read."),
+        (
+            "Location?",
+            &location,
+            "Where the payment can be read, where the key made or refunded one.",
+        ),
+        ("Retry-After", &seconds, "After how many seconds to send the same request again."),
+        (
+            "WWW-Authenticate",
+            &text,
+            "`Bearer`, with `error=\"invalid_token\"` where a key was shown that isn't valid (RFC 6750).",
+        ),
+        ("X-Request-Id?", &id, "The request's own, where it had a valid one."),
+    ];
+    let component = |(name, schema, means): (&str, &Value, &str)| {
+        let required = !name.ends_with('?');
+        let described = json!({ "description": means, "required": required, "schema": schema });
+        (name.replace('?', "-where-there-is-one"), described)
+    };
+    described.into_iter().map(component).collect()
+}
+
+/// The problems that an operation can answer, by their statuses; `keyed` where it echoes a key.
+pub(super) fn problems(kinds: impl Iterator<Item = Kind>, keyed: bool) -> Map<String, Value> {
+    let mut by_status = BTreeMap::<u16, Vec<Kind>>::new();
+    for kind in kinds {
+        by_status.entry(kind.entry().status.as_u16()).or_default().push(kind);
+    }
+    let described =
+        |(status, kinds): (u16, Vec<Kind>)| (status.to_string(), problem(&kinds, keyed));
+    by_status.into_iter().map(described).collect()
+}
+
+/// What no operation answers, but the URL table.
+pub(super) fn unrouted() -> Value {
+    json!({ "MethodNotAllowed": problem(&[Kind::MethodNotAllowed], false) })
+}
+
+fn problem(kinds: &[Kind], keyed: bool) -> Value {
+    let entries = || kinds.iter().map(|kind| kind.entry());
+    let means: Vec<String> =
+        entries().map(|Entry { code, title, .. }| format!("`{code}`: {title}.")).collect();
+    let codes: Vec<&str> = entries().map(|entry| entry.code).collect();
+    let examples: Map<String, Value> = codes
+        .iter()
+        .map(|code| {
+            ((*code).to_owned(), json!({ "$ref": format!("#/components/examples/{code}") }))
+        })
+        .collect();
+    let mut headers: Vec<&str> = kinds.iter().flat_map(|kind| headers_of(*kind, keyed)).collect();
+    headers.dedup();
+    let narrowed = json!({ "properties": { "code": { "enum": codes } } });
+    let content = json!({ "application/problem+json": {
+        "schema": { "allOf": [schemas::reference("Problem"), narrowed] }, "examples": examples
+    } });
+    described(&means.join("\n\n"), &headers, &content)
+}
+
+fn headers_of(kind: Kind, keyed: bool) -> Vec<&'static str> {
+    let mut headers = Vec::new();
+    if keyed {
+        headers.push("Idempotency-Key?");
+    }
+    headers.extend(match kind {
+        _ if kind.entry().retry == Retry::SameRequest => &["Retry-After"][..],
+        Kind::Unauthorized => &["WWW-Authenticate"],
+        Kind::MethodNotAllowed => &["Allow"],
+        Kind::KeyExpired => &["Location?"],
+        Kind::RefundRefused => &["Idempotent-Replayed"],
+        Kind::NotFound if keyed => &["Idempotent-Replayed?"],
+        _ => &[],
+    });
+    headers
+}
+
+/// Every problem, as it is answered.
+pub(super) fn problem_examples() -> Value {
+    let example = |kind: Kind| {
+        let Entry { code, title, .. } = kind.entry();
+        let stored = example_of(kind).stored(Uuid::nil());
+        let body: Value =
+            stored.and_then(|stored| serde_json::from_slice(stored.body())).unwrap_or_default();
+        (code, json!({ "summary": title, "value": body }))
+    };
+    Kind::ALL.into_iter().map(example).collect()
+}
+
+fn example_of(kind: Kind) -> Problem {
+    let wrong = |pointer: &str, detail: &str| {
+        let error = MemberError { pointer: pointer.to_owned(), detail: detail.to_owned() };
+        Problem::new(kind).with_errors(vec![error])
+    };
+    match kind {
+        Kind::MalformedJson => wrong("", "EOF while parsing an object at line 1 column 21"),
+        Kind::InvalidPayment => wrong("/ammount", "is not known here"),
+        Kind::InvalidRefund => wrong("/amount", "expected a whole number of minor units"),
+        Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),
+        Kind::KeyReused => Problem::new(kind).with_members(vec!["amount"]),
+        Kind::RefundRefused => Problem::new(kind).with_refundable(60),
+        _ => Problem::new(kind),
+    }
+}
