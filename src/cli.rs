@@ -19,6 +19,7 @@ use crate::{
     config::{self, Settings},
     database,
     idempotency::{Sweeper, loggable},
+    logs,
     server::{self, Server},
 };
 
@@ -67,10 +68,7 @@ pub fn run() -> ExitCode {
     // Before anything reads the environment, and before there is a second thread.
     let dot_env = config::read_dot_env();
     let cli = parse();
-    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
-    env_logger::Builder::from_env(env_logger::Env::default())
-        .parse_filters(filter.as_deref().unwrap_or("info"))
-        .init();
+    logs::start(cli.settings.log_format);
     let done = dot_env.map_err(Into::into).and_then(|()| System::new().block_on(execute(&cli)));
     match done {
         Ok(()) => ExitCode::SUCCESS,

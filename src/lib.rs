@@ -15,7 +15,7 @@
 //!   [`timestamp`] is how times are shown.
 //! - [`idempotency_key`]: what became of a request, and voiding its key.
 //! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
-//! - [`cli`] and [`config`]: the program.
+//! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
 
 pub mod accounts;
 pub mod body;
@@ -27,6 +27,7 @@ pub mod health;
 pub mod idempotency;
 pub mod idempotency_key;
 pub mod keyed;
+pub mod logs;
 pub mod payments;
 pub mod problem;
 pub mod query;

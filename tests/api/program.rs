@@ -291,10 +291,12 @@ async fn a_replay_is_logged_and_no_key_body_or_path_is() {
     let log = serve.wait_for(instance);
     assert!(log.contains("DEBUG payonce::keyed] Cached response"), "{log}");
     assert!(
-        log.contains("GET /payment/{transaction_id}, instance") && log.contains("request id my-id"),
+        log.contains("method=GET route=/payment/{transaction_id} status=404")
+            && log.contains("client_request_id=my-id"),
         "{log}"
     );
-    assert!(log.contains("POST /payment 201 in "), "a line for each request can be had: {log}");
+    let answered = "answered method=POST route=/payment status=201";
+    assert!(log.contains(answered), "a line for each request can be had: {log}");
     for secret in ["se-cret", "user_1", "se=cret"] {
         assert!(!log.contains(secret), "{secret:?} in {log}");
     }
@@ -334,7 +336,7 @@ async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answe
             assert!(begun.elapsed() < 5 * SECOND, "{answers}: {}", serve.log());
             tokio::time::sleep(SECOND / 100).await;
         }
-        let line = "not-found at POST /payment/{transaction_id}/refund, instance";
+        let line = "not-found method=POST route=/payment/{transaction_id}/refund status=404";
         assert!(serve.log().contains(line), "{}", serve.log());
     }
 }

@@ -65,7 +65,9 @@ impl Serve {
             Self { child, address: ([127, 0, 0, 1], 0).into(), log, reader: Some(reader) };
         let listening = serve.wait_for("listens on http://");
         let line = listening.lines().find(|line| line.contains("listens on http://")).unwrap();
-        serve.address = line.rsplit("http://").next().unwrap().parse().unwrap();
+        // In JSON, more comes after it.
+        let address = line.rsplit("http://").next().unwrap().split('"').next().unwrap();
+        serve.address = address.parse().unwrap();
         serve
     }
 
