@@ -16,6 +16,7 @@ mod support;
 mod accounts;
 mod anonymous;
 mod bodies;
+mod command_line;
 mod currencies;
 mod example;
 mod expiry;

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, raw_sql};
 
 use crate::support::{
     PAYMENT, TestDatabase,
-    binary::{Serve, payonce, run, url},
+    binary::{Folder, Serve, payonce, run, url},
     client::Wire,
     server::settings,
 };
@@ -28,24 +27,6 @@ async fn begin_payment(serve: &Serve, key: &str) -> Wire {
     )
     .await;
     wire
-}
-
-/// An empty folder, deleted at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("payonce-test-{}-{name}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]
