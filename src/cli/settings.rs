@@ -54,7 +54,11 @@ pub(super) fn show(
     let of_variable = |name: &str, default: Option<&str>, shown: &dyn Fn(&str) -> String| {
         let set = std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         InForce {
-            source: set.as_ref().map_or("default", |_| from_variable(name)),
+            source: match (&set, default) {
+                (Some(_), _) => from_variable(name),
+                (None, Some(_)) => "default",
+                (None, None) => "not set",
+            },
             value: set.map(|value| shown(&value)).or(default.map(str::to_owned)),
             name: name.to_owned(),
         }

@@ -132,7 +132,7 @@ fn config_shows_settings_that_contradict_each_other_and_a_database_that_is_not_s
     assert!(code == 1 && stderr.contains("REQUEST_DEADLINE (10s) must be more"), "{stderr}");
     let all: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(setting(&all, "IN_FLIGHT_WAIT"), (json!("10s"), json!("flag")));
-    assert_eq!(setting(&all, "DATABASE_URL"), (Value::Null, json!("default")));
+    assert_eq!(setting(&all, "DATABASE_URL"), (Value::Null, json!("not set")));
     assert_eq!(setting(&all, "RUST_LOG"), (json!("info"), json!("default")));
     let (_, stdout, _) = run(payonce(&["config"]).env("DATABASE_URL", "mysql://root:se-cret@x/y"));
     assert!(stdout.contains("can't be read") && !stdout.contains("se-cret"), "{stdout}");
