@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
 use crate::{
-    accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, payments::currency::Currency,
+    accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, logs::LogFormat,
+    payments::currency::Currency,
 };
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
@@ -82,6 +83,16 @@ pub struct Settings {
     /// How long to go on serving after a signal, not ready and closing connections, before stopping
     #[arg(long, env = "SHUTDOWN_DELAY", default_value = "0s", value_parser = duration, global = true, hide_env_values = true)]
     pub shutdown_delay: Duration,
+    /// How log lines look: text for people, json for programs
+    #[arg(
+        long,
+        env = "LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        global = true,
+        hide_env_values = true
+    )]
+    pub log_format: LogFormat,
     /// In what currency payments are that name none (ISO 4217)
     #[arg(
         long,

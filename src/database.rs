@@ -5,7 +5,7 @@ use std::{collections::HashSet, io, sync::LazyLock, time::Duration};
 use log::{info, warn};
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
-    migrate::{MigrateError, Migrator},
+    migrate::{MigrateError, Migration, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use thiserror::Error;
@@ -123,6 +123,14 @@ fn is_locked(error: &MigrateError) -> bool {
 /// # Errors
 /// When the database can't be asked.
 pub async fn pending(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    Ok(lacking(conn).await?.len())
+}
+
+/// This binary's migrations that are not applied, in their order.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn lacking(conn: &mut PgConnection) -> Result<Vec<&'static Migration>, sqlx::Error> {
     let known: Option<String> = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations')::text")
         .fetch_one(&mut *conn)
         .await?;
@@ -134,7 +142,26 @@ pub async fn pending(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
             .collect(),
         None => HashSet::new(),
     };
-    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
+    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).collect())
+}
+
+/// Makes a connection one to read with. A statement takes no longer than `limit`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn prepare_to_read(conn: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
+    // By an index and in its order, or not at all: where PostgreSQL takes a user for one of few payments,
+    // a bitmap or the whole table looks cheap, and all of them would be read and sorted for one page. Or
+    // all of an account's, for a user of whom there is next to nothing.
+    // Nor is a page worth compiling, or starting workers for: by the cost that it is thought to have, a large
+    // table's would be, and wait for them fifty times longer than it reads.
+    let settings = format!(
+        "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
+         SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; \
+         SET max_parallel_workers_per_gather = 0; SET application_name = 'payonce reads'",
+        limit.as_millis()
+    );
+    conn.execute(AssertSqlSafe(settings)).await.map(drop)
 }
 
 /// Connections to read with.
@@ -148,24 +175,10 @@ impl Reads {
     /// A pool of up to `connections`, opened as they are needed. A read takes no longer than `limit`.
     #[must_use]
     pub fn new(options: &PgConnectOptions, connections: u32, limit: Duration) -> Self {
-        // By an index and in its order, or not at all: where PostgreSQL takes a user for one of few payments,
-        // a bitmap or the whole table looks cheap, and all of them would be read and sorted for one page. Or
-        // all of an account's, for a user of whom there is next to nothing.
-        // Nor is a page worth compiling, or starting workers for: by the cost that it is thought to have, a large
-        // table's would be, and wait for them fifty times longer than it reads.
-        let settings = format!(
-            "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
-             SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; \
-             SET max_parallel_workers_per_gather = 0; SET application_name = 'payonce reads'",
-            limit.as_millis()
-        );
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(limit)
-            .after_connect(move |conn, _| {
-                let settings = settings.clone();
-                Box::pin(async move { conn.execute(AssertSqlSafe(settings)).await.map(drop) })
-            })
+            .after_connect(move |conn, _| Box::pin(prepare_to_read(conn, limit)))
             // A read that was given up leaves its connection in whatever state, and the pool would wait
             // for it without end.
             .after_release(|conn, _| {

@@ -1,6 +1,6 @@
 //! For clients that lost an answer: what became of a request, and making sure that it never happens.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{
     HttpResponse,
@@ -17,7 +17,7 @@ use crate::{
     accounts::Caller,
     body::Members,
     database::Reads,
-    idempotency::{Command, KeyRecord, KeyState, Outcome, Response},
+    idempotency::{Command, IdempotencyKey, KeyRecord, KeyState, Outcome, Response},
     keyed::{Keyed, KeyedRequest},
     payments::{
         self,
@@ -39,15 +39,32 @@ const UNREAD_VOIDED: &str = "Either the key is voided or a request was executed 
 /// What a key stands for, for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+pub enum State {
+    /// Nothing is committed with it.
     Unknown,
+    /// Its request was executed.
     Completed,
+    /// Its request was refused, for good.
     Refused,
+    /// Its request was executed, and its answer is kept no longer.
     Expired,
+    /// Nothing was executed with it, nor will be.
     Voided,
 }
 
 impl State {
+    /// Its name, as clients get it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Completed => "completed",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+            Self::Voided => "voided",
+        }
+    }
+
     fn meaning(self) -> &'static str {
         match self {
             Self::Unknown => {
@@ -71,17 +88,23 @@ impl State {
 
 /// The answer. What a state has nothing to say about is null.
 #[derive(Debug, Serialize)]
-struct Shown {
-    state: State,
-    operation: Option<String>,
-    execution_id: Option<Uuid>,
+pub struct Shown {
+    /// What the key stands for.
+    pub state: State,
+    /// What was executed.
+    pub operation: Option<String>,
+    /// Names the execution.
+    pub execution_id: Option<Uuid>,
     /// Where what was made can be read.
-    resource: Option<String>,
+    pub resource: Option<String>,
     /// Of the first answer.
-    status: Option<u16>,
-    first_used_at: Option<Timestamp>,
-    replayable_until: Option<Timestamp>,
-    detail: Cow<'static, str>,
+    pub status: Option<u16>,
+    /// When the key was used.
+    pub first_used_at: Option<Timestamp>,
+    /// Until when the answer can be replayed.
+    pub replayable_until: Option<Timestamp>,
+    /// What all of that means.
+    pub detail: Cow<'static, str>,
 }
 
 impl Shown {
@@ -107,7 +130,7 @@ pub async fn show(
     keyed: web::Data<Keyed>,
     reads: web::Data<Reads>,
 ) -> HttpResponse {
-    let shown = look_up(&request, &keyed, &reads).await;
+    let shown = answer(&request, &keyed, &reads).await;
     request.reply(shown.map_err(|problem| problem.with_detail(UNREAD)))
 }
 
@@ -119,11 +142,11 @@ pub async fn void(
     keyed: web::Data<Keyed>,
     reads: web::Data<Reads>,
 ) -> HttpResponse {
-    let answered = void_and_look_up(&request, &keyed, &reads).await;
+    let answered = void_and_answer(&request, &keyed, &reads).await;
     request.reply(answered)
 }
 
-async fn void_and_look_up(
+async fn void_and_answer(
     request: &KeyedRequest,
     keyed: &Keyed,
     reads: &Reads,
@@ -139,7 +162,7 @@ async fn void_and_look_up(
     let unread = |cause: &str| {
         Problem::new(Kind::OutcomeUnknown).with_detail(UNREAD_VOIDED).caused_by(cause)
     };
-    match timeout_at(deadline, look_up(request, keyed, reads)).await {
+    match timeout_at(deadline, answer(request, keyed, reads)).await {
         Ok(Ok(shown)) => Ok(shown),
         Ok(Err(problem)) => Err(unread(&problem.to_string())),
         Err(_elapsed) => Err(unread("not read in time")),
@@ -152,32 +175,39 @@ fn read_nothing(body: &[u8]) -> Result<(), Problem> {
     Members::read(body, Kind::MalformedJson)?.finish(Some(()))
 }
 
-async fn look_up(
+async fn answer(
     request: &KeyedRequest,
     keyed: &Keyed,
     reads: &Reads,
 ) -> Result<HttpResponse, Problem> {
     let Caller { account_id } = request.caller();
     let find = async |conn: &mut PgConnection| {
-        let key = request.key().clone();
-        match KeyRecord::find(conn, account_id, key, keyed.key_ttl).await? {
-            Some(record) => {
-                let mut shown = known(conn, account_id, record).await?;
-                if let Some(ttl) = keyed.key_ttl {
-                    let kept = humantime::format_duration(ttl);
-                    let detail = shown.detail;
-                    shown.detail = format!(
-                        "{detail} (Keys are kept for {kept} here, and are new after that.)"
-                    )
-                    .into();
-                }
-                Ok(shown)
-            }
-            None => Ok(Shown::new(State::Unknown, None)),
-        }
+        look_up(conn, account_id, request.key().clone(), keyed.key_ttl).await
     };
     let shown = reads.run(find).await?;
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
+}
+
+/// What became of the request that was sent with a key; keys are kept for `key_ttl`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn look_up(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    key: IdempotencyKey,
+    key_ttl: Option<Duration>,
+) -> Result<Shown, sqlx::Error> {
+    let Some(record) = KeyRecord::find(conn, account_id, key, key_ttl).await? else {
+        return Ok(Shown::new(State::Unknown, None));
+    };
+    let mut shown = known(conn, account_id, record).await?;
+    if let Some(ttl) = key_ttl {
+        let (detail, kept) = (shown.detail, humantime::format_duration(ttl));
+        shown.detail =
+            format!("{detail} (Keys are kept for {kept} here, and are new after that.)").into();
+    }
+    Ok(shown)
 }
 
 async fn known(

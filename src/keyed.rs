@@ -22,16 +22,10 @@ use uuid::Uuid;
 
 use crate::{
     accounts::Caller,
-    exchange::Body,
+    exchange::{Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
     idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
     problem::{Kind, Problem, Reported},
 };
-
-/// The header that carries the key.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// The header that tells a replay from the first answer.
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The header that says until when an answer can be replayed.
 pub const IDEMPOTENCY_KEY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-key-expires");
@@ -92,7 +86,7 @@ impl KeyedRequest {
             if req.method().is_safe() {
                 return Ok((caller, Bytes::new()));
             }
-            let body = Body::of(req);
+            let body = Exchange::body(req);
             check_media_type(req, body.as_ref().is_ok_and(Bytes::is_empty))?;
             Ok((caller, body?))
         });

@@ -16,7 +16,7 @@
 //! - [`idempotency_key`]: what became of a request, and voiding its key; [`idempotency_policy`]: the rules.
 //! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
 //! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
-//! - [`cli`] and [`config`]: the program.
+//! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
 
 pub mod accounts;
 pub mod body;
@@ -30,6 +30,7 @@ pub mod idempotency;
 pub mod idempotency_key;
 pub mod idempotency_policy;
 pub mod keyed;
+pub mod logs;
 pub mod payments;
 pub mod problem;
 pub mod query;

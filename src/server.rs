@@ -224,7 +224,7 @@ async fn sweep(settings: Settings, options: PgConnectOptions, interval: Duration
         Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
     loop {
         sleep(interval).await;
-        match sweep_pass(&mut sweeper, &options, SWEEP_PAUSE).await {
+        match sweep_pass(&mut sweeper, &options, SWEEP_PAUSE, |_, _| {}).await {
             Ok((0, 0)) => debug!("sweep: nothing has expired"),
             Ok((responses, keys)) => {
                 info!("sweep: {responses} expired responses and {keys} expired keys deleted");
@@ -234,7 +234,7 @@ async fn sweep(settings: Settings, options: PgConnectOptions, interval: Duration
     }
 }
 
-/// One pass of a sweeper: how many responses and keys it deleted.
+/// One pass of a sweeper: how many responses and keys it deleted. `progress` hears of them after each page.
 ///
 /// # Errors
 /// When the database fails; what was deleted until then is.
@@ -242,6 +242,7 @@ pub async fn sweep_pass(
     sweeper: &mut Sweeper,
     options: &PgConnectOptions,
     pause: Duration,
+    progress: impl Fn(u64, u64),
 ) -> Result<(u64, u64), sqlx::Error> {
     let mut conn = database::connect(options).await?;
     let (mut responses, mut keys) = (0, 0);
@@ -250,6 +251,7 @@ pub async fn sweep_pass(
         let swept = step.map_err(|_| database::silent())??;
         responses += swept.responses;
         keys += swept.keys;
+        progress(responses, keys);
         if swept.done {
             conn.close().await?;
             return Ok((responses, keys));

@@ -20,7 +20,10 @@ use super::{
     api_key::KeyHash,
     directory::{Directory, View},
 };
-use crate::problem::{Kind, Problem};
+use crate::{
+    exchange::Exchange,
+    problem::{Kind, Problem},
+};
 
 /// The account of anonymous calls, and of everything that was taken before there were accounts.
 pub const DEFAULT_ACCOUNT: Uuid = Uuid::nil();
@@ -134,7 +137,10 @@ impl FromRequest for Caller {
         Either<Ready<Result<Self, Problem>>, LocalBoxFuture<'static, Result<Self, Problem>>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let now = |answer| Either::Left(ready(answer));
+        let noted = |req: &HttpRequest, answer: Result<Self, Problem>| {
+            answer.inspect(|caller| Exchange::note_account(req, caller.account_id))
+        };
+        let now = |answer| Either::Left(ready(noted(req, answer)));
         let Some(authenticator) = req.app_data::<web::Data<Authenticator>>() else {
             return now(Err(Problem::new(Kind::Internal).caused_by("no authenticator")));
         };
@@ -145,8 +151,8 @@ impl FromRequest for Caller {
         if let Some(answer) = claim.judged_by(&authenticator.directory.view(), Instant::now()) {
             return now(answer);
         }
-        let authenticator = authenticator.clone();
-        Either::Right(Box::pin(async move { authenticator.ask(claim).await }))
+        let (authenticator, req) = (authenticator.clone(), req.clone());
+        Either::Right(Box::pin(async move { noted(&req, authenticator.ask(claim).await) }))
     }
 }
 

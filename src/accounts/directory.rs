@@ -37,7 +37,7 @@ use crate::{database, idempotency::loggable};
 pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many valid keys there may be in all: more than anybody has, in some ten megabytes.
-pub(super) const MAX_KEYS: i64 = 100_000;
+pub(crate) const MAX_KEYS: i64 = 100_000;
 
 /// How often the task looks. Together with a look that fails and a new connection it fits into
 /// [`REVOKED_WITHIN`].

@@ -23,13 +23,13 @@
 mod anonymous;
 mod api_key;
 mod caller;
-pub mod cli;
 mod directory;
 mod name;
-mod store;
+pub(crate) mod store;
 
 pub use anonymous::AnonymousAccess;
 pub use api_key::{ApiKey, InvalidApiKey, KeyHash};
 pub use caller::{Authenticator, Caller, DEFAULT_ACCOUNT};
+pub(crate) use directory::MAX_KEYS;
 pub use directory::{Directory, REVOKED_WITHIN, View};
 pub use name::{InvalidName, Name};

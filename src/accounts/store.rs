@@ -10,35 +10,35 @@ use crate::timestamp::Timestamp;
 /// An account, as it stands in the table.
 #[derive(Debug, Clone, FromRow, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the names of the columns")]
-pub(super) struct Account {
-    pub(super) account_id: Uuid,
-    pub(super) name: String,
-    pub(super) created_at: Timestamp,
+pub(crate) struct Account {
+    pub(crate) account_id: Uuid,
+    pub(crate) name: String,
+    pub(crate) created_at: Timestamp,
 }
 
 /// What may be told of an API key, and of whose it is.
 #[derive(Debug, Clone, FromRow, Serialize)]
-pub(super) struct ListedKey {
-    pub(super) api_key_id: Uuid,
-    pub(super) account_id: Uuid,
-    pub(super) account: String,
-    pub(super) name: String,
-    pub(super) ending: String,
-    pub(super) created_at: Timestamp,
-    pub(super) last_used_at: Option<Timestamp>,
-    pub(super) revoked_at: Option<Timestamp>,
+pub(crate) struct ListedKey {
+    pub(crate) api_key_id: Uuid,
+    pub(crate) account_id: Uuid,
+    pub(crate) account: String,
+    pub(crate) name: String,
+    pub(crate) ending: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) last_used_at: Option<Timestamp>,
+    pub(crate) revoked_at: Option<Timestamp>,
 }
 
 /// A valid key, as servers know it.
 #[derive(Debug, Clone, FromRow)]
-pub(super) struct ValidKey {
-    pub(super) api_key_id: Uuid,
-    pub(super) account_id: Uuid,
-    pub(super) hash: Vec<u8>,
+pub(crate) struct ValidKey {
+    pub(crate) api_key_id: Uuid,
+    pub(crate) account_id: Uuid,
+    pub(crate) hash: Vec<u8>,
 }
 
 /// Inserts an account; nothing where the name is taken.
-pub(super) async fn insert_account(
+pub(crate) async fn insert_account(
     conn: &mut PgConnection,
     account_id: Uuid,
     name: &Name,
@@ -54,7 +54,7 @@ pub(super) async fn insert_account(
 }
 
 /// All accounts, the oldest first.
-pub(super) async fn accounts(conn: &mut PgConnection) -> Result<Vec<Account>, sqlx::Error> {
+pub(crate) async fn accounts(conn: &mut PgConnection) -> Result<Vec<Account>, sqlx::Error> {
     sqlx::query_as(
         "SELECT account_id, name, created_at FROM accounts ORDER BY created_at, account_id",
     )
@@ -63,7 +63,7 @@ pub(super) async fn accounts(conn: &mut PgConnection) -> Result<Vec<Account>, sq
 }
 
 /// The account of this name or id.
-pub(super) async fn find_account(
+pub(crate) async fn find_account(
     conn: &mut PgConnection,
     name_or_id: &str,
 ) -> Result<Option<Account>, sqlx::Error> {
@@ -77,14 +77,14 @@ pub(super) async fn find_account(
 }
 
 /// How many valid keys there are.
-pub(super) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+pub(crate) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL")
         .fetch_one(conn)
         .await
 }
 
 /// Inserts an API key.
-pub(super) async fn insert_key(
+pub(crate) async fn insert_key(
     conn: &mut PgConnection,
     api_key_id: Uuid,
     account_id: Uuid,
@@ -111,7 +111,7 @@ pub(super) async fn insert_key(
 }
 
 /// The API keys of an account, or all, the oldest first; revoked ones too.
-pub(super) async fn keys(
+pub(crate) async fn keys(
     conn: &mut PgConnection,
     account_id: Option<Uuid>,
 ) -> Result<Vec<ListedKey>, sqlx::Error> {
@@ -127,7 +127,7 @@ pub(super) async fn keys(
 }
 
 /// Revokes a key; one that was revoked before stays as it is. Nothing where there is no such key.
-pub(super) async fn revoke(
+pub(crate) async fn revoke(
     conn: &mut PgConnection,
     api_key_id: Uuid,
 ) -> Result<Option<ListedKey>, sqlx::Error> {
@@ -146,12 +146,12 @@ pub(super) async fn revoke(
 }
 
 /// How often API keys have changed; 0 when there has never been one.
-pub(super) async fn changes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+pub(crate) async fn changes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT changes FROM api_key_changes").fetch_one(conn).await
 }
 
 /// All valid keys.
-pub(super) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>, sqlx::Error> {
+pub(crate) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>, sqlx::Error> {
     sqlx::query_as("SELECT api_key_id, account_id, hash FROM api_keys WHERE revoked_at IS NULL")
         .fetch_all(conn)
         .await
@@ -159,7 +159,7 @@ pub(super) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>,
 
 /// Notes that these keys are in use, now. One that somebody else is changing is left out: most likely
 /// another server is noting the same, and two that waited for each other's would be a deadlock.
-pub(super) async fn note_use(
+pub(crate) async fn note_use(
     conn: &mut PgConnection,
     api_key_ids: &[Uuid],
 ) -> Result<(), sqlx::Error> {

@@ -84,6 +84,13 @@ impl IdempotencyKey {
         }
     }
 
+    /// What stands in logs for this key of an account: enough to find it again, nothing of the key itself.
+    /// The first 8 bytes of SHA-256 over the account's 16 bytes and the key, in hex.
+    #[must_use]
+    pub fn hash_in(&self, account_id: Uuid) -> String {
+        ScopedKey { account_id, key: self.clone() }.to_string()
+    }
+
     /// The key itself, without quotes.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -7,6 +7,8 @@
 //! twice, whatever is taken meanwhile. A payment that is committed meanwhile is shown if its id is older
 //! than the page that is being read, and not if it is newer: to see what is new, begin again.
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
@@ -53,11 +55,8 @@ impl Listing {
     /// `invalid-query`.
     pub fn read(query: &str) -> Result<Self, Problem> {
         let mut parameters = query::read(query)?;
-        let user_id = parameters.optional(
-            "user_id",
-            "1 to 255 characters, not blank, without control characters",
-            |text| UserId::parse(text.to_owned()),
-        );
+        let user_id =
+            parameters.optional("user_id", UserId::EXPECTED, |text| UserId::parse(text.to_owned()));
         let limit = parameters.optional("limit", "a whole number, 1 to 200", |text| {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             text.parse().ok().filter(|limit| digits && (1..=MAX_LIMIT).contains(limit))
@@ -72,7 +71,9 @@ impl Listing {
 }
 
 impl Cursor {
-    fn parse(text: &str) -> Option<Self> {
+    /// The cursor in this text; `None` where it isn't one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let id = text.strip_prefix(CURSOR_VERSION)?;
         // The only one of the ways to write a UUID that has this length.
         (id.len() == uuid::fmt::Simple::LENGTH).then(|| Uuid::try_parse(id).ok().map(Self))?
@@ -81,7 +82,13 @@ impl Cursor {
 
 impl Serialize for Cursor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{CURSOR_VERSION}{}", self.0.simple()))
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{CURSOR_VERSION}{}", self.0.simple())
     }
 }
 

@@ -11,4 +11,4 @@ pub mod payment;
 pub mod recorded;
 mod store;
 
-pub use store::taken_as;
+pub use store::{find, list, taken_as};

@@ -15,6 +15,9 @@ impl UserId {
     /// Long enough for any id or e-mail address; short enough for an index entry.
     pub const MAX_CHARACTERS: usize = 255;
 
+    /// What to say where one was expected.
+    pub const EXPECTED: &str = "1 to 255 characters, not blank, without control characters";
+
     /// The id in this text, as it stands; `None` where it isn't one.
     #[must_use]
     pub fn parse(text: String) -> Option<Self> {

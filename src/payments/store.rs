@@ -59,7 +59,10 @@ pub async fn taken_as(
 }
 
 /// An account's payment of this id.
-pub(super) async fn find(
+///
+/// # Errors
+/// When the database fails.
+pub async fn find(
     conn: &mut PgConnection,
     account_id: Uuid,
     transaction_id: Uuid,
@@ -72,7 +75,10 @@ pub(super) async fn find(
 }
 
 /// The payments of a page, and one more where there is a next one.
-pub(super) async fn list(
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
     conn: &mut PgConnection,
     account_id: Uuid,
     listing: &Listing,

@@ -415,7 +415,7 @@ async fn an_api_key_stands_in_no_log() {
         wire.send_payment(&head, PAYMENT).await;
         assert_eq!(wire.status().await, status);
     }
-    let log = serve.wait_for("unauthorized at POST /payment");
+    let log = serve.wait_for("unauthorized method=POST route=/payment");
     for secret in [&key[8..30], &unknown.reveal()[8..30], "malformed"] {
         assert!(!log.contains(secret), "{log}");
     }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, raw_sql};
 
 use crate::support::{
     PAYMENT, TestDatabase,
-    binary::{Serve, payonce, run, url},
+    binary::{Folder, Serve, payonce, run, url},
     client::Wire,
     server::settings,
 };
@@ -28,24 +27,6 @@ async fn begin_payment(serve: &Serve, key: &str) -> Wire {
     )
     .await;
     wire
-}
-
-/// An empty folder, deleted at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("payonce-test-{}-{name}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]
@@ -297,10 +278,12 @@ async fn a_replay_is_logged_and_no_key_body_or_path_is() {
     let log = serve.wait_for(instance);
     assert!(log.contains("DEBUG payonce::keyed] Cached response"), "{log}");
     assert!(
-        log.contains("GET /payment/{transaction_id}, instance") && log.contains("request id my-id"),
+        log.contains("method=GET route=/payment/{transaction_id} status=404")
+            && log.contains("client_request_id=my-id"),
         "{log}"
     );
-    assert!(log.contains("POST /payment 201 in "), "a line for each request can be had: {log}");
+    let answered = "answered method=POST route=/payment status=201";
+    assert!(log.contains(answered), "a line for each request can be had: {log}");
     for secret in ["se-cret", "user_1", "se=cret"] {
         assert!(!log.contains(secret), "{secret:?} in {log}");
     }
@@ -340,7 +323,7 @@ async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answe
             assert!(begun.elapsed() < 5 * SECOND, "{answers}: {}", serve.log());
             tokio::time::sleep(SECOND / 100).await;
         }
-        let line = "not-found at POST /payment/{transaction_id}/refund, instance";
+        let line = "not-found method=POST route=/payment/{transaction_id}/refund status=404";
         assert!(serve.log().contains(line), "{}", serve.log());
     }
 }

@@ -503,7 +503,8 @@ impl Stage {
             Act::Sweep => {
                 let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
                 // PostgreSQL may end its connection, as any other.
-                let _ = sweep_pass(&mut sweeper, &self.database.options, Duration::ZERO).await;
+                let _ = sweep_pass(&mut sweeper, &self.database.options, Duration::ZERO, |_, _| {})
+                    .await;
             }
             Act::Cut { server } => self.proxies[server].cut_all(),
             Act::Freeze { server } => self.proxies[server].freeze_all(),

@@ -1,8 +1,10 @@
 //! The real program, as a child process.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -28,6 +30,24 @@ pub fn run(command: &mut Command) -> (i32, String, String) {
 /// A database as `DATABASE_URL` names it.
 pub fn url(options: &PgConnectOptions) -> String {
     options.to_url_lossy().to_string()
+}
+
+/// An empty folder, deleted at the end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("payonce-test-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// `payonce serve`, killed when it goes out of scope.
@@ -65,7 +85,9 @@ impl Serve {
             Self { child, address: ([127, 0, 0, 1], 0).into(), log, reader: Some(reader) };
         let listening = serve.wait_for("listens on http://");
         let line = listening.lines().find(|line| line.contains("listens on http://")).unwrap();
-        serve.address = line.rsplit("http://").next().unwrap().parse().unwrap();
+        // In JSON, more comes after it.
+        let address = line.rsplit("http://").next().unwrap().split('"').next().unwrap();
+        serve.address = address.parse().unwrap();
         serve
     }
 

@@ -1,7 +1,10 @@
 //! What every exchange goes through, whatever its route: the body is read, `X-Request-Id` echoed,
 //! problems and requests are logged, and connections are closed one by one while the server stops.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     Error, HttpMessage, HttpRequest,
@@ -17,16 +20,15 @@ use actix_web::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use log::{Level, debug, log, log_enabled};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::{
     health::Stopping,
-    problem::{Kind, Problem, Reported},
+    problem::{Kind, Problem},
 };
 
-/// The log target of a line for each request: `RUST_LOG=info,payonce::request=debug`.
-const REQUEST_TARGET: &str = "payonce::request";
+mod lines;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -39,19 +41,36 @@ pub struct BodyLimits {
     pub time: Duration,
 }
 
-/// A request's body, whole, or why there is none.
-#[derive(Debug, Clone)]
-pub struct Body(Result<Bytes, Problem>);
+/// The header that carries the key, and echoes a valid one.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-impl Body {
+/// The header that tells a replay from the first answer.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What is known of a request besides its head. Stands in its extensions.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The body, whole, or why there is none.
+    body: Result<Bytes, Problem>,
+    account_id: Cell<Option<Uuid>>,
+}
+
+impl Exchange {
     /// The body of this request.
     ///
     /// # Errors
     /// When it was too large, or didn't come to its end.
-    pub fn of(req: &HttpRequest) -> Result<Bytes, Problem> {
+    pub fn body(req: &HttpRequest) -> Result<Bytes, Problem> {
         let extensions = req.extensions();
-        let Some(Self(body)) = extensions.get() else { return Ok(Bytes::new()) };
+        let Some(Self { body, .. }) = extensions.get() else { return Ok(Bytes::new()) };
         body.clone()
+    }
+
+    /// Says for the log whose request this is.
+    pub fn note_account(req: &HttpRequest, account_id: Uuid) {
+        if let Some(Self { account_id: noted, .. }) = req.extensions().get() {
+            noted.set(Some(account_id));
+        }
     }
 }
 
@@ -68,30 +87,23 @@ pub async fn exchange<B: MessageBody>(
     mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
-    let began = log_enabled!(target: REQUEST_TARGET, Level::Debug).then(Instant::now);
+    let began = Instant::now();
     let request_id = request_id(&req);
-    match req.take_payload() {
-        Payload::None => {}
-        payload => {
-            let body = read(payload, **limits).await;
-            req.extensions_mut().insert(Body(body));
-        }
-    }
+    let body = match req.take_payload() {
+        Payload::None => Ok(Bytes::new()),
+        payload => read(payload, **limits).await,
+    };
+    req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
     let mut response = next.call(req).await?;
-    let route = response.request().match_pattern();
-    let route = route.as_deref().unwrap_or("(no route)");
-    let id = request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-");
-    report(&response, route, id);
-    if let Some(began) = began {
-        let (method, status) = (response.request().method(), response.status().as_u16());
-        debug!(target: REQUEST_TARGET, "{method} {route} {status} in {:?}, request id {id}", began.elapsed());
-    }
     if let Some(id) = request_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
     if stopping.has_begun() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
+    let account_id =
+        response.request().extensions().get::<Exchange>().and_then(|it| it.account_id.get());
+    lines::write(&response, account_id, began);
     Ok(response)
 }
 
@@ -142,18 +154,4 @@ fn request_id(req: &ServiceRequest) -> Option<HeaderValue> {
     let id = req.headers().get(X_REQUEST_ID)?;
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     ((1..=64).contains(&id.len()) && id.as_bytes().iter().all(allowed)).then(|| id.clone())
-}
-
-/// Logs a problem once, with what is needed to find it again.
-fn report<B>(response: &ServiceResponse<B>, route: &str, id: &str) {
-    let extensions = response.response().extensions();
-    let Some(Reported { code, instance, cause }) = extensions.get() else { return };
-    let level = match response.status().as_u16() {
-        500 => Level::Error,
-        501.. => Level::Warn,
-        _ => Level::Info,
-    };
-    let method = response.request().method();
-    let cause = cause.as_deref().map(|cause| format!(": {cause}")).unwrap_or_default();
-    log!(level, "{code} at {method} {route}, instance {instance}, request id {id}{cause}");
 }

@@ -1,0 +1,55 @@
+//! Why a command can't be done, said to a person.
+
+use std::io;
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{
+    accounts::MAX_KEYS,
+    idempotency::{Failure, InvalidKey, UnfitServer, loggable},
+};
+
+/// Why something can't be done.
+#[derive(Debug, Error)]
+pub(super) enum CommandError {
+    /// The database can't be reached, or refuses.
+    #[error("{}", loggable(.0))]
+    Database(#[from] sqlx::Error),
+    /// It isn't fit for committing.
+    #[error(transparent)]
+    Unfit(#[from] UnfitServer),
+    /// It was never migrated so far.
+    #[error("the database lacks {0} migrations: run payonce migrate")]
+    Unmigrated(usize),
+    /// There is an account of this name.
+    #[error("there is an account {0:?} already")]
+    NameTaken(String),
+    /// There is no such account.
+    #[error("there is no account {0:?}: payonce account list shows all")]
+    NoAccount(String),
+    /// There is no such API key.
+    #[error("there is no API key with the id {0}: payonce api-key list shows all")]
+    NoApiKey(Uuid),
+    /// As many API keys are valid as may be.
+    #[error("there are {MAX_KEYS} valid API keys, and there can't be more: revoke some")]
+    TooManyKeys,
+    /// The account has no such payment.
+    #[error("the account {account:?} has no payment {transaction_id}")]
+    NoPayment { account: String, transaction_id: Uuid },
+    /// What should be an idempotency key is none.
+    #[error("{0}")]
+    InvalidKey(#[from] InvalidKey),
+    /// A server is executing the request.
+    #[error("a server is executing the request with this key right now: void it again in a moment")]
+    InFlight,
+    /// It is not known whether the key was voided.
+    #[error("{0}; void the key again: that changes nothing, and tells")]
+    Void(#[from] Failure),
+    /// The operating system has no random numbers.
+    #[error("no random numbers to make a key of: {0}")]
+    Random(getrandom::Error),
+    /// What is printed or asked for can't be written or read.
+    #[error("can't read or print: {0}")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,102 @@
+//! `payonce key`: what became of a request, by its idempotency key, as `GET /idempotency-key` and
+//! `POST /idempotency-key/void` say it.
+
+use std::io;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sqlx::{Connection, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use super::{accounts::find_account, connect, error::CommandError, print};
+use crate::{
+    config::Settings,
+    idempotency::{self, Committer, IdempotencyKey, Outcome},
+    idempotency_key::{self, Shown},
+};
+
+/// What can be done with idempotency keys.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Say what became of the request that was sent with a key
+    Show(Asked),
+    /// Use a key up unless a request with it was executed, and say which of the two it was
+    Void(Asked),
+}
+
+/// Which key is meant.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Asked {
+    /// The key, as it stands in the header; - reads it from stdin, and so keeps it out of lists of processes
+    key: String,
+    /// Whose key it is: an account's name or id
+    #[arg(long, default_value = "default")]
+    account: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What programs are told: what the API says, and by what the log knows the key.
+#[derive(Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    shown: &'a Shown,
+    key_hash: &'a str,
+}
+
+/// Does what the command line says.
+pub(super) async fn key(
+    command: &KeyCommand,
+    settings: &Settings,
+    options: &PgConnectOptions,
+) -> Result<(), CommandError> {
+    let (KeyCommand::Show(asked) | KeyCommand::Void(asked)) = command;
+    let key = read(&asked.key)?;
+    let mut conn = connect(options).await?;
+    let account_id = find_account(&mut conn, &asked.account).await?.account_id;
+    if matches!(command, KeyCommand::Void(_)) {
+        void(settings, options, account_id, key.clone()).await?;
+    }
+    let key_hash = key.hash_in(account_id);
+    let key_ttl = settings.idempotency_key_ttl.0;
+    let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl).await?;
+    conn.close().await?;
+    if asked.json {
+        return Ok(print::json(&Found { shown: &shown, key_hash: &key_hash })?);
+    }
+    print::members([
+        ("state", Some(shown.state.as_str().to_owned())),
+        ("operation", shown.operation),
+        ("execution", shown.execution_id.map(|id| id.to_string())),
+        ("resource", shown.resource),
+        ("status", shown.status.map(|status| status.to_string())),
+        ("first used", shown.first_used_at.map(print::seconds)),
+        ("replayable until", shown.replayable_until.map(print::seconds)),
+        ("hash in the log", Some(key_hash)),
+    ])?;
+    Ok(print::text(&format!("\n{}", shown.detail))?)
+}
+
+fn read(key: &str) -> Result<IdempotencyKey, CommandError> {
+    if key != "-" {
+        return Ok(IdempotencyKey::parse(key.as_bytes())?);
+    }
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(IdempotencyKey::parse(line.trim_end_matches(['\r', '\n']).as_bytes())?)
+}
+
+/// As a server does it.
+async fn void(
+    settings: &Settings,
+    options: &PgConnectOptions,
+    account_id: Uuid,
+    key: IdempotencyKey,
+) -> Result<(), CommandError> {
+    let settings = idempotency::Settings { committers: 1, ..settings.idempotency() };
+    let committer = Committer::start(options, &settings).await?;
+    let outcome = committer.void(account_id, key).await;
+    committer.close(settings.request_deadline).await;
+    if outcome? == Outcome::InFlight { Err(CommandError::InFlight) } else { Ok(()) }
+}

@@ -1,0 +1,84 @@
+//! `payonce migrate` and `payonce sweep`: what is done to the database besides requests.
+
+use std::{error::Error, time::Duration};
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+use sqlx::{Connection, postgres::PgConnectOptions};
+
+use super::{error::CommandError, print};
+use crate::{
+    config::Settings,
+    database,
+    idempotency::{Sweeper, loggable},
+    server,
+};
+
+/// Applies the migrations that the database lacks.
+pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error>> {
+    Ok(database::migrate(options).await?)
+}
+
+/// A migration that was not applied.
+#[derive(Serialize)]
+struct Lacking {
+    version: i64,
+    description: &'static str,
+}
+
+/// Lists the migrations that the database lacks, and fails where it lacks any.
+pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), Box<dyn Error>> {
+    let check = async {
+        let mut conn = database::connect(options).await?;
+        let lacking = database::lacking(&mut conn).await?;
+        conn.close().await.map(|()| lacking)
+    };
+    let lacking = check.await.map_err(CommandError::Database)?;
+    let list = lacking.iter().map(|migration| Lacking {
+        version: migration.version,
+        description: &migration.description,
+    });
+    if json {
+        print::json(&list.collect::<Vec<_>>())?;
+    } else if lacking.is_empty() {
+        print::text("The database lacks no migration")?;
+    } else {
+        let rows = list.map(|one| [format!("{:04}", one.version), one.description.to_owned()]);
+        print::table(["LACKING", "DESCRIPTION"], rows)?;
+    }
+    if lacking.is_empty() { Ok(()) } else { Err(CommandError::Unmigrated(lacking.len()).into()) }
+}
+
+/// What a sweep did.
+#[derive(Serialize)]
+struct Swept {
+    responses: u64,
+    keys: u64,
+}
+
+/// Deletes what has expired. Whoever watches at a terminal sees how far it is.
+pub(super) async fn sweep(
+    settings: &Settings,
+    options: &PgConnectOptions,
+    json: bool,
+) -> Result<(), Box<dyn Error>> {
+    let done = |responses: u64, keys: u64| {
+        format!("{responses} expired responses and {keys} expired keys deleted")
+    };
+    let mut sweeper =
+        Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
+    let bar = ProgressBar::new_spinner();
+    let progress = |responses, keys| {
+        bar.set_message(done(responses, keys));
+        bar.tick();
+    };
+    let pass = server::sweep_pass(&mut sweeper, options, Duration::ZERO, progress).await;
+    bar.finish_and_clear();
+    let (responses, keys) = pass.map_err(|error| loggable(&error))?;
+    if json {
+        print::json(&Swept { responses, keys })?;
+    } else {
+        print::text(&done(responses, keys))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The command line: a file for each family of commands.
+//!
+//! Commands print tables and sentences for people, and JSON for programs (`--json`) in the shape that the
+//! HTTP API has for the same thing, where it has one. Errors go to stderr.
+
+use std::{collections::HashSet, error::Error, ffi::OsString, io::Write, process::ExitCode};
+
+use actix_web::rt::System;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+
+use self::{
+    accounts::{AccountCommand, ApiKeyCommand},
+    error::CommandError,
+    key::KeyCommand,
+    payment::PaymentCommand,
+};
+use crate::{
+    config::{self, Settings},
+    database, logs,
+};
+
+mod accounts;
+mod error;
+mod key;
+mod maintenance;
+mod payment;
+mod print;
+mod serve;
+mod settings;
+
+/// Takes payments exactly once.
+///
+/// Settings are read from flags, then the environment, then a file .env.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Environment only:\n  DATABASE_URL  postgres://user:password@host:5432/database (required)\n  \
+                  RUST_LOG      what is logged [default: info]; a line for each request: info,payonce::request=debug\n\n\
+                  Exit codes: 0 done; 1 it failed, or what was asked about isn't so, and stderr says why;\n\
+                  2 a flag or setting can't be read; 130 stopped at once by a second signal"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Run the server (also what no command means)
+    Serve,
+    /// Apply the migrations that the database lacks
+    Migrate {
+        /// Apply none: list what is lacking, and exit with 1 where anything is
+        #[arg(long)]
+        check: bool,
+        /// Print the list as JSON
+        #[arg(long, requires = "check")]
+        json: bool,
+    },
+    /// Delete what has expired, now
+    Sweep {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the server at HOST and PORT whether it is ready; exit 0 if it is
+    Healthcheck,
+    /// Create and list accounts
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
+    /// Find out what became of a request, by its idempotency key, or make sure that it never executes
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// List and show payments
+    #[command(subcommand)]
+    Payment(PaymentCommand),
+    /// Show the settings that are in force, and where each comes from
+    Config {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what makes a shell complete this command line, to be saved where that shell looks for it
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn run() -> ExitCode {
+    // Before anything reads the environment, and before there is a second thread.
+    let environment = std::env::vars_os().map(|(name, _)| name).collect();
+    let dot_env = config::read_dot_env();
+    let (cli, matches) = parse();
+    logs::start(cli.settings.log_format);
+    let execute = || System::new().block_on(execute(&cli, &matches, &environment));
+    match dot_env.map_err(Into::into).and_then(|()| execute()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told when stderr is closed.
+            let _ = writeln!(std::io::stderr(), "payonce: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line as it is understood: a variable that is set to nothing counts as not set.
+fn parse() -> (Cli, ArgMatches) {
+    let command = Cli::command().mut_args(|arg| {
+        let Some(value) = arg.get_env().map(std::env::var_os) else { return arg };
+        // Settings are many: -h is a page, --help has all.
+        let arg = arg.hide_short_help(true);
+        if value.is_some_and(|value| value.is_empty()) { arg.env(None) } else { arg }
+    });
+    let matches = command.get_matches();
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => (cli, matches),
+        Err(error) => error.exit(),
+    }
+}
+
+/// `environment` has the names of what was set outside of `.env`.
+async fn execute(
+    cli: &Cli,
+    matches: &ArgMatches,
+    environment: &HashSet<OsString>,
+) -> Result<(), Box<dyn Error>> {
+    let settings = &cli.settings;
+    match &cli.command {
+        // Above all where settings contradict each other, one wants to see them.
+        Some(Command::Config { json }) => settings::show(settings, matches, environment, *json)?,
+        Some(Command::Completions { shell }) => return Ok(completions(*shell)?),
+        _ => {}
+    }
+    settings.validate()?;
+    match &cli.command {
+        None | Some(Command::Serve) => serve::serve(settings, &config::database()?).await,
+        Some(Command::Migrate { check: false, .. }) => {
+            maintenance::migrate(&config::database()?).await
+        }
+        Some(Command::Migrate { check: true, json }) => {
+            maintenance::check(&config::database()?, *json).await
+        }
+        Some(Command::Sweep { json }) => {
+            maintenance::sweep(settings, &config::database()?, *json).await
+        }
+        Some(Command::Healthcheck) => serve::healthcheck(settings),
+        Some(Command::Account(command)) => {
+            Ok(accounts::account(command, &config::database()?).await?)
+        }
+        Some(Command::ApiKey(command)) => {
+            Ok(accounts::api_key(command, &config::database()?).await?)
+        }
+        Some(Command::Key(command)) => Ok(key::key(command, settings, &config::database()?).await?),
+        Some(Command::Payment(command)) => {
+            Ok(payment::payment(command, settings, &config::database()?).await?)
+        }
+        Some(Command::Config { .. } | Command::Completions { .. }) => Ok(()),
+    }
+}
+
+fn completions(shell: Shell) -> std::io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "payonce", &mut script);
+    print::text(String::from_utf8_lossy(&script).trim_end())
+}
+
+/// A connection to a database that has all migrations.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, CommandError> {
+    let mut conn = database::connect(options).await?;
+    match database::pending(&mut conn).await? {
+        0 => Ok(conn),
+        pending => Err(CommandError::Unmigrated(pending)),
+    }
+}

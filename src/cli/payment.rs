@@ -1,0 +1,143 @@
+//! `payonce payment`: payments, as `GET /payment` and `GET /payment/{transaction_id}` show them.
+
+use clap::{Subcommand, value_parser};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use super::{accounts::find_account, connect, error::CommandError, print};
+use crate::{
+    config::Settings,
+    database,
+    payments::{
+        self,
+        list::{Cursor, DEFAULT_LIMIT, Listing, MAX_LIMIT, Page},
+        payment::UserId,
+        recorded::Payment,
+    },
+};
+
+/// What can be done with payments.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum PaymentCommand {
+    /// List payments, the newest first, a page at a time
+    List {
+        /// Whose payments: an account's name or id
+        #[arg(long, default_value = "default")]
+        account: String,
+        /// Only those of this user
+        #[arg(long, value_parser = user_id)]
+        user: Option<UserId>,
+        /// How many at most
+        #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = value_parser!(u8).range(1..=i64::from(MAX_LIMIT)))]
+        limit: u8,
+        /// Go on after a page: its next_cursor
+        #[arg(long, value_parser = cursor)]
+        cursor: Option<Cursor>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one payment, with its refunds
+    Show {
+        /// Its id
+        transaction_id: Uuid,
+        /// Whose payment it is: an account's name or id
+        #[arg(long, default_value = "default")]
+        account: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn user_id(text: &str) -> Result<UserId, &'static str> {
+    UserId::parse(text.to_owned()).ok_or(UserId::EXPECTED)
+}
+
+fn cursor(text: &str) -> Result<Cursor, &'static str> {
+    Cursor::parse(text).ok_or("not the next_cursor of a page")
+}
+
+/// Does what the command line says.
+pub(super) async fn payment(
+    command: &PaymentCommand,
+    settings: &Settings,
+    options: &PgConnectOptions,
+) -> Result<(), CommandError> {
+    let mut conn = connect(options).await?;
+    database::prepare_to_read(&mut conn, settings.request_deadline / 2).await?;
+    match command {
+        PaymentCommand::List { account, user, limit, cursor, json } => {
+            let listing = Listing { user_id: user.clone(), limit: *limit, cursor: *cursor };
+            list(&mut conn, account, &listing, *json).await?;
+        }
+        PaymentCommand::Show { transaction_id, account, json } => {
+            show(&mut conn, account, *transaction_id, *json).await?;
+        }
+    }
+    Ok(conn.close().await?)
+}
+
+async fn list(
+    conn: &mut PgConnection,
+    account: &str,
+    listing: &Listing,
+    json: bool,
+) -> Result<(), CommandError> {
+    let account_id = find_account(conn, account).await?.account_id;
+    let page = Page::new(payments::list(conn, account_id, listing).await?, listing);
+    if json {
+        return Ok(print::json(&page)?);
+    }
+    let rows = page.payments.into_iter().map(|payment| {
+        [
+            payment.transaction_id.to_string(),
+            print::seconds(payment.created_at),
+            payment.amount.to_string(),
+            payment.refunded.to_string(),
+            payment.currency,
+            payment.user_id,
+        ]
+    });
+    print::table(["ID", "CREATED", "AMOUNT", "REFUNDED", "CURRENCY", "USER"], rows)?;
+    if let Some(next) = page.next_cursor {
+        print::text(&format!("\nThere are more: the same command with --cursor {next}"))?;
+    }
+    Ok(())
+}
+
+async fn show(
+    conn: &mut PgConnection,
+    account: &str,
+    transaction_id: Uuid,
+    json: bool,
+) -> Result<(), CommandError> {
+    let account = find_account(conn, account).await?;
+    let payment = payments::find(conn, account.account_id, transaction_id).await?;
+    let payment =
+        payment.ok_or(CommandError::NoPayment { account: account.name, transaction_id })?;
+    if json {
+        return Ok(print::json(&payment)?);
+    }
+    let Payment { status, user_id, amount, currency, refunded, refunds, created_at, .. } = payment;
+    print::members([
+        ("id", Some(transaction_id.to_string())),
+        ("status", Some(status)),
+        ("user", Some(user_id)),
+        ("amount", Some(format!("{amount} {currency} (in minor units)"))),
+        ("refunded", Some(refunded.to_string())),
+        ("created", Some(print::seconds(created_at))),
+    ])?;
+    if !refunds.is_empty() {
+        print::text("")?;
+        let rows = refunds.into_iter().map(|refund| {
+            [
+                refund.refund_id.to_string(),
+                print::seconds(refund.created_at),
+                refund.amount.to_string(),
+            ]
+        });
+        print::table(["REFUND", "CREATED", "AMOUNT"], rows)?;
+    }
+    Ok(())
+}

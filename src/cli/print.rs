@@ -1,0 +1,68 @@
+//! What commands print on stdout.
+
+use std::io::{self, ErrorKind, Write};
+
+use chrono::SecondsFormat;
+use serde::Serialize;
+
+use crate::timestamp::Timestamp;
+
+/// Prints a text and ends its line. That nobody reads on (`| head`) is no error.
+pub(super) fn text(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// Prints JSON, for programs.
+pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
+    text(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints rows below headings.
+pub(super) fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> io::Result<()> {
+    text(&aligned(std::iter::once(headings.map(str::to_owned)).chain(rows)))
+}
+
+/// Prints what there is to say of one thing, a line for each; what there is not is left out.
+pub(super) fn members<const N: usize>(members: [(&str, Option<String>); N]) -> io::Result<()> {
+    let said = members.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+    text(&aligned(said))
+}
+
+/// Each column is as wide as its widest cell.
+fn aligned<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = rows.collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A time, to the second.
+pub(super) fn seconds(time: Timestamp) -> String {
+    time.0.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::aligned;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let rows = [["ID", "NAME"], ["1", "größe"], ["23", "b"]].map(|row| row.map(str::to_owned));
+        assert_eq!(aligned(rows.into_iter()), "ID  NAME\n1   größe\n23  b");
+        assert_eq!(aligned(std::iter::once(["ID".to_owned()])), "ID");
+    }
+}

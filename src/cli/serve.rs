@@ -1,0 +1,71 @@
+//! `payonce serve` and `payonce healthcheck`: the server as a process, and asking it.
+
+use std::{
+    error::Error,
+    io::{Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+use log::info;
+use sqlx::postgres::PgConnectOptions;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    config::Settings,
+    server::{self, Server},
+};
+
+/// How long `healthcheck` waits for the server.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs a server until a signal says to stop.
+pub(super) async fn serve(
+    settings: &Settings,
+    options: &PgConnectOptions,
+) -> Result<(), Box<dyn Error>> {
+    // Before the first client can be served: from then on a signal must not kill.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    server::raise_file_limit(settings);
+    let server = tokio::select! {
+        server = Server::start(settings, options) => server?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    server::announce(settings, options, server.addresses());
+
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: what was accepted is finished, and no more; again to stop at once"),
+        _ = interrupt.recv() => info!("SIGINT: what was accepted is finished, and no more; again to stop at once"),
+    }
+    tokio::select! {
+        () = server.stop() => info!("stopped"),
+        _ = terminate.recv() => std::process::exit(130),
+        _ = interrupt.recv() => std::process::exit(130),
+    }
+    Ok(())
+}
+
+/// Asks the server at HOST and PORT whether it is ready.
+pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
+    let host = match settings.host.as_str() {
+        "0.0.0.0" => "127.0.0.1",
+        "::" | "[::]" => "::1",
+        host => host.trim_matches(['[', ']']),
+    };
+    let address = (host, settings.port).to_socket_addrs()?.next().ok_or("HOST has no address")?;
+    let mut server = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)
+        .map_err(|error| format!("can't reach {address}: {error}"))?;
+    server.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    server.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    write!(server, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    server.read_to_string(&mut answer)?;
+    let status = answer.lines().next().unwrap_or("no answer");
+    if status.starts_with("HTTP/1.1 200") {
+        Ok(())
+    } else {
+        Err(format!("not ready: {status}").into())
+    }
+}
