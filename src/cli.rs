@@ -32,6 +32,7 @@ const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 #[command(
     version,
     after_help = "Environment only:\n  DATABASE_URL  postgres://user:password@host:5432/database (required)\n  \
+                  METRICS_TOKEN what readers of /metrics have to show as Authorization: Bearer\n  \
                   RUST_LOG      what is logged [default: info]; a line for each request: info,payonce::request=debug\n\n\
                   Exit codes: 0 done; 1 it failed, and stderr says why; 2 a flag or setting can't be read;\n\
                   130 stopped at once by a second signal"
@@ -95,7 +96,10 @@ async fn execute(cli: &Cli) -> Result<(), Box<dyn Error>> {
     let settings = &cli.settings;
     settings.validate()?;
     match &cli.command {
-        None | Some(Command::Serve) => serve(settings, &config::database()?).await,
+        None | Some(Command::Serve) => {
+            let settings = Settings { metrics_token: config::metrics_token(), ..settings.clone() };
+            serve(&settings, &config::database()?).await
+        }
         Some(Command::Migrate) => Ok(database::migrate(&config::database()?).await?),
         Some(Command::Sweep) => sweep(settings, &config::database()?).await,
         Some(Command::Healthcheck) => healthcheck(settings),
@@ -117,7 +121,7 @@ async fn serve(settings: &Settings, options: &PgConnectOptions) -> Result<(), Bo
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    server::announce(settings, options, server.addresses());
+    server::announce(settings, options, &server);
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: what was accepted is finished, and no more; again to stop at once"),

@@ -16,7 +16,10 @@ use futures_util::StreamExt;
 use log::{Level, debug, log, log_enabled};
 use tokio::time::timeout;
 
-use crate::problem::{Kind, Problem, Reported};
+use crate::{
+    metrics::Requests,
+    problem::{Kind, Problem, Reported},
+};
 
 /// Twenty times what a payment takes.
 const BODY_LIMIT: usize = 16 * 1024;
@@ -56,7 +59,7 @@ pub async fn exchange<B: MessageBody>(
     mut req: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
-    let began = log_enabled!(target: REQUEST_TARGET, Level::Debug).then(Instant::now);
+    let began = Instant::now();
     let request_id = request_id(&req);
     match req.take_payload() {
         Payload::None => {}
@@ -67,10 +70,14 @@ pub async fn exchange<B: MessageBody>(
     }
     let mut response = next.call(req).await?;
     let route = response.request().match_pattern();
+    if let Some(requests) = response.request().app_data::<Requests>() {
+        let (method, status) = (response.request().method(), response.status().as_u16());
+        requests.count(route.as_deref(), method, status, began.elapsed());
+    }
     let route = route.as_deref().unwrap_or("(no route)");
     let id = request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-");
     report(&response, route, id);
-    if let Some(began) = began {
+    if log_enabled!(target: REQUEST_TARGET, Level::Debug) {
         let (method, status) = (response.request().method(), response.status().as_u16());
         debug!(target: REQUEST_TARGET, "{method} {route} {status} in {:?}, request id {id}", began.elapsed());
     }

@@ -14,7 +14,8 @@
 //!   goes through, [`body`] reads its JSON and [`query`] a query, [`problem`] has every answer besides success,
 //!   [`timestamp`] is how times are shown.
 //! - [`idempotency_key`]: what became of a request, and voiding its key.
-//! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
+//! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is, [`metrics`] counts
+//!   what it does.
 //! - [`cli`] and [`config`]: the program.
 
 pub mod accounts;
@@ -27,6 +28,7 @@ pub mod health;
 pub mod idempotency;
 pub mod idempotency_key;
 pub mod keyed;
+pub mod metrics;
 pub mod payments;
 pub mod problem;
 pub mod query;

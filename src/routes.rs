@@ -9,7 +9,7 @@ use actix_web::{
 };
 
 use crate::{
-    health, idempotency_key, payments,
+    health, idempotency_key, metrics, payments,
     problem::{self, Kind, Problem},
     refunds,
 };
@@ -39,6 +39,12 @@ pub fn configure(routes: &mut ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
+/// The metrics' route. It is not there for those who may not read them, so it says nothing of methods.
+pub fn metrics(routes: &mut ServiceConfig) {
+    let metrics = web::resource("/metrics").route(get(metrics::show));
+    routes.service(metrics.default_service(web::to(not_found)));
+}
+
 /// A path, with what to say to the methods that it doesn't take.
 fn resource(path: &'static str, allow: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move || {
@@ -58,6 +64,7 @@ where
     web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(handler)
 }
 
-fn not_found() -> Ready<Result<HttpResponse, Problem>> {
+/// The answer to a path that is none of these.
+pub fn not_found() -> Ready<Result<HttpResponse, Problem>> {
     ready(Err(Kind::NotFound.into()))
 }

@@ -28,7 +28,7 @@ mod directory;
 mod name;
 mod store;
 
-pub use anonymous::AnonymousAccess;
+pub use anonymous::{AnonymousAccess, is_local_caller};
 pub use api_key::{ApiKey, InvalidApiKey, KeyHash};
 pub use caller::{Authenticator, Caller, DEFAULT_ACCOUNT};
 pub use directory::{Directory, REVOKED_WITHIN, View};

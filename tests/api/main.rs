@@ -25,6 +25,7 @@ mod key_states;
 mod keys;
 mod layer;
 mod lists;
+mod metrics;
 mod migrations;
 mod operators;
 mod partitions;
