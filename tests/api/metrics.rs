@@ -1,10 +1,15 @@
 //! What is counted, and who may read it.
 
-use std::{collections::BTreeMap, process::Stdio};
+use std::{collections::BTreeMap, process::Stdio, sync::Arc};
 
 use reqwest::Method;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer, binary::Serve, client::Client};
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    binary::Serve,
+    client::Client,
+    proxy::{Fault, Proxy, Step},
+};
 
 /// The metrics as they are served, by name and labels.
 struct Sample(BTreeMap<String, f64>);
@@ -161,6 +166,53 @@ async fn a_full_queue_and_a_lost_connection_are_counted() {
     assert!((sample.outcome("pay", "overloaded") - 1.0).abs() < 0.5);
     assert!(sample.get("payonce_batch_failures_total{remedy=\"reconnect\"}") >= 1.0);
     assert!(sample.get("payonce_connections_opened_total") >= 2.0);
+}
+
+#[tokio::test]
+async fn a_key_in_doubt_is_counted_and_so_is_what_became_of_it() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let server = TestServer::start_through(&database, &options, &[]).await;
+    proxy.arm(Step::StatementCommitted, Fault::Cut);
+    assert_eq!(server.pay("a", PAYMENT).await.status, 201);
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_keys_in_doubt_total", 1);
+    sample.assert("payonce_keys_in_doubt_resolved_total{resolution=\"committed\"}", 1);
+    // Found out afterwards, and counted once all the same.
+    sample.assert("payonce_payments_total{currency=\"USD\"}", 1);
+
+    proxy.arm(Step::StatementSent, Fault::Cut);
+    assert_eq!(server.pay("b", PAYMENT).await.status, 201);
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_keys_in_doubt_total", 2);
+    sample.assert("payonce_keys_in_doubt_resolved_total{resolution=\"not_committed\"}", 1);
+    sample.assert("payonce_payments_total{currency=\"USD\"}", 2);
+}
+
+#[tokio::test]
+async fn a_request_without_an_outcome_counts_as_failed() {
+    let server = TestServer::start().await;
+    server.database.execute("ALTER TABLE payments RENAME TO elsewhere").await;
+    assert_eq!(server.pay("a", PAYMENT).await.status, 500);
+    let sample = Sample::of(&server).await;
+    assert!((sample.outcome("pay", "failed") - 1.0).abs() < 0.5);
+    sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 1);
+    sample.assert("payonce_commits_total", 0);
+}
+
+#[tokio::test]
+async fn what_the_sweeper_deletes_is_counted() {
+    let server = TestServer::start_with(&["--sweep-interval", "1s"]).await;
+    server.pay("a", PAYMENT).await;
+    let started = Sample::of(&server).await.get("payonce_sweep_last_success_timestamp_seconds");
+    server.database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
+    reaches(&server, "payonce_sweep_deleted_rows_total{of=\"responses\"}", 1).await;
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_sweep_deleted_rows_total{of=\"responses\"}", 1);
+    assert!(sample.get("payonce_sweep_last_success_timestamp_seconds") > started);
+    server.database.execute("ALTER TABLE idempotency_responses RENAME TO elsewhere").await;
+    reaches(&server, "payonce_sweep_failures_total", 1).await;
 }
 
 #[tokio::test]
