@@ -1,6 +1,6 @@
 //! Every setting: read from flags, then the environment, then `.env`, and validated once.
 
-use std::{fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgAction, Args};
 use sqlx::postgres::PgConnectOptions;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, logs::LogFormat,
-    payments::currency::Currency,
+    metrics::access::Token, payments::currency::Currency,
 };
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
@@ -178,6 +178,13 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub sweep_interval: Ttl,
+    /// Address and port to serve /metrics at, to whoever reaches it and no longer on PORT [default: on PORT, to
+    /// programs on this machine]
+    #[arg(long, env = "METRICS_ADDRESS", global = true, hide_env_values = true)]
+    pub metrics_address: Option<SocketAddr>,
+    /// What readers of /metrics show; read by [`metrics_token`]
+    #[arg(skip)]
+    pub metrics_token: Option<Token>,
     /// Whether serve migrates the database when it starts
     #[arg(long, env = "AUTO_MIGRATE", default_value = "true", action = ArgAction::Set, global = true, hide_env_values = true)]
     pub auto_migrate: bool,
@@ -318,6 +325,13 @@ pub fn database() -> Result<PgConnectOptions, ConfigError> {
         return Err(ConfigError::DatabaseUrl);
     }
     url.parse().map_err(|_| ConfigError::DatabaseUrl)
+}
+
+/// The token that `METRICS_TOKEN` is.
+#[must_use]
+pub fn metrics_token() -> Option<Token> {
+    let token = std::env::var("METRICS_TOKEN").ok().filter(|token| !token.is_empty());
+    token.map(|token| Token::new(&token))
 }
 
 /// A database's address as it may be shown: without its password.

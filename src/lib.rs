@@ -15,7 +15,8 @@
 //!   [`timestamp`] is how times are shown.
 //! - [`idempotency_key`]: what became of a request, and voiding its key; [`idempotency_policy`]: the rules.
 //! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
-//! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is.
+//! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is, [`metrics`] counts
+//!   what it does.
 //! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
 
 pub mod accounts;
@@ -31,6 +32,7 @@ pub mod idempotency_key;
 pub mod idempotency_policy;
 pub mod keyed;
 pub mod logs;
+pub mod metrics;
 pub mod payments;
 pub mod problem;
 pub mod query;

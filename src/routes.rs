@@ -9,7 +9,7 @@ use actix_web::{
 };
 
 use crate::{
-    description, health, idempotency_key, idempotency_policy, payments,
+    description, health, idempotency_key, idempotency_policy, metrics, payments,
     problem::{self, Kind, Problem},
     refunds,
 };
@@ -43,6 +43,12 @@ pub fn configure(routes: &mut ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
+/// The metrics' route. It is not there for those who may not read them, so it says nothing of methods.
+pub fn metrics(routes: &mut ServiceConfig) {
+    let metrics = web::resource("/metrics").route(get(metrics::show));
+    routes.service(metrics.default_service(web::to(not_found)));
+}
+
 /// A path, with what to say to the methods that it doesn't take.
 fn resource(path: &'static str, allow: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move || {
@@ -62,6 +68,7 @@ where
     web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(handler)
 }
 
-fn not_found() -> Ready<Result<HttpResponse, Problem>> {
+/// The answer to a path that is none of these.
+pub fn not_found() -> Ready<Result<HttpResponse, Problem>> {
     ready(Err(Kind::NotFound.into()))
 }

@@ -21,6 +21,7 @@ use crate::{
     idempotency::{Committer, Sweeper, UnfitServer, loggable},
     idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
+    metrics::{self, Metrics, Sweeps, access::Access},
     payments::http::DefaultCurrency,
     routes,
 };
@@ -49,6 +50,9 @@ pub enum StartError {
     /// PostgreSQL can't be reached, or isn't fit.
     #[error(transparent)]
     Database(#[from] UnfitServer),
+    /// Two metrics have one name: a defect.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {source}")]
     Listen {
@@ -64,6 +68,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     http: ServerHandle,
     http_ended: JoinHandle<io::Result<()>>,
+    metrics: Option<(Vec<SocketAddr>, ServerHandle)>,
     committer: Committer,
     reads: Reads,
     authenticator: web::Data<Authenticator>,
@@ -83,7 +88,9 @@ impl Server {
         options: &PgConnectOptions,
     ) -> Result<Self, StartError> {
         prepare(settings, options).await?;
-        let committer = Committer::start(options, &settings.idempotency()).await?;
+        let metrics = web::Data::new(Metrics::new(settings.queue_limit.get())?);
+        let committer =
+            Committer::start_observed(options, &settings.idempotency(), metrics.observer()).await?;
         let reads = Reads::new(options, settings.read_connections, settings.request_deadline / 2);
         let keyed = web::Data::new(Keyed {
             committer: committer.clone(),
@@ -108,6 +115,11 @@ impl Server {
         let stopping_data = stopping.clone();
         let connections = usize::try_from(settings.connection_limit).unwrap_or(usize::MAX);
         let workers = workers(settings);
+        let sweeps = metrics.sweeps();
+        let on_main = settings.metrics_address.is_none();
+        let access = web::Data::new(access(settings));
+        let metrics_server = serve_metrics(settings, &metrics, &committer, &limits, &stopping)?;
+        let committer_data = web::Data::new(committer.clone());
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let http = HttpServer::new(move || {
             App::new()
@@ -118,7 +130,12 @@ impl Server {
                 .app_data(limits.clone())
                 .app_data(stopping_data.clone())
                 .app_data(policy.clone())
+                .app_data(access.clone())
+                .app_data(committer_data.clone())
+                .app_data(metrics.requests())
+                .app_data(metrics.clone())
                 .wrap(from_fn(exchange))
+                .configure(if on_main { routes::metrics } else { |_: &mut web::ServiceConfig| {} })
                 .configure(routes::configure)
         })
         .backlog(BACKLOG)
@@ -136,13 +153,14 @@ impl Server {
             addresses,
             http: http.handle(),
             http_ended: rt::spawn(http),
+            metrics: metrics_server,
             committer,
             reads,
             authenticator,
             sweeper: settings
                 .sweep_interval
                 .0
-                .map(|pause| rt::spawn(sweep(settings.clone(), options.clone(), pause))),
+                .map(|pause| rt::spawn(sweep(settings.clone(), options.clone(), pause, sweeps))),
             stopping,
             shutdown_delay: settings.shutdown_delay,
             deadline,
@@ -153,6 +171,12 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the metrics are served, if that is an address of their own.
+    #[must_use]
+    pub fn metrics_addresses(&self) -> &[SocketAddr] {
+        self.metrics.as_ref().map_or(&[], |(addresses, _)| addresses)
     }
 
     /// Stops. For `SHUTDOWN_DELAY` it serves as before, but isn't ready, and closes each connection with
@@ -174,6 +198,9 @@ impl Server {
         self.committer
             .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
             .await;
+        if let Some((_, metrics)) = &self.metrics {
+            metrics.stop(false).await;
+        }
         let closing = async { tokio::join!(self.reads.close(), self.authenticator.close()) };
         let _ = timeout(STOPPING_MARGIN / 2, closing).await;
     }
@@ -213,18 +240,51 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
     }
 }
 
+/// Who may read the metrics.
+fn access(settings: &Settings) -> Access {
+    match &settings.metrics_token {
+        Some(token) => Access::Token(token.clone()),
+        None if settings.metrics_address.is_some() => Access::Everybody,
+        None => Access::Local,
+    }
+}
+
+/// Serves the metrics at an address of their own, where they have one.
+fn serve_metrics(
+    settings: &Settings,
+    metrics: &web::Data<Metrics>,
+    committer: &Committer,
+    limits: &web::Data<BodyLimits>,
+    stopping: &web::Data<Stopping>,
+) -> Result<Option<(Vec<SocketAddr>, ServerHandle)>, StartError> {
+    let Some(address) = settings.metrics_address else { return Ok(None) };
+    let (metrics, committer) = (metrics.clone(), committer.clone());
+    let (limits, stopping) = (limits.clone(), stopping.clone());
+    let (addresses, http) =
+        metrics::serve(address, access(settings), metrics, committer, limits, stopping)
+            .map_err(|source| StartError::Listen { address: address.to_string(), source })?;
+    let handle = http.handle();
+    rt::spawn(http);
+    Ok(Some((addresses, handle)))
+}
+
 /// An IPv6 address as it stands before a port.
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// Deletes what has expired, for ever, with a pause after each pass.
-async fn sweep(settings: Settings, options: PgConnectOptions, interval: Duration) {
+async fn sweep(settings: Settings, options: PgConnectOptions, interval: Duration, sweeps: Sweeps) {
     let mut sweeper =
         Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
     loop {
         sleep(interval).await;
-        match sweep_pass(&mut sweeper, &options, SWEEP_PAUSE, |_, _| {}).await {
+        let pass = sweep_pass(&mut sweeper, &options, SWEEP_PAUSE, |_, _| {}).await;
+        match &pass {
+            Ok(deleted) => sweeps.succeeded(*deleted),
+            Err(_) => sweeps.failed(),
+        }
+        match pass {
             Ok((0, 0)) => debug!("sweep: nothing has expired"),
             Ok((responses, keys)) => {
                 info!("sweep: {responses} expired responses and {keys} expired keys deleted");
@@ -261,10 +321,16 @@ pub async fn sweep_pass(
 }
 
 /// Says what this server is, as it starts: nothing secret.
-pub fn announce(settings: &Settings, options: &PgConnectOptions, addresses: &[SocketAddr]) {
-    let listening: Vec<String> =
-        addresses.iter().map(|address| format!("http://{address}")).collect();
-    info!("payonce {} listens on {}", env!("CARGO_PKG_VERSION"), listening.join(", "));
+pub fn announce(settings: &Settings, options: &PgConnectOptions, server: &Server) {
+    let urls = |addresses: &[SocketAddr]| {
+        let urls: Vec<String> =
+            addresses.iter().map(|address| format!("http://{address}")).collect();
+        urls.join(", ")
+    };
+    info!("payonce {} listens on {}", env!("CARGO_PKG_VERSION"), urls(server.addresses()));
+    if !server.metrics_addresses().is_empty() {
+        info!("/metrics is served at {}", urls(server.metrics_addresses()));
+    }
     info!("database {}", config::shown(options));
     info!(
         "keys stay used up: {}; answers are kept for {}; deadline {}, wait for other servers {}",

@@ -58,11 +58,23 @@ impl AnonymousAccess {
     }
 }
 
+/// Whether a program on this machine is calling, by a name of its own and without a proxy that shows.
+#[must_use]
+pub fn is_local_caller(req: &HttpRequest) -> bool {
+    is_local_peer(req)
+        && is_called_local(req)
+        && !is_forwarded(req.headers())
+        && req.version() >= Version::HTTP_11
+}
+
+fn is_local_peer(req: &HttpRequest) -> bool {
+    req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+}
+
 /// Whether both ends of the connection are on this machine.
 fn is_local(req: &HttpRequest) -> bool {
     let listener = req.app_config().local_addr().ip().to_canonical();
-    let peer = req.peer_addr().map(|peer| peer.ip().to_canonical());
-    listener.is_loopback() && peer.is_some_and(|peer| peer.is_loopback())
+    listener.is_loopback() && is_local_peer(req)
 }
 
 /// Whether the request is addressed to this machine, wherever it says to whom.

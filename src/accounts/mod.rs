@@ -27,7 +27,7 @@ mod directory;
 mod name;
 pub(crate) mod store;
 
-pub use anonymous::AnonymousAccess;
+pub use anonymous::{AnonymousAccess, is_local_caller};
 pub use api_key::{ApiKey, InvalidApiKey, KeyHash};
 pub use caller::{Authenticator, Caller, DEFAULT_ACCOUNT};
 pub(crate) use directory::MAX_KEYS;

@@ -37,6 +37,7 @@ mod settings;
 #[command(
     version,
     after_help = "Environment only:\n  DATABASE_URL  postgres://user:password@host:5432/database (required)\n  \
+                  METRICS_TOKEN what readers of /metrics have to show as Authorization: Bearer\n  \
                   RUST_LOG      what is logged [default: info]; a line for each request: info,payonce::request=debug\n\n\
                   Exit codes: 0 done; 1 it failed, or what was asked about isn't so, and stderr says why;\n\
                   2 a flag or setting can't be read; 130 stopped at once by a second signal"
@@ -143,7 +144,10 @@ async fn execute(
     }
     settings.validate()?;
     match &cli.command {
-        None | Some(Command::Serve) => serve::serve(settings, &config::database()?).await,
+        None | Some(Command::Serve) => {
+            let settings = Settings { metrics_token: config::metrics_token(), ..settings.clone() };
+            serve::serve(&settings, &config::database()?).await
+        }
         Some(Command::Migrate { check: false, .. }) => {
             maintenance::migrate(&config::database()?).await
         }

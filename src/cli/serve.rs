@@ -33,7 +33,7 @@ pub(super) async fn serve(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    server::announce(settings, options, server.addresses());
+    server::announce(settings, options, &server);
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: what was accepted is finished, and no more; again to stop at once"),

@@ -39,14 +39,17 @@ pub(super) fn show(
         let name = name.to_string_lossy().into_owned();
         let written = matches.get_raw(id).and_then(|mut values| values.next());
         // The one whose default is another setting's.
-        let share = || settings.account_queue_limit().to_string();
+        let derived =
+            || (id == "account_queue_limit").then(|| settings.account_queue_limit().to_string());
+        let value = written.map(|value| value.to_string_lossy().into_owned()).or_else(derived);
         InForce {
-            value: Some(written.map_or_else(share, |value| value.to_string_lossy().into_owned())),
             source: match matches.value_source(id) {
                 Some(ValueSource::CommandLine) => "flag",
                 Some(ValueSource::EnvVariable) => from_variable(&name),
+                _ if value.is_none() => "not set",
                 _ => "default",
             },
+            value,
             name,
         }
     };
@@ -65,6 +68,7 @@ pub(super) fn show(
     };
     let mut all = vec![
         of_variable("DATABASE_URL", None, &|_| database()),
+        of_variable("METRICS_TOKEN", None, &|_| "(a secret)".to_owned()),
         of_variable("RUST_LOG", Some(DEFAULT_FILTER), &str::to_owned),
     ];
     let arguments = Settings::augment_args(Command::new("settings"));

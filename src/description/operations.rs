@@ -74,7 +74,7 @@ const fn ok(means: &'static str, content: Content, headers: &'static [&'static s
     Success { status: 200, means, content, headers }
 }
 
-const OPERATIONS: [Operation; 13] = [
+const OPERATIONS: [Operation; 14] = [
     Operation {
         method: "post",
         path: "/payment",
@@ -212,6 +212,19 @@ const OPERATIONS: [Operation; 13] = [
         body: Body::None,
         successes: &[ok("It can.", Json("Health"), &[])],
         problems: &[&[Kind::Internal, Kind::DatabaseUnavailable, Kind::ShuttingDown]],
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        tag: "about",
+        id: "showMetrics",
+        summary: "Say what it has done, for Prometheus",
+        description: "Here for programs on the server's own machine, or with `METRICS_TOKEN` as bearer token; and not \
+                      here at all where `METRICS_ADDRESS` is set.",
+        parameters: &[],
+        body: Body::None,
+        successes: &[ok("Prometheus' text format.", Text(&["text/plain"]), &[])],
+        problems: &[&[Kind::Unauthorized, Kind::NotFound, Kind::Internal]],
     },
     Operation {
         method: "get",

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     health::Stopping,
+    metrics::Requests,
     problem::{Kind, Problem},
 };
 
@@ -95,6 +96,15 @@ pub async fn exchange<B: MessageBody>(
     };
     req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
     let mut response = next.call(req).await?;
+    if let Some(requests) = response.request().app_data::<Requests>() {
+        let (request, status) = (response.request(), response.status().as_u16());
+        requests.count(
+            request.match_pattern().as_deref(),
+            request.method(),
+            status,
+            began.elapsed(),
+        );
+    }
     if let Some(id) = request_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }

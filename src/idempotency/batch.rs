@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     insert::Insert,
+    observer::{Observer, Step, timed},
     response::Response,
     store::{self, Claim, UsedKey},
     submission::{Running, Submission},
@@ -72,14 +73,18 @@ pub(super) async fn run(
     batch: &[Running],
     terms: Terms,
     searching: bool,
+    observer: &dyn Observer,
     commit_sent: &mut bool,
 ) -> Result<Vec<Fate>, sqlx::Error> {
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
     let insert = if plain { insert_of(batch)? } else { None };
     match insert {
-        Some(insert) => in_one_statement(conn, batch, insert, terms, commit_sent).await,
-        None => in_a_transaction(conn, batch, terms, searching, commit_sent).await,
+        Some(insert) => {
+            let run = in_one_statement(conn, batch, insert, terms, commit_sent);
+            timed(observer, Step::OneStatement, run).await
+        }
+        None => in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await,
     }
 }
 
@@ -134,10 +139,11 @@ async fn in_a_transaction(
     batch: &[Running],
     terms: Terms,
     searching: bool,
+    observer: &dyn Observer,
     commit_sent: &mut bool,
 ) -> Result<Vec<Fate>, sqlx::Error> {
     let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
-    let mut executed = match claim_and_execute(&mut transaction, batch, terms).await {
+    let mut executed = match claim_and_execute(&mut transaction, batch, terms, observer).await {
         Ok(executed) => executed,
         Err(error) => {
             // A ROLLBACK that fails tells more than its cause: the connection is gone.
@@ -146,7 +152,7 @@ async fn in_a_transaction(
         }
     };
     *commit_sent = true;
-    transaction.commit().await?;
+    timed(observer, Step::Commit, transaction.commit()).await?;
     let fates = batch
         .iter()
         .map(|running| executed.remove(&running.leader.execution_id).map_or(Fate::Open, Fate::New));
@@ -157,15 +163,16 @@ async fn claim_and_execute(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
+    observer: &dyn Observer,
 ) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
-    let claimed = claim(conn, batch, terms.key_ttl).await?;
+    let claimed = timed(observer, Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
     let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
     let new: Vec<&Running> = batch.iter().filter(new).collect();
     if new.is_empty() {
         return Ok(HashMap::new());
     }
-    let executed = execute(conn, &new).await?;
-    remember(conn, executed, terms.response_ttl).await
+    let executed = timed(observer, Step::Execute, execute(conn, &new)).await?;
+    timed(observer, Step::Remember, remember(conn, executed, terms.response_ttl)).await
 }
 
 /// The execution ids of those whose key was new, and is theirs now.

@@ -20,6 +20,7 @@ use super::{
     connection::Connector,
     key::ScopedKey,
     lane::lanes,
+    observer::{Event, Observer},
     queue::Queue,
     record::Void,
     submission::{Stage, Submission},
@@ -110,6 +111,7 @@ pub struct Committer(Arc<Shared>);
 
 struct Shared {
     queues: Vec<Arc<Queue>>,
+    observer: Arc<dyn Observer>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     request_deadline: Duration,
 }
@@ -138,27 +140,40 @@ impl Committer {
         options: &PgConnectOptions,
         settings: &Settings,
     ) -> Result<Self, UnfitServer> {
+        Self::start_observed(options, settings, Arc::new(())).await
+    }
+
+    /// As [`start`](Self::start), and `observer` hears what the committers do.
+    ///
+    /// # Errors
+    /// As those of [`start`](Self::start).
+    pub async fn start_observed(
+        options: &PgConnectOptions,
+        settings: &Settings,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, UnfitServer> {
+        let connector = || Connector::new(options.clone(), settings, Arc::clone(&observer));
         let committers = settings.committers.max(1);
         let mut connectors = Vec::with_capacity(committers);
         for _ in 0..committers {
-            let mut connector = Connector::new(options.clone(), settings);
+            let mut connector = connector();
             connector.connect().await?;
             connectors.push(connector);
         }
         let mut queues = Vec::with_capacity(committers);
         let mut tasks = Vec::with_capacity(2 * committers);
-        for connector in connectors {
+        for main_connector in connectors {
             let queue = Arc::new(Queue::new(
                 settings.queue_limit.div_ceil(committers),
                 settings.account_queue_limit.div_ceil(committers),
+                Arc::clone(&observer),
             ));
-            let (main, aside) =
-                lanes(&queue, settings, (connector, Connector::new(options.clone(), settings)));
+            let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
             queues.push(queue);
         }
         let request_deadline = settings.request_deadline;
-        Ok(Self(Arc::new(Shared { queues, tasks: Mutex::new(tasks), request_deadline })))
+        Ok(Self(Arc::new(Shared { queues, observer, tasks: Mutex::new(tasks), request_deadline })))
     }
 
     /// Has a command executed, exactly once for this key of this account, and says what came of it.
@@ -168,6 +183,23 @@ impl Committer {
     /// # Errors
     /// A [`Failure`] is never stored: the same request with the same key may be sent again.
     pub async fn submit<C: Command>(
+        &self,
+        account_id: Uuid,
+        key: IdempotencyKey,
+        command: C,
+    ) -> Result<Outcome, Failure> {
+        let answer = self.answer(account_id, key, command).await;
+        self.0.observer.observe(Event::Answered { operation: C::OPERATION, answer: &answer });
+        answer
+    }
+
+    /// How many keys wait or are being executed, in all queues together.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.0.queues.iter().map(|queue| queue.keys()).sum()
+    }
+
+    async fn answer<C: Command>(
         &self,
         account_id: Uuid,
         key: IdempotencyKey,

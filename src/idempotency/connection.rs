@@ -1,7 +1,7 @@
 //! A committer's connection to PostgreSQL: opened with everything that keeps one stuck server from
 //! holding up the others, never used again after an error that leaves its state in doubt.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, Connection, Decode, Executor, PgConnection, Postgres, Row, Type,
@@ -14,6 +14,7 @@ use super::{
     Settings,
     batch::{self, Fate, Terms},
     error::{Remedy, loggable, rolled_back},
+    observer::{Event, Observer, Step, timed},
     store::{self, UsedKey},
     submission::Running,
 };
@@ -116,6 +117,7 @@ struct Session {
 /// One connection, opened when it is needed.
 pub(super) struct Connector {
     options: PgConnectOptions,
+    observer: Arc<dyn Observer>,
     timeouts: Timeouts,
     response_ttl: Option<f64>,
     key_ttl: Option<f64>,
@@ -133,9 +135,14 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(options: PgConnectOptions, settings: &Settings) -> Self {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        settings: &Settings,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         Self {
             options,
+            observer,
             timeouts: Timeouts::within(settings.request_deadline),
             response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
             key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
@@ -173,7 +180,8 @@ impl Connector {
         searching: bool,
     ) -> Result<Vec<Fate>, Fault> {
         let (mut session, terms) = self.take()?;
-        let run = batch::run(&mut session.conn, batch, terms, searching, &mut self.commit_sent);
+        let (observer, commit_sent) = (&*self.observer, &mut self.commit_sent);
+        let run = batch::run(&mut session.conn, batch, terms, searching, observer, commit_sent);
         let ended = timeout(self.timeouts.batch, run).await;
         let fates = self.give_back(session, ended)?;
         self.met_used = fates.iter().any(|fate| !matches!(fate, Fate::New(_)));
@@ -187,6 +195,7 @@ impl Connector {
     ) -> Result<Vec<Option<UsedKey>>, Fault> {
         let (mut session, terms) = self.take()?;
         let run = batch::look_up(&mut session.conn, batch, terms, &mut self.commit_sent);
+        let run = timed(&*self.observer, Step::LookUp, run);
         let ended = timeout(self.timeouts.batch, run).await;
         self.give_back(session, ended)
     }
@@ -305,7 +314,9 @@ impl Connector {
             batch.as_millis(),
         );
         conn.execute(AssertSqlSafe(settings)).await.map_err(UnfitServer::Unreachable)?;
-        self.check(conn).await
+        let session = self.check(conn).await?;
+        self.observer.observe(Event::Connected);
+        Ok(session)
     }
 
     /// Makes sure that the promises can be kept on this server.

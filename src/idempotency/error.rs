@@ -30,7 +30,7 @@ pub enum Failure {
 
 /// What to do with a batch whose transaction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub enum Remedy {
     /// Halve it until the guilty command is alone, and fail that one.
     Isolate,
     /// The same batch again: it met another transaction.

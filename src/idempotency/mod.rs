@@ -97,7 +97,7 @@
 //! one call of it and its reply, `queue` where copies of one request meet and `places` whose turn it is
 //! there. `lane` is the loop that takes batches and mends what fails, `sidestepped` what it puts aside at
 //! once, `batch` the one transaction, `store` its statements, `connection` what it runs on. `record` is
-//! what became of a key, and `sweeper` frees space.
+//! what became of a key, `sweeper` frees space, and `observer` hears of it all.
 
 mod batch;
 mod command;
@@ -108,6 +108,7 @@ mod fingerprint;
 mod insert;
 mod key;
 mod lane;
+mod observer;
 mod places;
 mod queue;
 mod record;
@@ -120,10 +121,11 @@ mod sweeper;
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
 pub use connection::UnfitServer;
-pub use error::{Failure, is_of_outdated_statement, loggable};
+pub use error::{Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
+pub use observer::{Event, Observer, Resolution, Step};
 pub use queue::COPIES_FOR_A_KEY;
 pub use record::{KeyRecord, KeyState};
 pub use response::{MalformedHeader, Response};

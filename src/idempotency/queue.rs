@@ -8,8 +8,9 @@
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,9 +20,10 @@ use super::{
     Failure, Outcome,
     batch::Executed,
     key::ScopedKey,
+    observer::{Event, Observer, Resolution},
     places::{Group, Places},
     store::UsedKey,
-    submission::{Running, Stage, Standing, Submission},
+    submission::{Reply, Running, Stage, Standing, Submission},
 };
 
 /// How many copies may wait for each key that an account may have in the queue: many more than well-meant
@@ -34,6 +36,7 @@ pub(super) struct Queue {
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
+    observer: Arc<dyn Observer>,
 }
 
 /// A caller's place, left when it stops waiting: by [`leave`](Self::leave), or by dropping it.
@@ -46,8 +49,17 @@ pub(super) struct Seat<'a> {
 
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
-    pub(super) fn new(limit: usize, account_limit: usize) -> Self {
-        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit }
+    pub(super) fn new(limit: usize, account_limit: usize, observer: Arc<dyn Observer>) -> Self {
+        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
+    }
+
+    pub(super) fn observe(&self, event: Event<'_>) {
+        self.observer.observe(event);
+    }
+
+    /// How many keys are in it, waiting or being executed.
+    pub(super) fn keys(&self) -> usize {
+        self.state().groups.len()
     }
 
     /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
@@ -96,11 +108,13 @@ impl Queue {
     pub(super) fn take(&self, limit: usize) -> Vec<Running> {
         let mut state = self.state();
         let state = &mut *state;
+        let now = Instant::now();
         let mut taken = Vec::with_capacity(limit.min(state.groups.len()));
         while taken.len() < limit {
             let Some(scope) = state.next_waiting() else { break };
             let Some(group) = state.groups.get_mut(&scope) else { continue };
             let Some((_, leader)) = group.leader.take() else { continue };
+            self.observe(Event::Taken(now - leader.arrived));
             taken.push(Running { leader, losses: 0, in_doubt: false, delays: 0 });
         }
         taken
@@ -124,7 +138,7 @@ impl Queue {
     /// Answers the leader, whose command was executed, and all who follow it.
     pub(super) fn settle_new(&self, running: Running, executed: Executed) {
         let followers = self.followers(&running);
-        let Running { leader, .. } = running;
+        let Running { leader, in_doubt, .. } = running;
         let Executed { response, replayable_until } = executed;
         let standing = Standing {
             execution_id: leader.execution_id,
@@ -133,12 +147,13 @@ impl Queue {
             response: Some(&response),
             replayable_until,
         };
+        self.settled(in_doubt, Resolution::NotCommitted);
         for follower in followers {
             let reply = follower.judged_by(standing);
-            follower.answer(reply);
+            self.answer(follower, reply);
         }
         let execution_id = leader.execution_id;
-        leader.answer(Ok(Outcome::New { execution_id, response, replayable_until }));
+        self.answer(leader, Ok(Outcome::New { execution_id, response, replayable_until }));
     }
 
     /// Answers the leader and all who follow it by what their key was used for.
@@ -152,6 +167,11 @@ impl Queue {
             replayable_until: used.replayable_until,
         };
         let Standing { execution_id, replayable_until, .. } = standing;
+        let own = running.leader.execution_id == execution_id;
+        self.settled(
+            running.in_doubt,
+            if own { Resolution::Committed } else { Resolution::NotCommitted },
+        );
         for submission in std::iter::once(running.leader).chain(followers) {
             let reply = match standing.response {
                 // Committed by a connection that was lost before it could say so.
@@ -160,7 +180,29 @@ impl Queue {
                 }
                 _ => submission.judged_by(standing),
             };
-            submission.answer(reply);
+            self.answer(submission, reply);
+        }
+    }
+
+    /// Says what of a command became known, and answers it.
+    fn answer(&self, submission: Submission, reply: Reply) {
+        let command: &dyn Any = &*submission.command;
+        match &reply {
+            Ok(Outcome::New { response, .. }) => {
+                self.observe(Event::Executed { command, response });
+            }
+            Ok(Outcome::Replay { response, .. }) => {
+                self.observe(Event::Replayed { command, response });
+            }
+            _ => {}
+        }
+        submission.answer(reply);
+    }
+
+    /// A key that was in doubt is so no longer.
+    fn settled(&self, in_doubt: bool, resolution: Resolution) {
+        if in_doubt {
+            self.observe(Event::Settled(resolution));
         }
     }
 
@@ -174,6 +216,7 @@ impl Queue {
     /// answered, none of them can be told more than that. Others with its key haven't been tried: the
     /// first of them leads.
     pub(super) fn fail(&self, running: Running, failure: &Failure) {
+        self.settled(running.in_doubt, Resolution::Unknown);
         let failure = if running.in_doubt { &Failure::OutcomeUnknown } else { failure };
         let mut state = self.state();
         let Some(mut group) = self.remove(&mut state, &running.leader.scope) else { return };
@@ -217,6 +260,7 @@ impl Queue {
                 return Some(running);
             };
             let Some(next) = self.next_leader(&leader.scope) else {
+                self.settled(running.in_doubt, Resolution::Unknown);
                 running.leader.answer(reply);
                 return None;
             };

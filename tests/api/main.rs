@@ -30,6 +30,7 @@ mod layer;
 mod limits;
 mod lists;
 mod logs;
+mod metrics;
 mod migrations;
 mod operators;
 mod partitions;

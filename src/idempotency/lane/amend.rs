@@ -13,6 +13,7 @@ use crate::idempotency::{
     Failure,
     connection::Fault,
     error::Remedy,
+    observer::Event,
     queue::Queue,
     submission::{Running, Stage},
 };
@@ -32,8 +33,12 @@ impl Lane {
         let Fault { remedy, in_doubt, message } = fault;
         for running in &mut part {
             running.losses += u32::from(remedy == Remedy::Reconnect);
+            if in_doubt && !running.in_doubt {
+                self.queue.observe(Event::InDoubt);
+            }
             running.in_doubt |= in_doubt;
         }
+        self.queue.observe(Event::Failed(remedy));
         self.queue.mark(&part, Stage::Waiting);
         let size = part.len();
         match remedy {
@@ -158,6 +163,9 @@ impl Lane {
         let Some(mut part) = self.parts.pop() else { return };
         if self.connector.may_have_committed() {
             for running in &mut part {
+                if !running.in_doubt {
+                    self.queue.observe(Event::InDoubt);
+                }
                 running.in_doubt = true;
             }
             self.parts.push(part);

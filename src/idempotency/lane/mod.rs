@@ -15,6 +15,7 @@ use super::{
     Settings,
     batch::Fate,
     connection::{Connector, Fault},
+    observer::Event,
     queue::Queue,
     sidestepped::Sidestepped,
     submission::{Running, Stage},
@@ -219,6 +220,7 @@ impl Lane {
         match run {
             Ok(fates) => {
                 self.repeats = 0;
+                self.queue.observe(Event::Committed(part.len()));
                 let mut open = Vec::new();
                 for (running, fate) in part.into_iter().zip(fates) {
                     match fate {

@@ -1,0 +1,98 @@
+//! What the layer says of its work, to whoever counts it. It goes on the same whatever is made of that.
+
+use std::{any::Any, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Failure, Outcome, Remedy, Response};
+
+/// Hears of events, in the midst of the work that they are about: it must be quick, and never wait.
+pub trait Observer: Send + Sync + 'static {
+    /// Takes note of an event.
+    fn observe(&self, event: Event<'_>);
+}
+
+/// Takes note of nothing.
+impl Observer for () {
+    fn observe(&self, _: Event<'_>) {}
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A caller hears this. One that stopped waiting before hears nothing.
+    Answered {
+        /// The command's operation.
+        operation: &'static str,
+        /// What it hears.
+        answer: &'a Result<Outcome, Failure>,
+    },
+    /// A command was executed and committed, whether or not somebody still waits to hear it.
+    Executed {
+        /// The command, as it was submitted.
+        command: &'a dyn Any,
+        /// What is stored for it.
+        response: &'a Response,
+    },
+    /// A command was not executed, since it was before.
+    Replayed {
+        /// The command, as it was submitted.
+        command: &'a dyn Any,
+        /// What was stored for it.
+        response: &'a Response,
+    },
+    /// A command was taken out of the queue, after this long in it.
+    Taken(Duration),
+    /// A step of a batch took this long, whether or not it succeeded.
+    Ran(Step, Duration),
+    /// A batch of so many commands was committed.
+    Committed(usize),
+    /// A batch's transaction failed, and this is done about it.
+    Failed(Remedy),
+    /// A connection was opened.
+    Connected,
+    /// The COMMIT of a key's command was sent, and never answered.
+    InDoubt,
+    /// It is known, or given up, what became of a key that was in doubt.
+    Settled(Resolution),
+}
+
+/// A step of a batch: one statement that does it all, or those of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// All of the batch, committed, in one statement.
+    OneStatement,
+    /// Claiming the keys.
+    Claim,
+    /// Executing the commands.
+    Execute,
+    /// Storing the responses.
+    Remember,
+    /// The COMMIT.
+    Commit,
+    /// Reading what used keys stand for.
+    LookUp,
+}
+
+/// What became of a key that was in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// It had been committed.
+    Committed,
+    /// It had not, and was executed then, or by somebody else.
+    NotCommitted,
+    /// Nobody found out while somebody waited: the next request with the key does.
+    Unknown,
+}
+
+/// Does a step, and says how long it took.
+pub(super) async fn timed<T>(
+    observer: &dyn Observer,
+    step: Step,
+    work: impl Future<Output = T>,
+) -> T {
+    let began = Instant::now();
+    let done = work.await;
+    observer.observe(Event::Ran(step, began.elapsed()));
+    done
+}

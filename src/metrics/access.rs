@@ -1,0 +1,73 @@
+//! Who may read the metrics.
+
+use std::fmt;
+
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderValue},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    accounts::is_local_caller,
+    problem::{Kind, Problem},
+};
+
+/// A secret that whoever reads the metrics shows; kept as its hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+impl Token {
+    /// The token that this text is.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+
+    /// Takes as long whatever is shown.
+    fn is(&self, shown: &str) -> bool {
+        let Self(shown) = Self::new(shown);
+        self.0.iter().zip(shown).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Who may read the metrics, at one of the addresses that they are served at.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Who shows this.
+    Token(Token),
+    /// Who reaches the address, which was given for that alone.
+    Everybody,
+    /// Programs on this machine. To others the metrics are not there.
+    Local,
+}
+
+impl Access {
+    /// Lets a request pass.
+    ///
+    /// # Errors
+    /// `unauthorized` or `not-found`.
+    pub fn check(&self, req: &HttpRequest) -> Result<(), Problem> {
+        match self {
+            Self::Everybody => Ok(()),
+            Self::Local if is_local_caller(req) => Ok(()),
+            Self::Local => Err(Kind::NotFound.into()),
+            Self::Token(token) if shown(req).is_some_and(|shown| token.is(shown)) => Ok(()),
+            Self::Token(_) => Err(Problem::new(Kind::Unauthorized)
+                .with_detail("Send Authorization: Bearer with the token that METRICS_TOKEN is.")
+                .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        }
+    }
+}
+
+fn shown(req: &HttpRequest) -> Option<&str> {
+    let (scheme, token) =
+        req.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start_matches(' '))
+}

@@ -1,0 +1,153 @@
+//! What the server counts, for Prometheus. `docs/metrics.md` has all of it in one table.
+//!
+//! Every metric with labels, but for those of currencies and routes, is made when the server starts and
+//! found again without a lock: a payment costs a few additions to atomic numbers. No label holds an
+//! account, a user, a key, or anything else that a client chooses freely.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+    core::{Atomic, Collector, GenericGauge},
+};
+
+pub mod access;
+mod exposition;
+mod layer;
+mod process;
+mod requests;
+mod sweeps;
+
+pub use exposition::{serve, show};
+pub use requests::Requests;
+pub use sweeps::Sweeps;
+
+use crate::idempotency::{Committer, Observer};
+
+/// Seconds: from the tenth of a millisecond that a step takes to the deadline of a request.
+const SECONDS: [f64; 14] =
+    [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// Commands in a batch.
+const COMMANDS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    layer: Arc<layer::Layer>,
+    requests: requests::Families,
+    sweeps: Sweeps,
+    process: process::Process,
+    queue_keys: IntGauge,
+}
+
+impl Metrics {
+    /// All of it at zero. `queue_limit` is how many keys may be in the queue.
+    ///
+    /// # Errors
+    /// None, short of two metrics with one name.
+    pub fn new(queue_limit: usize) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let build = Opts::new("payonce_build_info", "Which version runs; always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        registered(&registry, IntGauge::with_opts(build)?)?.set(1);
+        let limit = "Keys that may wait or be executed at most, before 503.";
+        gauge::<prometheus::core::AtomicI64>(&registry, "payonce_queue_limit_keys", limit)?
+            .set(i64::try_from(queue_limit).unwrap_or(i64::MAX));
+        Ok(Self {
+            layer: Arc::new(layer::Layer::new(&registry)?),
+            requests: requests::Families::new(&registry)?,
+            sweeps: Sweeps::new(&registry)?,
+            process: process::Process::new(&registry)?,
+            queue_keys: gauge(
+                &registry,
+                "payonce_queue_keys",
+                "Keys that wait or are being executed, now.",
+            )?,
+            registry,
+        })
+    }
+
+    /// What hears of the idempotency layer's work.
+    #[must_use]
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        Arc::<layer::Layer>::clone(&self.layer)
+    }
+
+    /// What one thread counts its requests with.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        Requests::new(self.requests.clone())
+    }
+
+    /// What the sweeper counts with.
+    #[must_use]
+    pub fn sweeps(&self) -> Sweeps {
+        self.sweeps.clone()
+    }
+
+    /// All of it in Prometheus' text format.
+    ///
+    /// # Errors
+    /// None, short of a metric without a name.
+    pub fn render(&self, committer: &Committer) -> prometheus::Result<Vec<u8>> {
+        self.queue_keys.set(i64::try_from(committer.queued()).unwrap_or(i64::MAX));
+        self.process.update();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// A counter for each value of a label, all of them made beforehand and shown from the start: what has
+/// never been counted would be missing, and its first rise with it.
+struct Each(Vec<(&'static str, IntCounter)>);
+
+impl Each {
+    fn new<const N: usize>(
+        registry: &Registry,
+        (name, help): (&str, &str),
+        label: &str,
+        values: [&'static str; N],
+    ) -> prometheus::Result<Self> {
+        let family = registered(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)?;
+        Ok(Self(values.map(|value| (value, family.with_label_values(&[value]))).into()))
+    }
+
+    fn count(&self, value: &str) {
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
+            counter.inc();
+        }
+    }
+}
+
+fn registered<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: M,
+) -> prometheus::Result<M> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    registered(registry, IntCounter::new(name, help)?)
+}
+
+fn gauge<P: Atomic + 'static>(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+) -> prometheus::Result<GenericGauge<P>> {
+    registered(registry, GenericGauge::new(name, help)?)
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> prometheus::Result<Histogram> {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    registered(registry, Histogram::with_opts(opts)?)
+}
