@@ -144,8 +144,15 @@ async fn batches_are_counted_with_their_steps_and_their_wait() {
 
 #[tokio::test]
 async fn a_full_queue_and_a_lost_connection_are_counted() {
-    let server =
-        TestServer::start_with(&["--queue-limit", "1", "--account-queue-limit", "1"]).await;
+    let server = TestServer::start_with(&[
+        "--queue-limit",
+        "1",
+        "--account-queue-limit",
+        "1",
+        "--committers",
+        "1",
+    ])
+    .await;
     let mut locked = server.database.connect().await;
     sqlx::query("BEGIN").execute(&mut locked).await.unwrap();
     sqlx::query("LOCK TABLE payments").execute(&mut locked).await.unwrap();
