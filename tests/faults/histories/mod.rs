@@ -1,0 +1,161 @@
+//! Random histories of requests, voided keys, expiries, sweeps and faults, recorded with their times and
+//! checked against what may be at all.
+//!
+//! `PAYONCE_HISTORIES=1000` runs as many; `PAYONCE_SEED=…`, as a failure prints it, the same again.
+//! The smallest history that still fails is printed with it.
+
+use std::collections::BTreeMap;
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed, TestRunner},
+};
+
+use self::stage::Stage;
+
+mod record;
+mod stage;
+mod the_checker_finds;
+
+/// How many are played where `PAYONCE_HISTORIES` doesn't say.
+const HISTORIES: u64 = 60;
+
+/// Two servers, three clients, three keys, four payments and two refunds: few, so that they meet.
+const SERVERS: usize = 2;
+const CLIENTS: usize = 3;
+const KEYS: u8 = 3;
+
+/// What is paid before each history, to be refunded in it: enough for one refund of two, not for two.
+const PAID: u8 = 3;
+
+/// A request: few users and amounts, so that some are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Pay {
+        user: u8,
+        amount: u8,
+    },
+    /// Of the payment that was made before.
+    Refund {
+        amount: u8,
+    },
+}
+
+/// What a client does next.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Send {
+        server: usize,
+        key: u8,
+        request: Request,
+    },
+    /// Asks what a key stands for.
+    Ask {
+        server: usize,
+        key: u8,
+    },
+    Void {
+        server: usize,
+        key: u8,
+    },
+    /// All answers stored so far expire.
+    Expire,
+    Sweep,
+    /// All connections of one server to PostgreSQL are cut.
+    Cut {
+        server: usize,
+    },
+    /// They are frozen.
+    Freeze {
+        server: usize,
+    },
+    /// PostgreSQL ends all connections.
+    Terminate,
+    Pause {
+        milliseconds: u64,
+    },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let request = prop_oneof![
+        (0..2_u8, 1..3_u8).prop_map(|(user, amount)| Request::Pay { user, amount }),
+        (1..3_u8).prop_map(|amount| Request::Refund { amount }),
+    ];
+    let send = (0..SERVERS, 0..KEYS, request).prop_map(|(server, key, request)| Act::Send {
+        server,
+        key,
+        request,
+    });
+    prop_oneof![
+        20 => send,
+        4 => (0..SERVERS, 0..KEYS).prop_map(|(server, key)| Act::Ask { server, key }),
+        3 => (0..SERVERS, 0..KEYS).prop_map(|(server, key)| Act::Void { server, key }),
+        1 => Just(Act::Expire),
+        1 => Just(Act::Sweep),
+        2 => (0..SERVERS).prop_map(|server| Act::Cut { server }),
+        1 => (0..SERVERS).prop_map(|server| Act::Freeze { server }),
+        1 => Just(Act::Terminate),
+        6 => (0..15_u64).prop_map(|milliseconds| Act::Pause { milliseconds }),
+    ]
+}
+
+/// What each client does, one thing after the other.
+type History = Vec<Vec<Act>>;
+
+fn history() -> impl Strategy<Value = History> {
+    prop::collection::vec(prop::collection::vec(act(), 1..16), CLIENTS)
+}
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
+#[test]
+fn random_histories_are_what_may_be() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let stage = runtime.block_on(Stage::new());
+    let seed = variable("PAYONCE_SEED", fastrand::u64(..));
+    let histories = variable("PAYONCE_HISTORIES", HISTORIES);
+    let mut runner = TestRunner::new(Config {
+        cases: u32::try_from(histories).unwrap(),
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..Config::default()
+    });
+    let statuses = std::sync::Mutex::new(BTreeMap::<u16, u32>::new());
+    let states = std::sync::Mutex::new(BTreeMap::<&str, u32>::new());
+    let played = runner.run(&history(), |history| {
+        let record = runtime.block_on(stage.play(&history));
+        for event in &record.events {
+            *statuses.lock().unwrap().entry(event.status).or_default() += 1;
+        }
+        for state in record.told.iter().filter_map(|told| told.state.as_ref()) {
+            *states.lock().unwrap().entry(state.name()).or_default() += 1;
+        }
+        let violations = record.violations();
+        prop_assert!(violations.is_empty(), "{violations:#?}");
+        Ok(())
+    });
+    let (statuses, states) = (statuses.into_inner().unwrap(), states.into_inner().unwrap());
+    eprintln!("seed {seed}, answers by status: {statuses:?}, keys by state: {states:?}");
+    // Everything that was made has a key: no history made anything beside the keys.
+    let unkeyed =
+        "SELECT count(*) FROM (SELECT transaction_id AS id FROM payments UNION ALL SELECT refund_id FROM refunds)
+                AS made LEFT JOIN idempotency_keys ON execution_id = id WHERE execution_id IS NULL";
+    assert_eq!(runtime.block_on(stage.database.number(unkeyed)), 0);
+    if let Err(failure) = played {
+        panic!("run it again with PAYONCE_SEED={seed}: {failure}");
+    }
+    // Fewer than usual needn't come to everything.
+    if histories >= HISTORIES {
+        for status in [200, 201, 402, 410, 422] {
+            assert!(statuses.contains_key(&status), "no history came to a {status}: {statuses:?}");
+        }
+        for state in ["unknown", "completed", "refused", "expired", "voided"] {
+            assert!(states.contains_key(state), "no key was {state}: {states:?}");
+        }
+    }
+    runtime.block_on(async { drop(stage) });
+}
