@@ -115,7 +115,7 @@ fn is_locked(error: &MigrateError) -> bool {
     error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| code == "55P03")
+        .is_some_and(|code| matches!(&*code, "55P03" | "40P01"))
 }
 
 /// How many of this binary's migrations are not applied.

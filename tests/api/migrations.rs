@@ -89,7 +89,7 @@ async fn indexes_can_be_built_before_without_holding_up_anybody() {
     // The statements that the migrations tell of, as they stand there.
     let migrations = [
         include_str!("../../migrations/0005_lists.sql"),
-        include_str!("../../migrations/0006_payments_by_account.sql"),
+        include_str!("../../migrations/0006_payments_by_id.sql"),
     ];
     let commented: String = migrations
         .iter()
@@ -162,4 +162,27 @@ async fn a_migration_that_changes_the_type_of_a_column_goes_unnoticed() {
             server.database.execute(&alter).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_migration_and_a_refund_never_wait_for_each_other() {
+    let database = TestDatabase::create_of_version(6).await;
+    database.execute(OLD_DATA).await;
+    let mut refund = database.connect().await;
+    let lock =
+        format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{OLD_ID}' FOR NO KEY UPDATE");
+    refund.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
+    let (migrated, ()) = tokio::join!(payonce::database::migrate(&database.options), async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let give = format!(
+            "INSERT INTO refunds (refund_id, transaction_id, account_id, amount)
+             SELECT gen_random_uuid(), transaction_id, account_id, 1 FROM payments WHERE transaction_id = '{OLD_ID}';
+             UPDATE payments SET refunded = 1, refund_count = 1 WHERE transaction_id = '{OLD_ID}'; COMMIT"
+        );
+        refund.execute(sqlx::AssertSqlSafe(give)).await.unwrap();
+    });
+    migrated.unwrap();
+    assert_eq!(database.number("SELECT count(*) FROM refunds").await, 1);
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(database.number(deadlocks).await, 0);
 }
