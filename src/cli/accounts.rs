@@ -155,18 +155,19 @@ async fn create_key(
     let key = ApiKey::generate().map_err(CommandError::Random)?;
     let (id, hash) = (Uuid::now_v7(), key.hash());
     let listed = store::insert_key(conn, id, account.account_id, name, hash, key.ending()).await?;
-    if json {
-        print::json(&NewKey { listed: &listed, api_key: key.reveal() })?;
+    let shown = if json {
+        print::pretty(&NewKey { listed: &listed, api_key: key.reveal() })?
     } else {
         let ListedKey { account, name, .. } = &listed;
-        print::text(&format!(
+        format!(
             "API key {name:?} of the account {account:?}, with the id {id}:\n\n\
              {key}\n\n\
              This is the only time that it is shown. Send it with each request:\n\n\
              Authorization: Bearer {key}",
             key = key.reveal(),
-        ))?;
-    }
+        )
+    };
+    print::secret(&shown).map_err(|error| CommandError::KeyNotShown(id, error))?;
     if first {
         let seconds = REVOKED_WITHIN.as_secs();
         writeln!(

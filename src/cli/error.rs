@@ -49,6 +49,11 @@ pub(super) enum CommandError {
     /// The operating system has no random numbers.
     #[error("no random numbers to make a key of: {0}")]
     Random(getrandom::Error),
+    /// It was made, and could not be shown.
+    #[error(
+        "the API key could not be shown, so nobody has it: {1}. Revoke it: payonce api-key revoke {0}"
+    )]
+    KeyNotShown(Uuid, io::Error),
     /// What is printed or asked for can't be written or read.
     #[error("can't read or print: {0}")]
     Io(#[from] io::Error),

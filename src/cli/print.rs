@@ -15,9 +15,19 @@ pub(super) fn text(text: &str) -> io::Result<()> {
     }
 }
 
+/// As [`text`], of what is shown only once: somebody must read it.
+pub(super) fn secret(text: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{text}")
+}
+
 /// Prints JSON, for programs.
 pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
-    text(&serde_json::to_string_pretty(value)?)
+    text(&pretty(value)?)
+}
+
+/// As it is printed for programs.
+pub(super) fn pretty(value: &impl Serialize) -> io::Result<String> {
+    Ok(serde_json::to_string_pretty(value)?)
 }
 
 /// Prints rows below headings.

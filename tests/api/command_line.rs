@@ -304,3 +304,17 @@ async fn what_cannot_be_read_is_refused_before_anything_is_done() {
         assert!(code == 1 && stderr.contains("run payonce migrate"), "{stderr}");
     }
 }
+
+#[tokio::test]
+async fn an_api_key_that_nobody_reads_is_told_of() {
+    let database = TestDatabase::create().await;
+    // What reads it is gone before it is written.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = on(&database, &["api-key", "create", "--name", "unread"]);
+    let output = command.stdout(writer).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let id = database.value::<String>("SELECT api_key_id::text FROM api_keys").await;
+    assert!(said.contains(&format!("payonce api-key revoke {id}")), "{said}");
+}
