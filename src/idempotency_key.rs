@@ -203,7 +203,14 @@ pub async fn look_up(
     };
     let mut shown = known(conn, account_id, record).await?;
     if let Some(ttl) = key_ttl {
-        let (detail, kept) = (shown.detail, humantime::format_duration(ttl));
+        let kept = humantime::format_duration(ttl);
+        let detail = match shown.state {
+            State::Voided => {
+                format!("Nothing was executed with this key in the {kept} before it was voided.")
+                    .into()
+            }
+            _ => shown.detail,
+        };
         shown.detail =
             format!("{detail} (Keys are kept for {kept} here, and are new after that.)").into();
     }

@@ -15,6 +15,9 @@ use crate::{
     routes,
 };
 
+/// At an address of the metrics' own: more than anybody needs, and no threat to clients' files.
+const MAX_CONNECTIONS: usize = 16;
+
 /// `GET /metrics`: everything that is counted, in Prometheus' text format.
 ///
 /// # Errors
@@ -62,6 +65,7 @@ pub fn serve(
             .default_service(web::to(routes::not_found))
     })
     .workers(1)
+    .max_connections(MAX_CONNECTIONS)
     .disable_signals()
     .bind(address)?;
     Ok((http.addrs(), http.run()))
