@@ -125,6 +125,22 @@ impl Queue {
         self.arrivals.notified().await;
     }
 
+    /// Says of these that a transaction has them from now on, but for those whose deadline has passed,
+    /// which come back apart.
+    pub(super) fn begin(&self, part: Vec<Running>) -> (Vec<Running>, Vec<Running>) {
+        let mut state = self.state();
+        // Read while no caller can leave: who leaves after this finds its command begun.
+        let now = Instant::now();
+        let (begun, late): (Vec<_>, Vec<_>) =
+            part.into_iter().partition(|running| running.leader.deadline > now);
+        for running in &begun {
+            if let Some(group) = state.groups.get_mut(&running.leader.scope) {
+                group.stage = Stage::Begun;
+            }
+        }
+        (begun, late)
+    }
+
     /// Says how far these have come, for those of their callers who stop waiting.
     pub(super) fn mark<'a>(&self, batch: impl IntoIterator<Item = &'a Running>, stage: Stage) {
         let mut state = self.state();

@@ -103,7 +103,7 @@ async fn a_read_only_database_is_unavailable_and_recovers_without_a_restart() {
     let mut codes = Vec::new();
     while codes.last().is_none_or(|code| code != "database-unavailable") {
         assert!(codes.len() < 8, "{codes:?}");
-        let answer = server.pay("k", PAYMENT).await;
+        let answer = server.pay(&format!("early-{}", codes.len()), PAYMENT).await;
         answer.assert_problem(503, &answer.member("code"));
         codes.push(answer.member("code"));
     }

@@ -210,8 +210,10 @@ impl Lane {
         self.parts.push(part);
         let run = match self.connector.connect().await {
             Ok(()) => {
+                if !self.begin() {
+                    return;
+                }
                 let Some(part) = self.parts.last() else { return };
-                self.queue.mark(part, Stage::Begun);
                 self.connector.run(part, self.searching).await
             }
             Err(unfit) => Err(Fault::no_server(&unfit)),
@@ -235,6 +237,23 @@ impl Lane {
             }
             Err(fault) => self.amend(part, fault).await,
         }
+    }
+
+    /// Says that the part at hand is begun, but for those whose deadline passed while a connection was
+    /// made: their callers hear that nothing was executed, and nothing may be. Whether any are left.
+    fn begin(&mut self) -> bool {
+        let Some(part) = self.parts.pop() else { return false };
+        let (begun, late) = self.queue.begin(part);
+        let others: Vec<Running> =
+            late.into_iter().filter_map(|running| self.relead(running)).collect();
+        if !others.is_empty() {
+            self.parts.push(others);
+        }
+        let any = !begun.is_empty();
+        if any {
+            self.parts.push(begun);
+        }
+        any
     }
 
     /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
