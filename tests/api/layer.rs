@@ -10,7 +10,7 @@ use payonce::idempotency::{
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Instant, sleep},
 };
 use uuid::Uuid;
@@ -509,6 +509,47 @@ async fn who_reaches_its_deadline_hears_whether_it_had_begun() {
     // What had begun is committed, and the retry is told; what had not is not.
     assert!(matches!(submit(0, "begun", 3250).await, Ok(Outcome::Replay { .. })));
     assert_eq!(layer.effects().await, 5);
+}
+
+/// Options to reach a database through what keeps each new connection waiting for so long.
+async fn slow_to_connect(options: &PgConnectOptions, wait: Duration) -> PgConnectOptions {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = format!("{}:{}", options.get_host(), options.get_port());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let server = server.clone();
+            tokio::spawn(async move {
+                sleep(wait).await;
+                let mut server = TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    options.clone().host("127.0.0.1").port(port)
+}
+
+#[tokio::test]
+async fn what_a_caller_was_told_is_not_executed_is_not_when_the_connection_is_back() {
+    let settings = Settings {
+        request_deadline: Duration::from_millis(500),
+        in_flight_wait: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let mut layer = Layer::start().await;
+    // Longer than the deadline, and shorter than what is waited for a connection.
+    let options = slow_to_connect(&layer.database.options, Duration::from_millis(800)).await;
+    layer.committer = Committer::start(&options, &settings).await.unwrap();
+    let lost = failing(1, "PERFORM pg_terminate_backend(pg_backend_pid())");
+    assert_eq!(layer.submit("k", lost).await, Err(Failure::DatabaseUnavailable));
+    sleep(Duration::from_millis(1000)).await;
+    assert_eq!(layer.effects().await, 0);
+    let mut again = layer.submit("k", lost).await;
+    while again == Err(Failure::DatabaseUnavailable) {
+        again = layer.submit("k", lost).await;
+    }
+    assert!(is_new(&again), "{again:?}");
+    assert_eq!(layer.effects().await, 1);
 }
 
 #[tokio::test]
