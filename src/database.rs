@@ -118,11 +118,27 @@ fn is_locked(error: &MigrateError) -> bool {
         .is_some_and(|code| matches!(&*code, "55P03" | "40P01"))
 }
 
+/// A database lacks so many migrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the database lacks {0} migrations: run payonce migrate")]
+pub struct Unmigrated(pub usize);
+
+/// Whether all of this binary's migrations are applied.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn migrated(conn: &mut PgConnection) -> Result<Result<(), Unmigrated>, sqlx::Error> {
+    Ok(match pending(conn).await? {
+        0 => Ok(()),
+        pending => Err(Unmigrated(pending)),
+    })
+}
+
 /// How many of this binary's migrations are not applied.
 ///
 /// # Errors
 /// When the database can't be asked.
-pub async fn pending(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
+async fn pending(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
     Ok(lacking(conn).await?.len())
 }
 

@@ -57,9 +57,10 @@ pub async fn ready(
     if stopping.has_begun() {
         return Err(Kind::ShuttingDown.into());
     }
-    match reads.run(async |conn| database::pending(conn).await).await? {
-        0 => Ok(healthy("ready")),
-        pending => Err(Problem::new(Kind::DatabaseUnavailable)
-            .with_detail(format!("the database lacks {pending} migrations: run payonce migrate"))),
+    match reads.run(async |conn| database::migrated(conn).await).await? {
+        Ok(()) => Ok(healthy("ready")),
+        Err(unmigrated) => {
+            Err(Problem::new(Kind::DatabaseUnavailable).with_detail(unmigrated.to_string()))
+        }
     }
 }

@@ -15,8 +15,8 @@
 //!   [`timestamp`] is how times are shown.
 //! - [`idempotency_key`]: what became of a request, and voiding its key; [`idempotency_policy`]: the rules.
 //! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
-//! - [`server`] puts it together, [`database`] migrates and reads, [`health`] tells how it is, [`metrics`] counts
-//!   what it does.
+//! - [`server`] puts it together, [`database`] migrates and reads, [`sweep`] frees space, [`health`] tells how
+//!   it is, [`metrics`] counts what it does.
 //! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
 
 pub mod accounts;
@@ -39,4 +39,5 @@ pub mod query;
 pub mod refunds;
 pub mod routes;
 pub mod server;
+pub mod sweep;
 pub mod timestamp;

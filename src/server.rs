@@ -3,9 +3,9 @@
 use std::{io, net::SocketAddr, num::NonZero, time::Duration};
 
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
-use log::{debug, info, warn};
+use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sqlx::{Connection, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::{
     task::JoinHandle,
@@ -15,15 +15,15 @@ use tokio::{
 use crate::{
     accounts::{AnonymousAccess, Authenticator, Directory},
     config::{self, Settings, Ttl},
-    database::{self, MigrationError, Reads},
+    database::{self, MigrationError, Reads, Unmigrated},
     exchange::{BodyLimits, exchange},
     health::Stopping,
-    idempotency::{Committer, Sweeper, UnfitServer, loggable},
+    idempotency::{Committer, UnfitServer},
     idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
-    metrics::{self, Metrics, Sweeps, access::Access},
+    metrics::{self, Metrics, access::Access},
     payments::http::DefaultCurrency,
-    routes,
+    routes, sweep,
 };
 
 /// Connections that wait to be accepted: room for a storm of retries.
@@ -35,9 +35,6 @@ const OTHER_FILES: u64 = 100;
 /// What stopping may take beyond the deadline of the last request.
 const STOPPING_MARGIN: Duration = Duration::from_secs(2);
 
-/// The pause between two pages of a sweep in the background.
-const SWEEP_PAUSE: Duration = Duration::from_millis(20);
-
 /// Why a server doesn't start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -45,8 +42,8 @@ pub enum StartError {
     #[error("can't migrate the database: {0}")]
     Migration(#[from] MigrationError),
     /// The database lacks migrations, and `AUTO_MIGRATE` is off.
-    #[error("the database lacks {0} migrations: run payonce migrate, or set AUTO_MIGRATE=true")]
-    Unmigrated(usize),
+    #[error("{0}, or set AUTO_MIGRATE=true")]
+    Unmigrated(#[from] Unmigrated),
     /// PostgreSQL can't be reached, or isn't fit.
     #[error(transparent)]
     Database(#[from] UnfitServer),
@@ -157,10 +154,9 @@ impl Server {
             committer,
             reads,
             authenticator,
-            sweeper: settings
-                .sweep_interval
-                .0
-                .map(|pause| rt::spawn(sweep(settings.clone(), options.clone(), pause, sweeps))),
+            sweeper: settings.sweep_interval.0.map(|pause| {
+                rt::spawn(sweep::forever(settings.clone(), options.clone(), pause, sweeps))
+            }),
             stopping,
             shutdown_delay: settings.shutdown_delay,
             deadline,
@@ -234,10 +230,7 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
     }
     let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error));
     let mut conn = database::connect(options).await.map_err(unreachable)?;
-    match database::pending(&mut conn).await.map_err(unreachable)? {
-        0 => Ok(()),
-        pending => Err(StartError::Unmigrated(pending)),
-    }
+    Ok(database::migrated(&mut conn).await.map_err(unreachable)??)
 }
 
 /// Who may read the metrics.
@@ -271,53 +264,6 @@ fn serve_metrics(
 /// An IPv6 address as it stands before a port.
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
-}
-
-/// Deletes what has expired, for ever, with a pause after each pass.
-async fn sweep(settings: Settings, options: PgConnectOptions, interval: Duration, sweeps: Sweeps) {
-    let mut sweeper =
-        Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
-    loop {
-        sleep(interval).await;
-        let pass = sweep_pass(&mut sweeper, &options, SWEEP_PAUSE, |_, _| {}).await;
-        match &pass {
-            Ok(deleted) => sweeps.succeeded(*deleted),
-            Err(_) => sweeps.failed(),
-        }
-        match pass {
-            Ok((0, 0)) => debug!("sweep: nothing has expired"),
-            Ok((responses, keys)) => {
-                info!("sweep: {responses} expired responses and {keys} expired keys deleted");
-            }
-            Err(error) => warn!("sweep: {}", loggable(&error)),
-        }
-    }
-}
-
-/// One pass of a sweeper: how many responses and keys it deleted. `progress` hears of them after each page.
-///
-/// # Errors
-/// When the database fails; what was deleted until then is.
-pub async fn sweep_pass(
-    sweeper: &mut Sweeper,
-    options: &PgConnectOptions,
-    pause: Duration,
-    progress: impl Fn(u64, u64),
-) -> Result<(u64, u64), sqlx::Error> {
-    let mut conn = database::connect(options).await?;
-    let (mut responses, mut keys) = (0, 0);
-    loop {
-        let step = timeout(database::STATEMENT_LIMIT, sweeper.step(&mut conn)).await;
-        let swept = step.map_err(|_| database::silent())??;
-        responses += swept.responses;
-        keys += swept.keys;
-        progress(responses, keys);
-        if swept.done {
-            conn.close().await?;
-            return Ok((responses, keys));
-        }
-        sleep(pause).await;
-    }
 }
 
 /// Says what this server is, as it starts: nothing secret.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     accounts::MAX_KEYS,
+    database::Unmigrated,
     idempotency::{Failure, InvalidKey, UnfitServer, loggable},
 };
 
@@ -20,8 +21,8 @@ pub(super) enum CommandError {
     #[error(transparent)]
     Unfit(#[from] UnfitServer),
     /// It was never migrated so far.
-    #[error("the database lacks {0} migrations: run payonce migrate")]
-    Unmigrated(usize),
+    #[error(transparent)]
+    Unmigrated(#[from] Unmigrated),
     /// There is an account of this name.
     #[error("there is an account {0:?} already")]
     NameTaken(String),

@@ -9,9 +9,9 @@ use sqlx::{Connection, postgres::PgConnectOptions};
 use super::{error::CommandError, print};
 use crate::{
     config::Settings,
-    database,
+    database::{self, Unmigrated},
     idempotency::{Sweeper, loggable},
-    server,
+    sweep,
 };
 
 /// Applies the migrations that the database lacks.
@@ -46,7 +46,7 @@ pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), 
         let rows = list.map(|one| [format!("{:04}", one.version), one.description.to_owned()]);
         print::table(["LACKING", "DESCRIPTION"], rows)?;
     }
-    if lacking.is_empty() { Ok(()) } else { Err(CommandError::Unmigrated(lacking.len()).into()) }
+    if lacking.is_empty() { Ok(()) } else { Err(Unmigrated(lacking.len()).into()) }
 }
 
 /// What a sweep did.
@@ -72,7 +72,7 @@ pub(super) async fn sweep(
         bar.set_message(done(responses, keys));
         bar.tick();
     };
-    let pass = server::sweep_pass(&mut sweeper, options, Duration::ZERO, progress).await;
+    let pass = sweep::pass(&mut sweeper, options, Duration::ZERO, progress).await;
     bar.finish_and_clear();
     let (responses, keys) = pass.map_err(|error| loggable(&error))?;
     if json {

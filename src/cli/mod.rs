@@ -181,8 +181,6 @@ fn completions(shell: Shell) -> std::io::Result<()> {
 /// A connection to a database that has all migrations.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, CommandError> {
     let mut conn = database::connect(options).await?;
-    match database::pending(&mut conn).await? {
-        0 => Ok(conn),
-        pending => Err(CommandError::Unmigrated(pending)),
-    }
+    database::migrated(&mut conn).await??;
+    Ok(conn)
 }

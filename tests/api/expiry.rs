@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use payonce::{idempotency::Sweeper, server::sweep_pass};
+use payonce::{idempotency::Sweeper, sweep};
 
 use crate::support::{PAYMENT, TestServer};
 
@@ -98,7 +98,7 @@ async fn an_old_key_executes_once_when_two_servers_find_it_too_old() {
 
 async fn sweep(server: &TestServer, key_ttl: Option<Duration>) -> (u64, u64) {
     let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), key_ttl);
-    sweep_pass(&mut sweeper, &server.database.options, Duration::ZERO, |_, _| {}).await.unwrap()
+    sweep::pass(&mut sweeper, &server.database.options, Duration::ZERO, |_, _| {}).await.unwrap()
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use payonce::{
     idempotency::{Command, Sweeper},
     payments::money::Amount,
     refunds::refund::GiveBack,
-    server::sweep_pass,
+    sweep,
 };
 use sqlx::{Executor, PgConnection};
 use tokio::{sync::Mutex, time::sleep};
@@ -128,8 +128,9 @@ impl Stage {
             Act::Sweep => {
                 let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
                 // PostgreSQL may end its connection, as any other.
-                let _ = sweep_pass(&mut sweeper, &self.database.options, Duration::ZERO, |_, _| {})
-                    .await;
+                let _ =
+                    sweep::pass(&mut sweeper, &self.database.options, Duration::ZERO, |_, _| {})
+                        .await;
             }
             Act::Cut { server } => self.proxies[server].cut_all(),
             Act::Freeze { server } => self.proxies[server].freeze_all(),
