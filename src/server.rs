@@ -21,7 +21,7 @@ use crate::{
     idempotency::{Committer, UnfitServer},
     idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
-    metrics::{self, Metrics, access::Access},
+    metrics::{Metrics, access::Access},
     payments::http::DefaultCurrency,
     routes, sweep,
 };
@@ -31,6 +31,9 @@ const BACKLOG: u32 = 4096;
 
 /// Files that are open besides clients' connections, at most: to the database, and the process's own.
 const OTHER_FILES: u64 = 100;
+
+/// At an address of the metrics' own: more than anybody needs, and no threat to clients' files.
+const METRICS_CONNECTIONS: usize = 16;
 
 /// What stopping may take beyond the deadline of the last request.
 const STOPPING_MARGIN: Duration = Duration::from_secs(2);
@@ -115,8 +118,9 @@ impl Server {
         let sweeps = metrics.sweeps();
         let on_main = settings.metrics_address.is_none();
         let access = web::Data::new(access(settings));
-        let metrics_server = serve_metrics(settings, &metrics, &committer, &limits, &stopping)?;
         let committer_data = web::Data::new(committer.clone());
+        let metrics_server =
+            serve_metrics(settings, &metrics, &committer_data, &limits, &stopping)?;
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let http = HttpServer::new(move || {
             App::new()
@@ -129,7 +133,7 @@ impl Server {
                 .app_data(policy.clone())
                 .app_data(access.clone())
                 .app_data(committer_data.clone())
-                .app_data(metrics.requests())
+                .app_data(metrics.listener())
                 .app_data(metrics.clone())
                 .wrap(from_fn(exchange))
                 .configure(if on_main { routes::metrics } else { |_: &mut web::ServiceConfig| {} })
@@ -242,22 +246,44 @@ fn access(settings: &Settings) -> Access {
     }
 }
 
-/// Serves the metrics at an address of their own, where they have one.
+/// Serves the metrics, and nothing else, at an address of their own, where they have one.
 fn serve_metrics(
     settings: &Settings,
     metrics: &web::Data<Metrics>,
-    committer: &Committer,
+    committer: &web::Data<Committer>,
     limits: &web::Data<BodyLimits>,
     stopping: &web::Data<Stopping>,
 ) -> Result<Option<(Vec<SocketAddr>, ServerHandle)>, StartError> {
     let Some(address) = settings.metrics_address else { return Ok(None) };
+    let access = web::Data::new(access(settings));
     let (metrics, committer) = (metrics.clone(), committer.clone());
     let (limits, stopping) = (limits.clone(), stopping.clone());
-    let (addresses, http) =
-        metrics::serve(address, access(settings), metrics, committer, limits, stopping)
-            .map_err(|source| StartError::Listen { address: address.to_string(), source })?;
+    let http = HttpServer::new(move || {
+        App::new()
+            .app_data(access.clone())
+            .app_data(committer.clone())
+            .app_data(metrics.listener())
+            .app_data(metrics.clone())
+            .app_data(limits.clone())
+            .app_data(stopping.clone())
+            .wrap(from_fn(exchange))
+            .configure(routes::metrics)
+            .default_service(web::to(routes::not_found))
+    })
+    .workers(1)
+    .max_connections(METRICS_CONNECTIONS)
+    .client_request_timeout(settings.header_timeout)
+    .disable_signals()
+    .bind(address)
+    .map_err(|source| StartError::Listen { address: address.to_string(), source })?;
+    let addresses = http.addrs();
+    let http = http.run();
     let handle = http.handle();
-    rt::spawn(http);
+    rt::spawn(async move {
+        if let Err(error) = http.await {
+            warn!("the metrics' server ended with an error: {error}");
+        }
+    });
     Ok(Some((addresses, handle)))
 }
 

@@ -12,7 +12,7 @@ use actix_web::{
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::PayloadError,
     http::{
-        ConnectionType,
+        ConnectionType, Method,
         header::{HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -25,13 +25,16 @@ use uuid::Uuid;
 
 use crate::{
     health::Stopping,
-    metrics::Requests,
     problem::{Kind, Problem},
 };
 
 mod lines;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Hears of each request that was answered: the template of its route, where it has one, its method, its
+/// status, and how long it took.
+pub type Listener = Box<dyn Fn(Option<&str>, &Method, u16, Duration)>;
 
 /// How much of a body is read, and how long it is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -96,14 +99,9 @@ pub async fn exchange<B: MessageBody>(
     };
     req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
     let mut response = next.call(req).await?;
-    if let Some(requests) = response.request().app_data::<Requests>() {
+    if let Some(heard) = response.request().app_data::<Listener>() {
         let (request, status) = (response.request(), response.status().as_u16());
-        requests.count(
-            request.match_pattern().as_deref(),
-            request.method(),
-            status,
-            began.elapsed(),
-        );
+        heard(request.match_pattern().as_deref(), request.method(), status, began.elapsed());
     }
     if let Some(id) = request_id {
         response.headers_mut().insert(X_REQUEST_ID, id);

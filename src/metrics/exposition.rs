@@ -1,22 +1,12 @@
 //! `GET /metrics`.
 
-use std::{io, net::SocketAddr};
-
-use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer, dev::Server, http::header, middleware::from_fn, web,
-};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
 use super::{Metrics, access::Access};
 use crate::{
-    exchange::{BodyLimits, exchange},
-    health::Stopping,
     idempotency::Committer,
     problem::{Kind, Problem},
-    routes,
 };
-
-/// At an address of the metrics' own: more than anybody needs, and no threat to clients' files.
-const MAX_CONNECTIONS: usize = 16;
 
 /// `GET /metrics`: everything that is counted, in Prometheus' text format.
 ///
@@ -36,37 +26,4 @@ pub async fn show(
         .insert_header((header::CONTENT_TYPE, prometheus::TEXT_FORMAT))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(text))
-}
-
-/// Serves the metrics, and nothing else, at an address of their own.
-///
-/// # Errors
-/// When it can't be listened on.
-pub fn serve(
-    address: SocketAddr,
-    access: Access,
-    metrics: web::Data<Metrics>,
-    committer: Committer,
-    limits: web::Data<BodyLimits>,
-    stopping: web::Data<Stopping>,
-) -> io::Result<(Vec<SocketAddr>, Server)> {
-    let access = web::Data::new(access);
-    let committer = web::Data::new(committer);
-    let http = HttpServer::new(move || {
-        App::new()
-            .app_data(access.clone())
-            .app_data(committer.clone())
-            .app_data(metrics.requests())
-            .app_data(metrics.clone())
-            .app_data(limits.clone())
-            .app_data(stopping.clone())
-            .wrap(from_fn(exchange))
-            .configure(routes::metrics)
-            .default_service(web::to(routes::not_found))
-    })
-    .workers(1)
-    .max_connections(MAX_CONNECTIONS)
-    .disable_signals()
-    .bind(address)?;
-    Ok((http.addrs(), http.run()))
 }

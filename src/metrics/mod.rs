@@ -19,11 +19,13 @@ mod process;
 mod requests;
 mod sweeps;
 
-pub use exposition::{serve, show};
-pub use requests::Requests;
+pub use exposition::show;
 pub use sweeps::Sweeps;
 
-use crate::idempotency::{Committer, Observer};
+use crate::{
+    exchange::Listener,
+    idempotency::{Committer, Observer},
+};
 
 /// Seconds: from the tenth of a millisecond that a step takes to the deadline of a request.
 const SECONDS: [f64; 14] =
@@ -75,10 +77,11 @@ impl Metrics {
         Arc::<layer::Layer>::clone(&self.layer)
     }
 
-    /// What one thread counts its requests with.
+    /// What counts the requests of one thread.
     #[must_use]
-    pub fn requests(&self) -> Requests {
-        Requests::new(self.requests.clone())
+    pub fn listener(&self) -> Listener {
+        let requests = requests::Requests::new(self.requests.clone());
+        Box::new(move |route, method, status, took| requests.count(route, method, status, took))
     }
 
     /// What the sweeper counts with.

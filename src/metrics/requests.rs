@@ -42,7 +42,7 @@ impl Families {
 type ByRoute = HashMap<String, (IntCounter, Histogram)>;
 
 /// What one thread counts its requests with: what it has looked up once it finds again without a lock.
-pub struct Requests {
+pub(super) struct Requests {
     families: Families,
     known: RefCell<HashMap<(&'static str, u16), ByRoute>>,
 }
@@ -53,7 +53,7 @@ impl Requests {
     }
 
     /// Counts a request that was answered; `route` is the template that its path matches.
-    pub fn count(&self, route: Option<&str>, method: &Method, status: u16, took: Duration) {
+    pub(super) fn count(&self, route: Option<&str>, method: &Method, status: u16, took: Duration) {
         let (route, method) = (route.unwrap_or(OTHER), known(method));
         let mut known = self.known.borrow_mut();
         let known = known.entry((method, status)).or_default();
