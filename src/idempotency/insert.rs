@@ -29,7 +29,8 @@ impl Insert {
     /// ```sql
     /// INSERT INTO greetings (id, name)
     /// SELECT execution_id, name
-    /// FROM claimed JOIN unnest($1::uuid[], $2::text[]) AS greeting(execution_id, name) USING (execution_id)
+    /// FROM claimed JOIN (SELECT unnest($1::uuid[]) AS execution_id, unnest($2::text[]) AS name) AS greeting
+    ///      USING (execution_id)
     /// ```
     ///
     /// without RETURNING. If it inserts fewer rows or more, nothing of the batch is committed.

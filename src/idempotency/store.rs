@@ -85,14 +85,16 @@ pub(super) async fn forget(
 ///
 /// The unique constraint is the judge. The advisory lock only makes sure that nobody waits for a key that
 /// another server is executing.
+///
+/// The arrays are opened in a SELECT list: in FROM each of them would be stored as rows on the way.
 fn claim_sql(first: usize) -> String {
     let [accounts, keys, ids, operations, fingerprints, locks] = places(first);
     format!(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
          SELECT account_id, key, execution_id, operation, fingerprint
-         FROM unnest({accounts}::uuid[], {keys}::text[], {ids}::uuid[], {operations}::text[],
-                     {fingerprints}::bytea[], {locks}::bigint[])
-              AS claim(account_id, key, execution_id, operation, fingerprint, lock_number)
+         FROM (SELECT unnest({accounts}::uuid[]) AS account_id, unnest({keys}::text[]) AS key,
+                      unnest({ids}::uuid[]) AS execution_id, unnest({operations}::text[]) AS operation,
+                      unnest({fingerprints}::bytea[]) AS fingerprint, unnest({locks}::bigint[]) AS lock_number) AS claim
          WHERE pg_try_advisory_xact_lock(lock_number)
          ORDER BY account_id, key COLLATE \"C\"
          ON CONFLICT (account_id, key) DO NOTHING
@@ -122,8 +124,8 @@ fn remember_sql(first: usize, source: &str) -> String {
         "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
          SELECT execution_id, status, headers, body,
                 CASE WHEN status BETWEEN 200 AND 299 THEN now() + make_interval(secs => {seconds}) END
-         FROM unnest({ids}::uuid[], {statuses}::smallint[], {headers}::text[], {bodies}::bytea[])
-              AS response(execution_id, status, headers, body) {source}
+         FROM (SELECT unnest({ids}::uuid[]) AS execution_id, unnest({statuses}::smallint[]) AS status,
+                      unnest({headers}::text[]) AS headers, unnest({bodies}::bytea[]) AS body) AS response {source}
          RETURNING execution_id, replayable_until"
     )
 }

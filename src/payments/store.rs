@@ -30,8 +30,9 @@ pub(super) fn insert(batch: &[Execution<'_, TakePayment>]) -> Insert {
     Insert::new(
         "INSERT INTO payments (transaction_id, account_id, user_id, amount, currency)
          SELECT execution_id, account_id, user_id, amount, currency
-         FROM claimed JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
-              AS payment(execution_id, account_id, user_id, amount, currency) USING (execution_id)",
+         FROM claimed JOIN (SELECT unnest($1::uuid[]) AS execution_id, unnest($2::uuid[]) AS account_id,
+                                   unnest($3::text[]) AS user_id, unnest($4::bigint[]) AS amount,
+                                   unnest($5::text[]) AS currency) AS payment USING (execution_id)",
     )
     .bind(batch.iter().map(|execution| execution.execution_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())

@@ -5,7 +5,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::{Instant, sleep_until},
@@ -55,6 +55,9 @@ pub(super) struct Lane {
     /// What was taken and isn't answered yet, in parts to be run one after the other, the next one
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
+    /// What is committed, and whose callers hear so once the next part is on its way: answering takes as
+    /// long as PostgreSQL waits for a part that is sent at once.
+    decided: Vec<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
     /// How often in a row a batch had to be repeated because it met other transactions.
@@ -77,6 +80,7 @@ pub(super) fn lanes(
         max_batch,
         in_flight_wait: settings.in_flight_wait,
         parts: Vec::new(),
+        decided: Vec::new(),
         delayed: Vec::new(),
         repeats: 0,
         searching: false,
@@ -108,6 +112,7 @@ impl Lane {
                 self.searching = false;
                 let batch = self.gather();
                 if batch.is_empty() {
+                    answer(&self.queue, std::mem::take(&mut self.decided));
                     if self.is_done() {
                         return;
                     }
@@ -208,13 +213,21 @@ impl Lane {
             return;
         }
         self.parts.push(part);
+        if !self.connector.is_connected() {
+            // That may take long.
+            answer(&self.queue, std::mem::take(&mut self.decided));
+        }
         let run = match self.connector.connect().await {
             Ok(()) => {
                 if !self.begin() {
                     return;
                 }
                 let Some(part) = self.parts.last() else { return };
-                self.connector.run(part, self.searching).await
+                let decided = std::mem::take(&mut self.decided);
+                let run = self.connector.run(part, self.searching);
+                // In this order: the first of the two is sent before the second begins.
+                let (run, ()) = join(run, async { answer(&self.queue, decided) }).await;
+                run
             }
             Err(unfit) => Err(Fault::no_server(&unfit)),
         };
@@ -223,16 +236,13 @@ impl Lane {
             Ok(fates) => {
                 self.repeats = 0;
                 self.queue.observe(Event::Committed(part.len()));
-                let mut open = Vec::new();
-                for (running, fate) in part.into_iter().zip(fates) {
-                    match fate {
-                        Fate::New(executed) => self.queue.settle_new(running, executed),
-                        Fate::Used(used) => self.queue.settle_used(running, &used),
-                        Fate::Open => open.push(running),
-                    }
-                }
+                let fates = part.into_iter().zip(fates);
+                let (open, decided): (Vec<_>, Vec<_>) =
+                    fates.partition(|(_, fate)| matches!(fate, Fate::Open));
+                self.decided = decided;
                 if !open.is_empty() {
-                    self.look_up(open).await;
+                    answer(&self.queue, std::mem::take(&mut self.decided));
+                    self.look_up(open.into_iter().map(|(running, _)| running).collect()).await;
                 }
             }
             Err(fault) => self.amend(part, fault).await,
@@ -288,5 +298,17 @@ impl Lane {
         running.delays += 1;
         self.queue.mark([&running], Stage::Waiting);
         self.delayed.push((Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0), running));
+    }
+}
+
+/// Answers those whose fate is known.
+fn answer(queue: &Queue, decided: Vec<(Running, Fate)>) {
+    for (running, fate) in decided {
+        match fate {
+            Fate::New(executed) => queue.settle_new(running, executed),
+            Fate::Used(used) => queue.settle_used(running, &used),
+            // Nothing is known of these yet.
+            Fate::Open => {}
+        }
     }
 }
