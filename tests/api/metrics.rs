@@ -116,10 +116,54 @@ async fn money_is_counted_by_currency_and_a_replay_as_a_duplicate_avoided() {
         ("payonce_duplicate_payments_avoided_total{currency=\"USD\"}", 1),
         ("payonce_duplicate_payments_avoided_amount_minor_units_total{currency=\"USD\"}", 100),
         ("payonce_duplicate_payments_avoided_total{currency=\"JPY\"}", 0),
-        ("payonce_refunds_total", 1),
+        // The one that is refused counts among the refused alone.
+        ("payonce_refunds_total{currency=\"USD\"}", 1),
+        ("payonce_refunds_amount_minor_units_total{currency=\"USD\"}", 40),
+        ("payonce_refunds_total{currency=\"JPY\"}", 0),
     ] {
         sample.assert(name, value);
     }
+}
+
+#[tokio::test]
+async fn a_refund_counts_in_the_currency_of_its_payment_with_what_it_came_to() {
+    let server = TestServer::start_with(&["--default-currency", "EUR"]).await;
+    let euros = server.paid("a", 100).await;
+    let yen = server.pay("yen", r#"{"user_id": "user_1", "amount": 7, "currency": "JPY"}"#).await;
+    let yen = yen.member("transaction_id");
+    server.refund(&euros, "b", r#"{"amount": 40}"#).await;
+    // All that is left, which nobody names; and copies of it, which give back nothing.
+    for _ in 0..2 {
+        server.refund(&euros, "c", "").await;
+        server.refund(&yen, "d", "").await;
+    }
+    let sample = Sample::of(&server).await;
+    for (name, value) in [
+        ("payonce_refunds_total{currency=\"EUR\"}", 2),
+        ("payonce_refunds_amount_minor_units_total{currency=\"EUR\"}", 100),
+        ("payonce_refunds_total{currency=\"JPY\"}", 1),
+        ("payonce_refunds_amount_minor_units_total{currency=\"JPY\"}", 7),
+    ] {
+        sample.assert(name, value);
+    }
+}
+
+#[tokio::test]
+async fn a_refund_counts_once_though_its_batch_is_run_again_or_its_commit_found_out_later() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let server = TestServer::start_through(&database, &options, &[]).await;
+    let payment = server.paid("a", 100).await;
+    for (key, step) in [("b", Step::Remembered), ("c", Step::CommitSent), ("d", Step::Committed)] {
+        proxy.arm(step, Fault::Cut);
+        assert_eq!(server.refund(&payment, key, r#"{"amount": 10}"#).await.status, 201);
+    }
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_batch_failures_total{remedy=\"reconnect\"}", 3);
+    sample.assert("payonce_keys_in_doubt_resolved_total{resolution=\"committed\"}", 1);
+    sample.assert("payonce_refunds_total{currency=\"USD\"}", 3);
+    sample.assert("payonce_refunds_amount_minor_units_total{currency=\"USD\"}", 30);
 }
 
 #[tokio::test]
