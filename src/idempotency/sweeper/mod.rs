@@ -98,7 +98,8 @@ impl Sweeper {
         self.oldest
     }
 
-    /// Goes through one page, at most 1000 rows, in one statement. Begins a pass when none is under way.
+    /// Goes through one page, at most 1000 rows, in one statement, and looks at the one after it. Begins a
+    /// pass when none is under way.
     ///
     /// # Errors
     /// When the database fails; the next step goes through the same page.
