@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     config::Settings,
     database,
-    idempotency::{Sweeper, loggable},
+    idempotency::{Oldest, Sweeper, Swept, loggable},
     metrics::Sweeps,
 };
 
@@ -25,11 +25,16 @@ pub async fn forever(
 ) {
     let mut sweeper =
         Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
+    sweeps.saw(sweeper.oldest());
     loop {
         sleep(interval).await;
-        let done = pass(&mut sweeper, &options, PAUSE, |_, _| {}).await;
+        let progress = |swept, oldest| {
+            sweeps.deleted(swept);
+            sweeps.saw(oldest);
+        };
+        let done = pass(&mut sweeper, &options, PAUSE, progress).await;
         match &done {
-            Ok(deleted) => sweeps.succeeded(*deleted),
+            Ok(_) => sweeps.succeeded(),
             Err(_) => sweeps.failed(),
         }
         match done {
@@ -42,7 +47,8 @@ pub async fn forever(
     }
 }
 
-/// One pass of a sweeper: how many responses and keys it deleted. `progress` hears of them after each page.
+/// One pass of a sweeper: how many responses and keys it deleted. `progress` hears after each page what
+/// that was, and what is still there.
 ///
 /// # Errors
 /// When the database fails; what was deleted until then is.
@@ -50,7 +56,7 @@ pub async fn pass(
     sweeper: &mut Sweeper,
     options: &PgConnectOptions,
     pause: Duration,
-    progress: impl Fn(u64, u64),
+    mut progress: impl FnMut(Swept, Oldest),
 ) -> Result<(u64, u64), sqlx::Error> {
     let mut conn = database::connect(options).await?;
     let (mut responses, mut keys) = (0, 0);
@@ -59,7 +65,7 @@ pub async fn pass(
         let swept = step.map_err(|_| database::silent())??;
         responses += swept.responses;
         keys += swept.keys;
-        progress(responses, keys);
+        progress(swept, sweeper.oldest());
         if swept.done {
             conn.close().await?;
             return Ok((responses, keys));

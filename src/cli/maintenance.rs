@@ -10,7 +10,7 @@ use super::{error::CommandError, print};
 use crate::{
     config::Settings,
     database::{self, Unmigrated},
-    idempotency::{Sweeper, loggable},
+    idempotency::{self, Sweeper, loggable},
     sweep,
 };
 
@@ -68,7 +68,10 @@ pub(super) async fn sweep(
     let mut sweeper =
         Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
     let bar = ProgressBar::new_spinner();
-    let progress = |responses, keys| {
+    let (mut responses, mut keys) = (0, 0);
+    let progress = |swept: idempotency::Swept, _| {
+        responses += swept.responses;
+        keys += swept.keys;
         bar.set_message(done(responses, keys));
         bar.tick();
     };

@@ -42,7 +42,8 @@ pub trait Command: Send + Sync + Sized + 'static {
     ///
     /// The whole slice in as few statements as can be: that is where the speed comes from. Commands
     /// of several accounts come together, and none of them was seen before. It may be called again
-    /// with the same ids when an earlier call was rolled back, so it has no effect outside `conn`.
+    /// with the same ids when an earlier call was rolled back, so it has no effect outside `conn`: what
+    /// a command notes of its own execution, the next one replaces.
     ///
     /// Neither BEGIN nor COMMIT nor anything that outlives the transaction: whoever began it ends it.
     ///

@@ -129,4 +129,4 @@ pub use observer::{Event, Observer, Resolution, Step};
 pub use queue::COPIES_FOR_A_KEY;
 pub use record::{KeyRecord, KeyState};
 pub use response::{MalformedHeader, Response};
-pub use sweeper::{Sweeper, Swept};
+pub use sweeper::{Oldest, Sweeper, Swept};

@@ -9,7 +9,7 @@ use prometheus::{
 use super::{COMMANDS, Each, SECONDS, counter, histogram, registered};
 use crate::{
     idempotency::{Command, Event, Failure, Observer, Outcome, Remedy, Resolution, Response, Step},
-    payments::payment::TakePayment,
+    payments::{money::Amount, payment::TakePayment},
     refunds::refund::GiveBack,
 };
 
@@ -33,7 +33,7 @@ const OUTCOMES: [&str; 10] = [
 const STEPS: [Step; 6] =
     [Step::OneStatement, Step::Claim, Step::Execute, Step::Remember, Step::Commit, Step::LookUp];
 
-/// Payments, and how much they come to.
+/// How many payments or refunds, and how much they come to.
 struct Money {
     count: IntCounterVec,
     minor_units: IntCounterVec,
@@ -43,7 +43,7 @@ pub(super) struct Layer {
     outcomes: Vec<(&'static str, Each)>,
     payments: Money,
     avoided: Money,
-    refunds: IntCounter,
+    refunds: Money,
     queued: Histogram,
     batch: Histogram,
     steps: Vec<(Step, Histogram)>,
@@ -62,11 +62,10 @@ impl Money {
         Ok(Self { count: count?, minor_units: minor_units? })
     }
 
-    fn count(&self, payment: &TakePayment) {
-        let currency = [payment.currency.code()];
-        self.count.with_label_values(&currency).inc();
-        let minor_units = u64::try_from(payment.amount.minor_units()).unwrap_or(0);
-        self.minor_units.with_label_values(&currency).inc_by(minor_units);
+    fn count(&self, amount: Amount, currency: &str) {
+        self.count.with_label_values(&[currency]).inc();
+        let minor_units = u64::try_from(amount.minor_units()).unwrap_or(0);
+        self.minor_units.with_label_values(&[currency]).inc_by(minor_units);
     }
 }
 
@@ -113,7 +112,16 @@ impl Layer {
                     ),
                 ],
             )?,
-            refunds: counter(registry, "payonce_refunds_total", "Refunds made.")?,
+            refunds: Money::new(
+                registry,
+                [
+                    ("payonce_refunds_total", "Refunds made."),
+                    (
+                        "payonce_refunds_amount_minor_units_total",
+                        "What the refunds made come to, in minor units of their payment's currency.",
+                    ),
+                ],
+            )?,
             queued: histogram(
                 registry,
                 "payonce_queue_wait_seconds",
@@ -170,10 +178,10 @@ impl Layer {
         if response.status() >= 400 {
             return;
         }
-        if let Some(payment) = command.downcast_ref() {
-            self.payments.count(payment);
-        } else if command.is::<GiveBack>() {
-            self.refunds.inc();
+        if let Some(TakePayment { amount, currency, .. }) = command.downcast_ref() {
+            self.payments.count(*amount, currency.code());
+        } else if let Some((amount, currency)) = command.downcast_ref().and_then(GiveBack::given) {
+            self.refunds.count(amount, &currency);
         }
     }
 }
@@ -185,9 +193,9 @@ impl Observer for Layer {
             Event::Executed { command, response } => self.executed(command, response),
             Event::Replayed { command, response } => {
                 if response.status() < 400
-                    && let Some(payment) = command.downcast_ref()
+                    && let Some(TakePayment { amount, currency, .. }) = command.downcast_ref()
                 {
-                    self.avoided.count(payment);
+                    self.avoided.count(*amount, currency.code());
                 }
             }
             Event::Taken(waited) => self.queued.observe(waited.as_secs_f64()),

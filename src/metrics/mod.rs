@@ -96,6 +96,7 @@ impl Metrics {
     /// None, short of a metric without a name.
     pub fn render(&self, committer: &Committer) -> prometheus::Result<Vec<u8>> {
         self.queue_keys.set(i64::try_from(committer.queued()).unwrap_or(i64::MAX));
+        self.sweeps.update();
         self.process.update();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

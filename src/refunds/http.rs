@@ -36,5 +36,5 @@ pub fn read(transaction_id: Uuid, body: &[u8]) -> Result<GiveBack, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     let mut members = Members::read(body, Kind::InvalidRefund)?;
     let amount = members.optional("amount", money::EXPECTED, Amount::from_json);
-    members.finish(amount.map(|amount| GiveBack { transaction_id, amount }))
+    members.finish(amount.map(|amount| GiveBack::new(transaction_id, amount)))
 }

@@ -1,5 +1,7 @@
 //! Giving back, as a command to be executed exactly once.
 
+use std::sync::{Mutex, PoisonError};
+
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -16,12 +18,34 @@ use crate::{
 pub const MAX_REFUNDS: i16 = 100;
 
 /// The request to give back all of a payment that is left, or a part.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct GiveBack {
     /// The payment.
     pub transaction_id: Uuid,
     /// How much; all that is left, where nothing is said.
     pub amount: Option<Amount>,
+    /// What the latest execution gives back. At most one is ever committed, and none comes after that.
+    given: Mutex<Option<Given>>,
+}
+
+impl GiveBack {
+    /// The request to give back so much of this payment.
+    #[must_use]
+    pub fn new(transaction_id: Uuid, amount: Option<Amount>) -> Self {
+        Self { transaction_id, amount, given: Mutex::default() }
+    }
+
+    /// What this very command gave back, in which currency, for whoever hears that it is committed:
+    /// neither the request nor the answer says both. Nothing, where it was refused or executed before.
+    #[must_use]
+    pub fn given(&self) -> Option<(Amount, String)> {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.as_ref().map(|given| (given.amount, given.currency.clone()))
+    }
+
+    fn note(&self, given: Option<&Given>) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = given.cloned();
+    }
 }
 
 /// What a payment says of its refunds, as its row stands once it is locked.
@@ -30,6 +54,7 @@ pub(super) struct Refundable {
     pub(super) transaction_id: Uuid,
     pub(super) account_id: Uuid,
     pub(super) amount: i64,
+    pub(super) currency: String,
     pub(super) refunded: i64,
     pub(super) refund_count: i16,
 }
@@ -88,12 +113,13 @@ impl Refusal {
 }
 
 /// A refund that is made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Given {
     pub(super) refund_id: Uuid,
     pub(super) transaction_id: Uuid,
     pub(super) account_id: Uuid,
     pub(super) amount: Amount,
+    pub(super) currency: String,
 }
 
 /// The answer to it.
@@ -132,14 +158,18 @@ impl Command for GiveBack {
             let refund = payments
                 .get_mut(&(*account_id, command.transaction_id))
                 .ok_or_else(|| Problem::new(Kind::NotFound))
-                .and_then(|payment| payment.give_back(command.amount).map_err(Refusal::problem))
-                .map(|amount| Given {
-                    refund_id: *execution_id,
-                    transaction_id: command.transaction_id,
-                    account_id: *account_id,
-                    amount,
+                .and_then(|payment| {
+                    let amount = payment.give_back(command.amount).map_err(Refusal::problem)?;
+                    Ok(Given {
+                        refund_id: *execution_id,
+                        transaction_id: command.transaction_id,
+                        account_id: *account_id,
+                        amount,
+                        currency: payment.currency.clone(),
+                    })
                 });
-            given.extend(refund.as_ref().ok());
+            given.extend(refund.as_ref().ok().cloned());
+            command.note(refund.as_ref().ok());
             let response = match refund {
                 Ok(refund) => response(&refund),
                 Err(refusal) => refusal.stored(*execution_id),
@@ -168,7 +198,8 @@ mod tests {
 
     fn paid(amount: i64) -> Refundable {
         let (transaction_id, account_id) = (Uuid::nil(), Uuid::nil());
-        Refundable { transaction_id, account_id, amount, refunded: 0, refund_count: 0 }
+        let currency = "USD".to_owned();
+        Refundable { transaction_id, account_id, amount, currency, refunded: 0, refund_count: 0 }
     }
 
     fn amount(units: u64) -> Amount {

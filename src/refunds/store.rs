@@ -26,7 +26,7 @@ pub(super) async fn lock(
          FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::uuid[]) AS asked(account_id, transaction_id)
                ORDER BY transaction_id, account_id) AS wanted
          CROSS JOIN LATERAL (
-             SELECT transaction_id, account_id, amount, refunded, refund_count FROM payments
+             SELECT transaction_id, account_id, amount, currency, refunded, refund_count FROM payments
              WHERE account_id = wanted.account_id AND transaction_id = wanted.transaction_id
              LIMIT 1 FOR NO KEY UPDATE
          ) AS payment",

@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use payonce::{idempotency::Sweeper, sweep};
+use chrono::{TimeDelta, Utc};
+use payonce::{
+    idempotency::{Oldest, Sweeper},
+    sweep,
+};
 
-use crate::support::{PAYMENT, TestServer};
+use crate::support::{PAYMENT, TestDatabase, TestServer};
 
 const AGE_RESPONSES: &str =
     "UPDATE idempotency_responses SET replayable_until = now() - interval '1 second'";
@@ -154,6 +158,28 @@ async fn a_sweep_goes_through_more_than_a_page() {
         )
         .await;
     assert_eq!(sweep(&server, Some(Duration::from_hours(24))).await, (2500, 2500));
+}
+
+#[tokio::test]
+async fn in_the_midst_of_what_has_not_expired_a_sweep_still_knows_what_expires_first() {
+    let database = TestDatabase::create().await;
+    let before = Utc::now();
+    database
+        .execute(
+            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+             SELECT (lpad(to_hex(trunc(extract(epoch FROM now()) * 1000)::bigint - 2000 + i), 12, '0')
+                     || '70008000000000000000')::uuid, 201, '', '',
+                    now() + interval '1 hour' * (1 + i / 1001)
+             FROM generate_series(1, 1500) AS i",
+        )
+        .await;
+    let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
+    let mut seen = Vec::new();
+    let progress = |_, oldest: Oldest| seen.push(oldest.responses.unwrap() - before);
+    sweep::pass(&mut sweeper, &database.options, Duration::ZERO, progress).await.unwrap();
+    let first_expires = |in_minutes: &i64| (60..65).contains(in_minutes);
+    let minutes: Vec<i64> = seen.iter().map(TimeDelta::num_minutes).collect();
+    assert!(minutes.len() == 2 && minutes.iter().all(first_expires), "{minutes:?}");
 }
 
 #[tokio::test]

@@ -12,10 +12,10 @@ use crate::support::{
 };
 
 /// The metrics as they are served, by name and labels.
-struct Sample(BTreeMap<String, f64>);
+pub struct Sample(BTreeMap<String, f64>);
 
 impl Sample {
-    async fn of(client: &Client) -> Self {
+    pub async fn of(client: &Client) -> Self {
         Self::read(&text(client).await)
     }
 
@@ -26,12 +26,12 @@ impl Sample {
     }
 
     /// What stands there; 0 where there is nothing.
-    fn get(&self, name: &str) -> f64 {
+    pub fn get(&self, name: &str) -> f64 {
         self.0.get(name).copied().unwrap_or(0.0)
     }
 
     #[track_caller]
-    fn assert(&self, name: &str, value: u32) {
+    pub fn assert(&self, name: &str, value: u32) {
         assert!((self.get(name) - f64::from(value)).abs() < f64::EPSILON, "{name}: {:#?}", self.0);
     }
 
@@ -43,9 +43,14 @@ impl Sample {
 }
 
 /// Waits until a metric is at least this.
-async fn reaches(client: &Client, name: &str, value: u32) {
+pub async fn reaches(client: &Client, name: &str, value: u32) {
+    becomes(client, name, |current| current >= f64::from(value)).await;
+}
+
+/// Waits until a metric is as it should be.
+pub async fn becomes(client: &Client, name: &str, right: impl Fn(f64) -> bool) {
     let wait = async {
-        while Sample::of(client).await.get(name) < f64::from(value) {
+        while !right(Sample::of(client).await.get(name)) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
@@ -116,10 +121,54 @@ async fn money_is_counted_by_currency_and_a_replay_as_a_duplicate_avoided() {
         ("payonce_duplicate_payments_avoided_total{currency=\"USD\"}", 1),
         ("payonce_duplicate_payments_avoided_amount_minor_units_total{currency=\"USD\"}", 100),
         ("payonce_duplicate_payments_avoided_total{currency=\"JPY\"}", 0),
-        ("payonce_refunds_total", 1),
+        // The one that is refused counts among the refused alone.
+        ("payonce_refunds_total{currency=\"USD\"}", 1),
+        ("payonce_refunds_amount_minor_units_total{currency=\"USD\"}", 40),
+        ("payonce_refunds_total{currency=\"JPY\"}", 0),
     ] {
         sample.assert(name, value);
     }
+}
+
+#[tokio::test]
+async fn a_refund_counts_in_the_currency_of_its_payment_with_what_it_came_to() {
+    let server = TestServer::start_with(&["--default-currency", "EUR"]).await;
+    let euros = server.paid("a", 100).await;
+    let yen = server.pay("yen", r#"{"user_id": "user_1", "amount": 7, "currency": "JPY"}"#).await;
+    let yen = yen.member("transaction_id");
+    server.refund(&euros, "b", r#"{"amount": 40}"#).await;
+    // All that is left, which nobody names; and copies of it, which give back nothing.
+    for _ in 0..2 {
+        server.refund(&euros, "c", "").await;
+        server.refund(&yen, "d", "").await;
+    }
+    let sample = Sample::of(&server).await;
+    for (name, value) in [
+        ("payonce_refunds_total{currency=\"EUR\"}", 2),
+        ("payonce_refunds_amount_minor_units_total{currency=\"EUR\"}", 100),
+        ("payonce_refunds_total{currency=\"JPY\"}", 1),
+        ("payonce_refunds_amount_minor_units_total{currency=\"JPY\"}", 7),
+    ] {
+        sample.assert(name, value);
+    }
+}
+
+#[tokio::test]
+async fn a_refund_counts_once_though_its_batch_is_run_again_or_its_commit_found_out_later() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let options = proxy.through(&database.options);
+    let server = TestServer::start_through(&database, &options, &[]).await;
+    let payment = server.paid("a", 100).await;
+    for (key, step) in [("b", Step::Remembered), ("c", Step::CommitSent), ("d", Step::Committed)] {
+        proxy.arm(step, Fault::Cut);
+        assert_eq!(server.refund(&payment, key, r#"{"amount": 10}"#).await.status, 201);
+    }
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_batch_failures_total{remedy=\"reconnect\"}", 3);
+    sample.assert("payonce_keys_in_doubt_resolved_total{resolution=\"committed\"}", 1);
+    sample.assert("payonce_refunds_total{currency=\"USD\"}", 3);
+    sample.assert("payonce_refunds_amount_minor_units_total{currency=\"USD\"}", 30);
 }
 
 #[tokio::test]
@@ -206,20 +255,6 @@ async fn a_request_without_an_outcome_counts_as_failed() {
     assert!((sample.outcome("pay", "failed") - 1.0).abs() < 0.5);
     sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 1);
     sample.assert("payonce_commits_total", 0);
-}
-
-#[tokio::test]
-async fn what_the_sweeper_deletes_is_counted() {
-    let server = TestServer::start_with(&["--sweep-interval", "1s"]).await;
-    server.pay("a", PAYMENT).await;
-    let started = Sample::of(&server).await.get("payonce_sweep_last_success_timestamp_seconds");
-    server.database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
-    reaches(&server, "payonce_sweep_deleted_rows_total{of=\"responses\"}", 1).await;
-    let sample = Sample::of(&server).await;
-    sample.assert("payonce_sweep_deleted_rows_total{of=\"responses\"}", 1);
-    assert!(sample.get("payonce_sweep_last_success_timestamp_seconds") > started);
-    server.database.execute("ALTER TABLE idempotency_responses RENAME TO elsewhere").await;
-    reaches(&server, "payonce_sweep_failures_total", 1).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -31,6 +32,7 @@ pub struct Sweeper {
     response_ttl: Option<Duration>,
     key_ttl: Option<Duration>,
     phase: Phase,
+    oldest: Oldest,
     /// Where the next pass through the responses begins.
     resume: Uuid,
     last_full_pass: Option<Instant>,
@@ -40,8 +42,28 @@ pub struct Sweeper {
 #[derive(Debug)]
 enum Phase {
     Idle,
-    Responses { after: Uuid, before: Uuid },
-    Keys { after: (Uuid, String) },
+    Responses {
+        after: Uuid,
+        before: Uuid,
+        /// Where the pass after this one begins.
+        resume: Uuid,
+    },
+    Keys {
+        after: (Uuid, String),
+        /// When the oldest key was made of those that this walk has left, or will find made meanwhile.
+        oldest: DateTime<Utc>,
+    },
+}
+
+/// When the oldest row that is still there expires, or did. Where a sweeper saw none, when the first that
+/// may have come since does; before it first looks, when it was made. `None`: none ever does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oldest {
+    /// Of the responses that the next page or pass begins with. Those that outlive younger ones, having been
+    /// stored while the TTL was another, are not among them.
+    pub responses: Option<DateTime<Utc>>,
+    /// Of the keys, as they were when they were last gone through.
+    pub keys: Option<DateTime<Utc>>,
 }
 
 /// What one step did.
@@ -63,13 +85,21 @@ impl Sweeper {
             response_ttl,
             key_ttl,
             phase: Phase::Idle,
+            oldest: Oldest { responses: Some(Utc::now()), keys: key_ttl.map(|_| Utc::now()) },
             resume: Uuid::nil(),
             last_full_pass: None,
             last_key_walk: None,
         }
     }
 
-    /// Goes through one page, at most 1000 rows, in one statement. Begins a pass when none is under way.
+    /// What is still there, as of the last step.
+    #[must_use]
+    pub fn oldest(&self) -> Oldest {
+        self.oldest
+    }
+
+    /// Goes through one page, at most 1000 rows, in one statement, and looks at the one after it. Begins a
+    /// pass when none is under way.
     ///
     /// # Errors
     /// When the database fails; the next step goes through the same page.
@@ -77,23 +107,32 @@ impl Sweeper {
         if matches!(self.phase, Phase::Idle) {
             self.phase = self.begin();
         }
-        match &self.phase {
+        match &mut self.phase {
             Phase::Idle => Ok(Swept { responses: 0, keys: 0, done: true }),
-            Phase::Responses { after, before } => {
-                let before = *before;
-                let page = store::sweep_responses(conn, *after, before, PAGE).await?;
-                self.phase = if let Some(after) = page.next {
-                    Phase::Responses { after, before }
+            Phase::Responses { after, before, resume } => {
+                let resume = *resume;
+                let page = store::sweep_responses(conn, *after, *before, PAGE).await?;
+                let next = page.next.map_or(resume, |next| next.min(resume));
+                let oldest = store::first_to_expire(conn, next, PAGE).await?;
+                self.oldest.responses = oldest.or_else(|| expiry(Utc::now(), self.response_ttl));
+                if let Some(next) = page.next {
+                    *after = next;
                 } else {
-                    self.resume = before;
-                    self.begin_keys()
-                };
+                    self.resume = resume;
+                    self.phase = self.begin_keys();
+                }
                 Ok(Swept { responses: page.deleted, keys: 0, done: self.is_idle() })
             }
-            Phase::Keys { after } => {
+            Phase::Keys { after, oldest } => {
                 let ttl = self.key_ttl.unwrap_or(Duration::MAX).as_secs_f64();
-                let page = store::sweep_keys(conn, after, ttl, PAGE).await?;
-                self.phase = page.next.map_or(Phase::Idle, |after| Phase::Keys { after });
+                let (page, left) = store::sweep_keys(conn, after, ttl, PAGE).await?;
+                *oldest = left.map_or(*oldest, |left| left.min(*oldest));
+                if let Some(next) = page.next {
+                    *after = next;
+                } else {
+                    self.oldest.keys = expiry(*oldest, self.key_ttl);
+                    self.phase = Phase::Idle;
+                }
                 Ok(Swept { responses: 0, keys: page.deleted, done: self.is_idle() })
             }
         }
@@ -104,19 +143,18 @@ impl Sweeper {
     }
 
     fn begin(&mut self) -> Phase {
-        let age = if is_due(&mut self.last_full_pass, FULL_PASS_EVERY) {
-            self.resume = Uuid::nil();
-            Duration::ZERO
+        let resume = id_of_age(self.response_ttl.unwrap_or(Duration::ZERO).saturating_add(MARGIN));
+        if is_due(&mut self.last_full_pass, FULL_PASS_EVERY) {
+            Phase::Responses { after: Uuid::nil(), before: id_of_age(Duration::ZERO), resume }
         } else {
-            self.response_ttl.unwrap_or(Duration::ZERO).saturating_add(MARGIN)
-        };
-        Phase::Responses { after: self.resume, before: id_of_age(age) }
+            Phase::Responses { after: self.resume, before: resume, resume }
+        }
     }
 
     fn begin_keys(&mut self) -> Phase {
         match self.key_ttl {
             Some(ttl) if is_due(&mut self.last_key_walk, ttl / KEY_WALKS_PER_TTL) => {
-                Phase::Keys { after: (Uuid::nil(), String::new()) }
+                Phase::Keys { after: (Uuid::nil(), String::new()), oldest: Utc::now() }
             }
             _ => Phase::Idle,
         }
@@ -130,6 +168,11 @@ fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
         *last = Some(Instant::now());
     }
     due
+}
+
+/// When a row made then expires; `None`: never.
+fn expiry(made: DateTime<Utc>, ttl: Option<Duration>) -> Option<DateTime<Utc>> {
+    made.checked_add_signed(TimeDelta::from_std(ttl?).ok()?)
 }
 
 /// The lower bound of the UUIDv7s made this long ago (RFC 9562 §5.7: 48 bits of milliseconds lead).

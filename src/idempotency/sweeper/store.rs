@@ -1,5 +1,6 @@
 //! The sweeper's statements: each goes through a page of rows.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -42,14 +43,31 @@ pub(super) async fn sweep_responses(
     })
 }
 
+/// When the first of the `limit` responses after `after` expires, or did, if any ever does.
+pub(super) async fn first_to_expire(
+    conn: &mut PgConnection,
+    after: Uuid,
+    limit: i64,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT min(replayable_until)
+         FROM (SELECT replayable_until FROM idempotency_responses
+               WHERE execution_id > $1 ORDER BY execution_id LIMIT $2) AS page",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_one(conn)
+    .await
+}
+
 /// Deletes those of the `limit` keys after `after` that are older than `ttl` (seconds), with their
-/// responses.
+/// responses; and says when the oldest of the others was made.
 pub(super) async fn sweep_keys(
     conn: &mut PgConnection,
     after: &(Uuid, String),
     ttl: f64,
     limit: i64,
-) -> Result<SweptPage<(Uuid, String)>, sqlx::Error> {
+) -> Result<(SweptPage<(Uuid, String)>, Option<DateTime<Utc>>), sqlx::Error> {
     let row = sqlx::query(
         "WITH page AS MATERIALIZED (
              SELECT account_id, key, created_at FROM idempotency_keys
@@ -67,7 +85,9 @@ pub(super) async fn sweep_keys(
              SELECT account_id, key FROM page ORDER BY account_id DESC, key DESC LIMIT 1
          )
          SELECT (SELECT count(*) FROM old) AS deleted, (SELECT count(*) FROM page) AS seen,
-                (SELECT account_id FROM last) AS last_account, (SELECT key FROM last) AS last_key",
+                (SELECT account_id FROM last) AS last_account, (SELECT key FROM last) AS last_key,
+                (SELECT min(created_at) FROM page
+                 WHERE created_at > now() - make_interval(secs => $3)) AS oldest_left",
     )
     .bind(after.0)
     .bind(&after.1)
@@ -77,7 +97,8 @@ pub(super) async fn sweep_keys(
     .await?;
     let account: Option<Uuid> = row.try_get("last_account")?;
     let last = account.zip(row.try_get("last_key")?);
-    Ok(SweptPage { deleted: count(&row, "deleted")?, next: next(&row, limit, last)? })
+    let page = SweptPage { deleted: count(&row, "deleted")?, next: next(&row, limit, last)? };
+    Ok((page, row.try_get("oldest_left")?))
 }
 
 fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {

@@ -262,7 +262,7 @@ impl Game {
     fn refused(&self, fingerprint: &[u8]) -> Request {
         let is = |amount: &u8| {
             let amount = Amount::from_minor_units((*amount).into());
-            let refund = GiveBack { transaction_id: self.payment, amount };
+            let refund = GiveBack::new(self.payment, amount);
             refund.fingerprint().as_bytes() == fingerprint
         };
         let amount = (1..=PAID).find(is).expect("nothing but a refund is refused");
