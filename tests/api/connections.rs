@@ -76,6 +76,27 @@ async fn a_client_that_reads_no_answer_is_cut_off() {
     assert_cut_off(&mut stream).await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_nobody_reads_is_not_kept_when_its_connection_was_closed() {
+    let server = TestServer::start_with(&SHORT).await;
+    let mut stream = narrow(server.address).await;
+    let peer = format!(":{:04X}", stream.local_addr().unwrap().port());
+    // The server's side of this connection, in whatever state: its third column is the peer's address.
+    let kept = || {
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        sockets.lines().any(|line| line.split_whitespace().nth(2).unwrap().ends_with(&peer))
+    };
+    assert!(kept());
+    stream.write_all(LARGE.repeat(200).as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    while kept() {
+        assert!(begun.elapsed() < LIMIT + LATE, "it is still kept");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > LIMIT * 9 / 10, "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_client_that_reads_slowly_gets_all_its_answers() {
     let server = TestServer::start_with(&SHORT).await;
