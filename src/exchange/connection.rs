@@ -5,8 +5,8 @@
 //! for a client that doesn't read its answers. Here each connection is closed on which no request was under
 //! way for longer than all of that may honestly take, whatever the client does meanwhile.
 //!
-//! A request that is under way is never touched: its body and its answer have limits of their own. An
-//! answer is read in time if what follows it on the connection, or its end, comes within the limit.
+//! A request that is under way is never touched: its body and its answer have limits of their own. It ends
+//! when its answer is made, since nothing says when that is read. So the limit is also for reading it.
 
 use std::{any::Any, cell::Cell, net, os::fd::AsFd, rc::Rc, time::Duration};
 
