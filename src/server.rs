@@ -16,7 +16,7 @@ use crate::{
     accounts::{AnonymousAccess, Authenticator, Directory},
     config::{self, Settings, Ttl},
     database::{self, MigrationError, Reads, Unmigrated},
-    exchange::{BodyLimits, exchange},
+    exchange::{BodyLimits, exchange, watched},
     health::Stopping,
     idempotency::{Committer, UnfitServer},
     idempotency_policy::IdempotencyPolicy,
@@ -28,6 +28,9 @@ use crate::{
 
 /// Connections that wait to be accepted: room for a storm of retries.
 const BACKLOG: u32 = 4096;
+
+/// Its socket, and what [`watched`] has of it.
+const FILES_OF_A_CONNECTION: u64 = 2;
 
 /// Files that are open besides clients' connections, at most: to the database, and the process's own.
 const OTHER_FILES: u64 = 100;
@@ -140,6 +143,7 @@ impl Server {
                 .configure(routes::configure)
         })
         .backlog(BACKLOG)
+        .on_connect(watched(settings.keep_alive, settings.header_timeout))
         .keep_alive(settings.keep_alive)
         .client_request_timeout(settings.header_timeout)
         .shutdown_timeout((deadline + STOPPING_MARGIN).as_secs())
@@ -218,7 +222,7 @@ pub fn raise_file_limit(settings: &Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
-    let wanted = u64::from(settings.connection_limit) + OTHER_FILES;
+    let wanted = FILES_OF_A_CONNECTION * u64::from(settings.connection_limit) + OTHER_FILES;
     if let Some(limit) = limit.filter(|limit| *limit < wanted) {
         warn!(
             "{limit} files can be open at most, and CONNECTION_LIMIT ({}) needs {wanted}: raise ulimit -n, or lower it",
@@ -272,6 +276,8 @@ fn serve_metrics(
     })
     .workers(1)
     .max_connections(METRICS_CONNECTIONS)
+    .on_connect(watched(settings.keep_alive, settings.header_timeout))
+    .keep_alive(settings.keep_alive)
     .client_request_timeout(settings.header_timeout)
     .disable_signals()
     .bind(address)

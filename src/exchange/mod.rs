@@ -1,5 +1,6 @@
 //! What every exchange goes through, whatever its route: the body is read, `X-Request-Id` echoed,
-//! problems and requests are logged, and connections are closed one by one while the server stops.
+//! problems and requests are logged, and connections are closed one by one while the server stops, or
+//! when nothing is asked for on them.
 
 use std::{
     cell::Cell,
@@ -28,7 +29,11 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+mod connection;
 mod lines;
+
+use self::connection::Connection;
+pub use self::connection::watched;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -92,6 +97,7 @@ pub async fn exchange<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
     let began = Instant::now();
+    let _under_way = req.conn_data().map(Connection::begin_request);
     let request_id = request_id(&req);
     let body = match req.take_payload() {
         Payload::None => Ok(Bytes::new()),

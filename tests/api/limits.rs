@@ -121,5 +121,8 @@ async fn it_takes_all_the_open_files_that_it_may_have() {
         assert_eq!(wire.status().await, 200);
     }
     let log = serve.log();
-    assert!(log.contains("700 files can be open at most, and CONNECTION_LIMIT (10000)"), "{log}");
+    assert!(
+        log.contains("700 files can be open at most, and CONNECTION_LIMIT (10000) needs 20100"),
+        "{log}"
+    );
 }

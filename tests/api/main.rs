@@ -17,6 +17,7 @@ mod accounts;
 mod anonymous;
 mod bodies;
 mod command_line;
+mod connections;
 mod currencies;
 mod described;
 mod description;

@@ -1,0 +1,165 @@
+//! How long a client may hold a connection, and who is never cut off.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use sqlx::raw_sql;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::sleep,
+};
+
+use crate::support::{TestDatabase, TestServer, binary::Serve, client::Wire};
+
+const SHORT: [&str; 4] = ["--keep-alive", "2s", "--header-timeout", "500ms"];
+
+/// What these come to.
+const LIMIT: Duration = Duration::from_millis(2500);
+
+/// What a busy machine adds.
+const LATE: Duration = Duration::from_secs(5);
+
+const LIVE: &str = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// An answer of 140 KB.
+const LARGE: &str = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Sends a byte each 100 ms, and asserts that the connection ends when the limit is over.
+async fn assert_cut_off(stream: &mut TcpStream) {
+    let begun = Instant::now();
+    while stream.write_all(b"x").await.is_ok() {
+        assert!(begun.elapsed() < LIMIT + LATE, "it is still open");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > LIMIT * 9 / 10, "{:?}", begun.elapsed());
+}
+
+/// A connection whose client takes little before it reads.
+async fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_later_head_that_dribbles_is_cut_off() {
+    let server = TestServer::start_with(&SHORT).await;
+    let mut wire = server.wire().await;
+    wire.send(LIVE).await;
+    assert_eq!(wire.status().await, 200);
+    wire.send("GET /health/live HTTP/1.1\r\nX-Slow: ").await;
+    assert_cut_off(&mut wire.stream).await;
+}
+
+#[tokio::test]
+async fn a_refused_body_that_dribbles_on_is_cut_off() {
+    let flags = [&SHORT[..], &["--body-timeout", "500ms"]].concat();
+    let server = TestServer::start_with(&flags).await;
+    let mut wire = server.wire().await;
+    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        .await;
+    wire.send("Idempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\nx").await;
+    assert_eq!(wire.status().await, 408);
+    assert_cut_off(&mut wire.stream).await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answer_is_cut_off() {
+    let server = TestServer::start_with(&SHORT).await;
+    let mut stream = narrow(server.address).await;
+    // More than the operating system holds for it.
+    stream.write_all(LARGE.repeat(200).as_bytes()).await.unwrap();
+    assert_cut_off(&mut stream).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_nobody_reads_is_not_kept_when_its_connection_was_closed() {
+    let server = TestServer::start_with(&SHORT).await;
+    let mut stream = narrow(server.address).await;
+    let peer = format!(":{:04X}", stream.local_addr().unwrap().port());
+    // The server's side of this connection, in whatever state: its third column is the peer's address.
+    let kept = || {
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        sockets.lines().any(|line| line.split_whitespace().nth(2).unwrap().ends_with(&peer))
+    };
+    assert!(kept());
+    stream.write_all(LARGE.repeat(200).as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    while kept() {
+        assert!(begun.elapsed() < LIMIT + LATE, "it is still kept");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > LIMIT * 9 / 10, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_all_its_answers() {
+    let server = TestServer::start_with(&SHORT).await;
+    let mut stream = narrow(server.address).await;
+    let length = server.get("/openapi.json").await.body.len();
+    stream.write_all(LARGE.repeat(60).as_bytes()).await.unwrap();
+    let (begun, mut read, mut chunk) = (Instant::now(), 0, vec![0; 16 * 1024]);
+    while read < 60 * length {
+        let count = stream.read(&mut chunk).await.unwrap();
+        assert!(count > 0, "cut off after {:?} and {read} bytes", begun.elapsed());
+        read += count;
+        sleep(Duration::from_millis(8)).await;
+    }
+    assert!(begun.elapsed() > LIMIT, "too fast to tell: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_for_less_than_keep_alive_is_never_cut_off() {
+    let server = TestServer::start_with(&SHORT).await;
+    let mut wire = server.wire().await;
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * LIMIT {
+        let (first, second) = LIVE.split_at(20);
+        wire.send(first).await;
+        sleep(Duration::from_millis(200)).await;
+        wire.send(second).await;
+        assert_eq!(wire.status().await, 200, "after {:?}", begun.elapsed());
+        sleep(Duration::from_millis(300)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_however_long_it_takes() {
+    let server =
+        TestServer::start_with(&[&SHORT[..], &["--request-deadline", "20s"]].concat()).await;
+    let mut holder = server.database.connect().await;
+    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let mut wire = server.wire().await;
+    wire.send("GET /payment HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    sleep(2 * LIMIT).await;
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(wire.status().await, 200);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_has_ended_leaves_no_file_open() {
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[]);
+    let open = || fs::read_dir(format!("/proc/{}/fd", serve.child.id())).unwrap().count();
+    let before = open();
+    let mut wires = Vec::new();
+    for _ in 0..50 {
+        let mut wire = Wire::connect(serve.address).await;
+        wire.send(LIVE).await;
+        assert_eq!(wire.status().await, 200);
+        wires.push(wire);
+    }
+    assert!(open() >= before + 50, "{} of {before}", open());
+    drop(wires);
+    let begun = Instant::now();
+    while open() > before + 5 {
+        assert!(begun.elapsed() < LATE, "{} are still open, {before} before", open());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
