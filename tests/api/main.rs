@@ -43,3 +43,4 @@ mod refunds;
 mod replays;
 mod shares;
 mod stopping;
+mod storm;
