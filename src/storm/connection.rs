@@ -53,7 +53,7 @@ impl Connection {
         if self.codec.message_type() != MessageType::None {
             self = self.receive(&mut received).await?;
         }
-        let open = self.codec.keep_alive();
+        let open = self.codec.keep_alive() && self.unread.is_empty();
         Ok((head, received, open.then_some(self)))
     }
 
@@ -95,5 +95,64 @@ async fn more(stream: &mut TcpStream, unread: &mut BytesMut) -> io::Result<()> {
             Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection ended before its answer"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::{RequestHead, ServiceConfig};
+    use bytes::Bytes;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::Connection;
+
+    /// What a client makes of an answer: its body and whether the connection can be used again; `None` where
+    /// it isn't whole. The server hangs up after it.
+    async fn heard(answer: &'static str) -> Option<(String, bool)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let ask = async {
+            let connection = Connection::open(&address, ServiceConfig::default()).await.unwrap();
+            connection.exchange(RequestHead::default(), &Bytes::from_static(b"{}")).await.ok()
+        };
+        let ((), answer) = tokio::join!(serve, ask);
+        let (_, body, connection) = answer?;
+        if let Some(connection) = &connection {
+            connection.stream.readable().await.unwrap();
+            assert!(!connection.is_idle(), "the server has closed it");
+        }
+        Some((String::from_utf8(body).unwrap(), connection.is_some()))
+    }
+
+    #[actix_web::test]
+    async fn an_answer_counts_when_it_is_whole() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nmade", Some(("made", true))),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Some(("", true))),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nma\r\n2\r\nde\r\n0\r\n\r\n",
+                Some(("made", true)),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nmade",
+                Some(("made", false)),
+            ),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nma", None),
+            ("HTTP/1.1 200 OK\r\ncontent-le", None),
+            ("HTTP/1.0 200 OK\r\n\r\nmade until the end", None),
+            ("SSH-2.0\r\n", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(body, open)| (body.to_owned(), open));
+            assert_eq!(heard(answer).await, expected, "{answer}");
+        }
     }
 }
