@@ -313,7 +313,8 @@ async fn whoever_breaks_a_promise_is_found_out() {
         (Vice::Refuses, Some("was answered with 400")),
     ] {
         let server = StandIn::start(vice).await;
-        let (code, report, stderr) = report(&[server.address], &["--payments", "40"]);
+        let (code, report, stderr) =
+            report(&[server.address], &["--payments", "40", "--patience", "5s"]);
         let broken = report["broken"].as_array().unwrap();
         assert_eq!(code, i32::from(found_out.is_some()), "{vice:?}: {report}");
         assert_eq!(report["exactly_once"], found_out.is_none(), "{vice:?}: {report}");
