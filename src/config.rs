@@ -50,7 +50,7 @@ impl fmt::Display for Ttl {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it as 500ms, 2s, 1m, 24h or 30d"))
 }

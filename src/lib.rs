@@ -17,6 +17,7 @@
 //! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
 //! - [`server`] puts it together, [`database`] migrates and reads, [`sweep`] frees space, [`health`] tells how
 //!   it is, [`metrics`] counts what it does.
+//! - [`storm`] is a client: it tries to be paid twice, and tells whether it was.
 //! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
 
 pub mod accounts;
@@ -39,5 +40,6 @@ pub mod query;
 pub mod refunds;
 pub mod routes;
 pub mod server;
+pub mod storm;
 pub mod sweep;
 pub mod timestamp;

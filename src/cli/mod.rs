@@ -29,6 +29,7 @@ mod payment;
 mod print;
 mod serve;
 mod settings;
+mod storm;
 
 /// Takes payments exactly once.
 ///
@@ -82,6 +83,19 @@ enum Command {
     /// List and show payments
     #[command(subcommand)]
     Payment(PaymentCommand),
+    /// Make many real payments while you break the server, and tell whether each was made exactly once
+    ///
+    /// These are REAL PAYMENTS, at whatever server --url names: they are there afterwards, and nothing takes
+    /// them back. Point it at a server for testing. Their users are called storm-…, their amounts are 1 and
+    /// up.
+    ///
+    /// Some are sent several times at once, some again later, some are given up in the middle and sent
+    /// again, and some of their keys are used for another payment afterwards. Kill servers, databases and
+    /// networks meanwhile: what isn't answered is sent again, as the contract says. At the end all are read
+    /// back and counted. Exits with 1 when one was not made exactly once, or that can't be told.
+    ///
+    /// Where the server asks for an API key, put it into the environment (or .env) as PAYONCE_API_KEY.
+    Storm(storm::Options),
     /// Show the settings that are in force, and where each comes from
     Config {
         /// Print JSON
@@ -140,6 +154,8 @@ async fn execute(
         // Above all where settings contradict each other, one wants to see them.
         Some(Command::Config { json }) => settings::show(settings, matches, environment, *json)?,
         Some(Command::Completions { shell }) => return Ok(completions(*shell)?),
+        // It goes by a server's address, and by no setting of this one.
+        Some(Command::Storm(options)) => return storm::storm(options).await,
         _ => {}
     }
     settings.validate()?;
@@ -168,7 +184,7 @@ async fn execute(
         Some(Command::Payment(command)) => {
             Ok(payment::payment(command, settings, &config::database()?).await?)
         }
-        Some(Command::Config { .. } | Command::Completions { .. }) => Ok(()),
+        Some(Command::Config { .. } | Command::Completions { .. } | Command::Storm(_)) => Ok(()),
     }
 }
 

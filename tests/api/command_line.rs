@@ -47,6 +47,7 @@ fn the_short_help_is_a_page_and_names_every_command() {
         "api-key",
         "key",
         "payment",
+        "storm",
         "config",
         "completions",
     ] {

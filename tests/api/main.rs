@@ -44,4 +44,5 @@ mod refunds;
 mod replays;
 mod shares;
 mod stopping;
+mod storm;
 mod sweeps;

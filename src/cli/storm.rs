@@ -1,0 +1,112 @@
+//! `payonce storm`: whether a server takes payments exactly once, tried out.
+
+use std::{error::Error, fmt::Display, io, time::Duration};
+
+use actix_web::http::header::HeaderValue;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::print;
+use crate::{
+    config,
+    storm::{self, Plan, Report, Target},
+};
+
+/// Broken promises that people are shown; programs are told all.
+const SHOWN: usize = 20;
+
+/// What the storm is to be.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Options {
+    /// Where payonce listens (plain HTTP); several servers on one database are used in turn
+    #[arg(long, default_value = "http://127.0.0.1:5000")]
+    url: Vec<Target>,
+    /// How many payments to make
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    payments: u32,
+    /// How many at the same time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// How long to go on with a request that isn't answered, before all is given up
+    #[arg(long, default_value = "2m", value_parser = config::duration)]
+    patience: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the command line says, and fails where a payment was not made exactly once.
+pub(super) async fn storm(options: &Options) -> Result<(), Box<dyn Error>> {
+    let plan = Plan {
+        targets: options.url.clone(),
+        payments: options.payments,
+        clients: options.clients,
+        patience: options.patience,
+        authorization: authorization()?,
+    };
+    // Each client may have a handful of connections. Where that isn't allowed, fewer do.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} payments, {msg} {eta}")?;
+    let bar = ProgressBar::new(plan.payments.into()).with_style(style);
+    let report = storm::run(&plan, |done, doing| {
+        bar.set_message(doing);
+        bar.set_position(done);
+    })
+    .await;
+    bar.finish_and_clear();
+    let report = report?;
+    if options.json {
+        print::json(&report)?;
+    } else {
+        show(&report)?;
+    }
+    Ok(report.verdict()?)
+}
+
+/// What to show as Authorization: a secret, so that it has no flag.
+fn authorization() -> Result<Option<HeaderValue>, Box<dyn Error>> {
+    let Some(key) = std::env::var("PAYONCE_API_KEY").ok().filter(|key| !key.is_empty()) else {
+        return Ok(None);
+    };
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+        .map_err(|_| "PAYONCE_API_KEY has characters in it that no API key has")?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+fn show(report: &Report) -> io::Result<()> {
+    let row = |name: &str, value: &dyn Display| format!("{name:<34}{value:>12}");
+    let known =
+        |count: Option<usize>| count.map_or("unknown".to_owned(), |count| count.to_string());
+    let latency = |name: &str, value: f64| {
+        row(&format!("latency of final answers, {name}"), &format!("{value:.1} ms"))
+    };
+    let mut lines = vec![
+        row("payments intended", &report.intended),
+        row("requests sent", &report.requests),
+        row("  retries", &report.retries),
+        row("  given up in the middle", &report.hang_ups),
+        row("payments made, as read back", &known(report.found)),
+        row("answered by a replay", &report.replays),
+        row("wrong reuse refused", &report.reuses_refused),
+        row("duplicates", &report.duplicates),
+        row("lost", &known(report.lost)),
+        row("not answered in time", &report.unanswered.len()),
+        latency("p50", report.latency_ms.p50),
+        latency("p95", report.latency_ms.p95),
+        latency("p99", report.latency_ms.p99),
+        latency("longest", report.latency_ms.longest),
+        row("took", &format!("{:.1} s", report.seconds)),
+    ];
+    let statuses = report.statuses.iter();
+    lines.extend(statuses.map(|(status, count)| row(&format!("answered with {status}"), count)));
+    let unanswered = report.unanswered.iter().take(SHOWN);
+    lines.extend(unanswered.map(|what| format!("NOT ANSWERED: {what}")));
+    lines.extend(report.broken.iter().take(SHOWN).map(|what| format!("BROKEN: {what}")));
+    if report.exactly_once {
+        lines.push("every payment was made exactly once".to_owned());
+    }
+    print::text(&lines.join("\n"))
+}
