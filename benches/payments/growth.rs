@@ -90,10 +90,10 @@ async fn fill(database: &TestDatabase, keys: u32) {
         ),
         insert(
             &mut b,
-            "INSERT INTO idempotency_responses (execution_id, status, headers, body, created_at, replayable_until)
+            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
              SELECT id, 201, 'location: /payment/' || id || E'\\n',
                     convert_to('{\"status\":\"success\",\"transaction_id\":\"' || id || '\",\"user_id\":\"user_1000\",\"amount\":100}', 'UTF8'),
-                    made_at, made_at + interval '24 hours'",
+                    made_at + interval '24 hours'",
             keys
         ),
         insert(

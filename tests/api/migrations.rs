@@ -83,6 +83,26 @@ async fn a_server_of_the_version_before_can_go_on_taking_payments() {
 }
 
 #[tokio::test]
+async fn what_is_no_currency_by_its_looks_does_not_get_into_the_table() {
+    let database = of_the_first_version().await;
+    payonce::database::migrate(&database.options).await.unwrap();
+    let mut conn = database.connect().await;
+    for (currency, taken) in [
+        ("EUR", true),
+        ("AAA", true),
+        ("ZZZ", true),
+        ("eur", false),
+        ("EU", false),
+        ("EURO", false),
+        ("978", false),
+        ("", false),
+    ] {
+        let set = sqlx::query("UPDATE payments SET currency = $1").bind(currency);
+        assert_eq!(set.execute(&mut conn).await.is_ok(), taken, "{currency:?}");
+    }
+}
+
+#[tokio::test]
 async fn indexes_can_be_built_before_without_holding_up_anybody() {
     let database = of_the_first_version().await;
     let mut conn = database.connect().await;
