@@ -37,11 +37,22 @@ pub const CEILING: &str = "one connection, full batches";
 pub const BESIDE_STORM: &str = "payonce beside a storm on one key";
 pub const BESIDE_OTHERS: &str = "payonce beside as many other clients";
 
+/// What accounts, currencies, refunds and lists cost: as it was before them, and as it is with an API key.
+pub const FIRST: &str = "payonce, anonymous, the tables of the first migrations";
+pub const AUTHENTICATED: &str = "payonce, with an API key, all tables";
+
+/// How often these two take turns in a round: their difference is small.
+const TURNS: u32 = 3;
+
 /// The databases that are copied for each run.
 struct Templates {
     empty: TestDatabase,
     stored: TestDatabase,
     usual: TestDatabase,
+    first: TestDatabase,
+    accounts: TestDatabase,
+    /// What is shown to a server on a copy of `accounts`.
+    api_key: String,
 }
 
 pub async fn run(knobs: &Knobs) -> Results {
@@ -59,6 +70,19 @@ pub async fn run(knobs: &Knobs) -> Results {
             let mut sample = ceiling::run(&database, batch, knobs.seconds).await;
             meters.stop(&mut sample).await;
             collected.add(CEILING, batch, sample);
+        }
+        for _ in 0..TURNS {
+            for (scenario, template, api_key) in [
+                (FIRST, &templates.first, ""),
+                (AUTHENTICATED, &templates.accounts, templates.api_key.as_str()),
+            ] {
+                let database = template.copy().await;
+                let serve = Serve::start(&database.options, &[]);
+                database.execute("CHECKPOINT").await;
+                let load = Load::showing(api_key, serve.address, Requests::New, 64, knobs.seconds);
+                collected.add(scenario, 64, load.figures());
+                stop(serve);
+            }
         }
         for (scenario, others) in [(BESIDE_STORM, Requests::Storm), (BESIDE_OTHERS, Requests::New)]
         {
@@ -159,6 +183,12 @@ async fn templates() -> Templates {
     let (empty, stored) = (TestDatabase::create().await, TestDatabase::create().await);
     let usual = TestDatabase::create().await;
     usual.execute(include_str!("usual_tables.sql")).await;
+    let first = TestDatabase::create().await;
+    first.execute("DROP TABLE refunds, payments, idempotency_keys, idempotency_responses").await;
+    first.execute(include_str!("../../migrations/0001_idempotency.sql")).await;
+    first.execute(include_str!("../../migrations/0002_payments.sql")).await;
+    let accounts = TestDatabase::create().await;
+    let api_key = accounts.create_api_key("default")["api_key"].as_str().unwrap().to_owned();
     let serve = Serve::start(&stored.options, &[]);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let pay = async |place: usize| {
@@ -175,5 +205,5 @@ async fn templates() -> Templates {
     }
     drop(client);
     stop(serve);
-    Templates { empty, stored, usual }
+    Templates { empty, stored, usual, first, accounts, api_key }
 }

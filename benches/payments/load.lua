@@ -1,4 +1,4 @@
--- The requests of a load, and what became of them: wrk -s load.lua URL -- KIND SEED
+-- The requests of a load, and what became of them: wrk -s load.lua URL -- KIND SEED [API-KEY]
 --
 --   new      payments with keys at random (UUIDv4): the worst that an index can be given
 --   ordered  payments with keys in order of time, as UUIDv7 are
@@ -16,6 +16,8 @@ end
 
 function init(arguments)
   kind, seed, sent = arguments[1], tonumber(arguments[2]), 0
+  local key = arguments[3] or ''
+  authorization = key == '' and '' or 'Authorization: Bearer ' .. key .. '\r\n'
   math.randomseed(seed + number)
 end
 
@@ -35,7 +37,7 @@ local function storm() return format("a-storm-%08d-%019d", seed, os.time()) end
 -- Three digits of amount, four of user: so that all bodies are of one length.
 local function pay(key, user, amount)
   return format('POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 39\r\n' ..
-                'Idempotency-Key: %s\r\n\r\n{"user_id": "user_%d", "amount": %d}', key, user, amount)
+                '%sIdempotency-Key: %s\r\n\r\n{"user_id": "user_%d", "amount": %d}', authorization, key, user, amount)
 end
 
 function request()

@@ -61,11 +61,22 @@ pub struct Load {
 impl Load {
     /// Starts so many clients for so many seconds.
     pub fn start(address: SocketAddr, requests: Requests, clients: u32, seconds: u64) -> Self {
+        Self::showing("", address, requests, clients, seconds)
+    }
+
+    /// The same with an API key to show.
+    pub fn showing(
+        api_key: &str,
+        address: SocketAddr,
+        requests: Requests,
+        clients: u32,
+        seconds: u64,
+    ) -> Self {
         let seed = fastrand::u32(..10_000_000).to_string();
         let wrk = Command::new("wrk")
             .args(["-t", &clients.min(2).to_string(), "-c", &clients.to_string()])
             .args(["-d", &format!("{seconds}s"), "--timeout", "10s", "-s", SCRIPT])
-            .args([&format!("http://{address}"), "--", requests.kind(), &seed])
+            .args([&format!("http://{address}"), "--", requests.kind(), &seed, api_key])
             .stdout(Stdio::piped())
             .spawn()
             .expect("wrk is installed (apt-get install wrk, brew install wrk)");

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{
     comparison::{
-        BATCHES, BESIDE_OTHERS, BESIDE_STORM, CEILING, CLIENTS, FIVE, MIX, ONE, PAYONCE, REPLAYS,
-        STORM, USUAL,
+        AUTHENTICATED, BATCHES, BESIDE_OTHERS, BESIDE_STORM, CEILING, CLIENTS, FIRST, FIVE, MIX,
+        ONE, PAYONCE, REPLAYS, STORM, USUAL,
     },
     growth, million,
     report::{number, spread, table, whole},
@@ -40,7 +40,11 @@ pub fn comparison(results: &Results) -> String {
     }
     page += "wrk and pgbench are closed loops: a client waits for its answer before it sends the next request. So the \
              percentiles are what such clients see, not what arrivals at a fixed rate would. pgbench tells averages only.\n\n";
-    page + &costs(results) + &ceiling(results) + &storm(results) + &a_million(results)
+    page + &costs(results)
+        + &ceiling(results)
+        + &storm(results)
+        + &accounts(results)
+        + &a_million(results)
 }
 
 fn costs(results: &Results) -> String {
@@ -220,6 +224,25 @@ pub fn scaling(results: &Results) -> String {
         "log, bytes",
     ];
     format!("## Other shapes\n\n{}{}", described(results), table(&head, rows))
+}
+
+/// What came after the first migrations.
+fn accounts(results: &Results) -> String {
+    let rows = [FIRST, AUTHENTICATED].map(|name| {
+        let times = results.median(name, 64, "rate").zip(results.median(FIRST, 64, "rate"));
+        vec![
+            name.to_owned(),
+            spread(results.figure(name, 64, "rate")),
+            number(times.map(|(rate, first)| rate / first), 3),
+            number(results.median(name, 64, "p99_ms"), 2),
+        ]
+    });
+    let head = ["64 clients", "payments a second", "× the first", "p99, ms"];
+    format!(
+        "## Accounts, currencies, refunds and lists\n\nThe same server; what differs are the tables, and \
+         whether each request shows an API key.\n\n{}",
+        table(&head, rows)
+    )
 }
 
 /// A count, where it was measured.

@@ -1,7 +1,9 @@
 //! What payonce is meant to reach, as ratios of one run on one machine.
 
 use super::{
-    comparison::{BESIDE_STORM, CEILING, CLIENTS, FIVE, PAYONCE, REPLAYS, STORM, USUAL},
+    comparison::{
+        AUTHENTICATED, BESIDE_STORM, CEILING, CLIENTS, FIRST, FIVE, PAYONCE, REPLAYS, STORM, USUAL,
+    },
     growth, million,
     results::Results,
 };
@@ -85,6 +87,12 @@ pub fn all(comparison: Option<&Results>, growth: Option<&Results>) -> Vec<Target
             2.0,
         ),
         at_least("10 million random keys: of the rate with none", grown(10_000_000), grown(0), 0.8),
+        at_least(
+            "64 clients: with an API key and all tables, × anonymous with the first tables",
+            rate(AUTHENTICATED, 64),
+            rate(FIRST, 64),
+            0.95,
+        ),
         target(
             "256 clients: server's memory at most, MiB",
             get(PAYONCE, 256, "memory_mib"),
