@@ -88,6 +88,7 @@ impl Command for Other {
 
     fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
         let sql = batch.first().map_or(INSERT_OTHERS, |one| one.command.0);
+        assert!(!sql.is_empty(), "a defect, on purpose");
         let responses = batch.iter().map(|_| Response::new(200, "other"));
         Ok(Some(Insert::new(sql).respond(responses.collect())))
     }
@@ -188,6 +189,18 @@ async fn a_guilty_command_fails_alone() {
         assert_eq!(layer.database.number("SELECT count(*) FROM idempotency_keys").await, 20);
         assert!(is_new(&layer.submit("key-7", Act::Succeed).await));
     }
+}
+
+#[tokio::test]
+async fn a_defect_in_a_batch_that_is_not_even_sent_costs_the_batch_before_no_answer() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(200);
+    sleep(Duration::from_millis(50)).await;
+    let defect = layer.committer.submit(Uuid::nil(), key("defect"), Other("")).await;
+    assert!(matches!(defect, Err(Failure::Internal(_))), "{defect:?}");
+    busy.await.unwrap();
+    assert!(is_new(&layer.submit("next", Act::Succeed).await));
+    assert!(layer.committer.close(Duration::from_secs(5)).await, "a key is left in the queue");
 }
 
 #[tokio::test]

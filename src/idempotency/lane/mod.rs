@@ -3,7 +3,7 @@
 //! Each committer has two lanes. The main one takes batches from the queue. The aside runs, one by
 //! one, the few commands that would hold up everybody else's batch.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join};
 use tokio::{
@@ -56,8 +56,9 @@ pub(super) struct Lane {
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
     /// What is committed, and whose callers hear so once the next part is on its way: answering takes as
-    /// long as PostgreSQL waits for a part that is sent at once.
-    decided: Vec<(Running, Fate)>,
+    /// long as PostgreSQL waits for a part that is sent at once. They stay here until they are answered, so
+    /// that no panic can lose them.
+    decided: VecDeque<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
     /// How often in a row a batch had to be repeated because it met other transactions.
@@ -80,7 +81,7 @@ pub(super) fn lanes(
         max_batch,
         in_flight_wait: settings.in_flight_wait,
         parts: Vec::new(),
-        decided: Vec::new(),
+        decided: VecDeque::new(),
         delayed: Vec::new(),
         repeats: 0,
         searching: false,
@@ -112,7 +113,7 @@ impl Lane {
                 self.searching = false;
                 let batch = self.gather();
                 if batch.is_empty() {
-                    answer(&self.queue, std::mem::take(&mut self.decided));
+                    answer(&self.queue, &mut self.decided);
                     if self.is_done() {
                         return;
                     }
@@ -215,7 +216,7 @@ impl Lane {
         self.parts.push(part);
         if !self.connector.is_connected() {
             // That may take long.
-            answer(&self.queue, std::mem::take(&mut self.decided));
+            answer(&self.queue, &mut self.decided);
         }
         let run = match self.connector.connect().await {
             Ok(()) => {
@@ -223,10 +224,10 @@ impl Lane {
                     return;
                 }
                 let Some(part) = self.parts.last() else { return };
-                let decided = std::mem::take(&mut self.decided);
                 let run = self.connector.run(part, self.searching);
+                let answers = async { answer(&self.queue, &mut self.decided) };
                 // In this order: the first of the two is sent before the second begins.
-                let (run, ()) = join(run, async { answer(&self.queue, decided) }).await;
+                let (run, ()) = join(run, answers).await;
                 run
             }
             Err(unfit) => Err(Fault::no_server(&unfit)),
@@ -239,9 +240,9 @@ impl Lane {
                 let fates = part.into_iter().zip(fates);
                 let (open, decided): (Vec<_>, Vec<_>) =
                     fates.partition(|(_, fate)| matches!(fate, Fate::Open));
-                self.decided = decided;
+                self.decided.extend(decided);
                 if !open.is_empty() {
-                    answer(&self.queue, std::mem::take(&mut self.decided));
+                    answer(&self.queue, &mut self.decided);
                     self.look_up(open.into_iter().map(|(running, _)| running).collect()).await;
                 }
             }
@@ -302,8 +303,8 @@ impl Lane {
 }
 
 /// Answers those whose fate is known.
-fn answer(queue: &Queue, decided: Vec<(Running, Fate)>) {
-    for (running, fate) in decided {
+fn answer(queue: &Queue, decided: &mut VecDeque<(Running, Fate)>) {
+    while let Some((running, fate)) = decided.pop_front() {
         match fate {
             Fate::New(executed) => queue.settle_new(running, executed),
             Fate::Used(used) => queue.settle_used(running, &used),
