@@ -39,7 +39,8 @@ async fn an_expired_answer_is_gone_and_nothing_executes_again() {
 
 #[tokio::test]
 async fn how_long_an_answer_is_kept_is_fixed_when_it_is_stored() {
-    let seconds = "SELECT extract(epoch FROM replayable_until - created_at)::bigint FROM idempotency_responses";
+    let seconds = "SELECT extract(epoch FROM replayable_until - created_at)::bigint
+                   FROM idempotency_responses JOIN idempotency_keys USING (execution_id)";
     let mut server = TestServer::start_with(&["--idempotency-response-ttl", "2h"]).await;
     server.pay("k", PAYMENT).await;
     assert_eq!(server.database.number(seconds).await, 7200);

@@ -131,7 +131,7 @@ async fn a_replay_reads_its_own_rows_alone_however_many_there_are() {
         .execute(
             "INSERT INTO idempotency_keys SELECT gen_random_uuid(), 'k' || i, gen_random_uuid(), 'pay', '', now()
              FROM generate_series(1, 50000) AS i;
-             INSERT INTO idempotency_responses SELECT execution_id, 201, '', '', now(), now() + interval '1 day'
+             INSERT INTO idempotency_responses SELECT execution_id, 201, '', '', now() + interval '1 day'
              FROM idempotency_keys WHERE key <> 'k'",
         )
         .await;
