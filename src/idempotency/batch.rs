@@ -52,19 +52,17 @@ pub(super) struct Executed {
     pub(super) replayable_until: Option<DateTime<Utc>>,
 }
 
-/// What a batch's transaction made of a command.
+/// What a key turned out to stand for, for the command that came with it.
 #[derive(Debug)]
 pub(super) enum Fate {
     /// Its key was new; it was executed, and is committed.
     New(Executed),
     /// Its key was used before.
     Used(UsedKey),
-    /// Its key was used, or is in flight elsewhere: to be looked up.
-    Open,
 }
 
 /// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
-/// its members.
+/// its members; `None` where the key was used, or is in flight elsewhere, and has to be looked up.
 ///
 /// `commit_sent` is set before what commits goes out: an error after that leaves the batch in doubt,
 /// unless the server itself reports it.
@@ -75,7 +73,7 @@ pub(super) async fn run(
     searching: bool,
     observer: &dyn Observer,
     commit_sent: &mut bool,
-) -> Result<Vec<Fate>, sqlx::Error> {
+) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
     let insert = if plain { insert_of(batch)? } else { None };
@@ -109,7 +107,7 @@ async fn in_one_statement(
     mut insert: Insert,
     terms: Terms,
     commit_sent: &mut bool,
-) -> Result<Vec<Fate>, sqlx::Error> {
+) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
@@ -119,14 +117,14 @@ async fn in_one_statement(
         store::commit(conn, &claims, insert, &responses, terms.response_ttl, look_up).await?;
     let new: HashMap<Uuid, _> = committed.new.into_iter().collect();
     let executed = batch.iter().zip(responses).map(|(running, response)| {
-        new.get(&running.leader.execution_id).map_or(Fate::Open, |replayable_until| {
+        new.get(&running.leader.execution_id).map(|replayable_until| {
             Fate::New(Executed { response, replayable_until: *replayable_until })
         })
     });
-    let mut fates: Vec<Fate> = executed.collect();
+    let mut fates: Vec<Option<Fate>> = executed.collect();
     for (place, used) in committed.used {
         if let Some(fate) = fates.get_mut(place) {
-            *fate = Fate::Used(used);
+            *fate = Some(Fate::Used(used));
         }
     }
     Ok(fates)
@@ -141,7 +139,7 @@ async fn in_a_transaction(
     searching: bool,
     observer: &dyn Observer,
     commit_sent: &mut bool,
-) -> Result<Vec<Fate>, sqlx::Error> {
+) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
     let mut executed = match claim_and_execute(&mut transaction, batch, terms, observer).await {
         Ok(executed) => executed,
@@ -153,9 +151,8 @@ async fn in_a_transaction(
     };
     *commit_sent = true;
     timed(observer, Step::Commit, transaction.commit()).await?;
-    let fates = batch
-        .iter()
-        .map(|running| executed.remove(&running.leader.execution_id).map_or(Fate::Open, Fate::New));
+    let fates =
+        batch.iter().map(|running| executed.remove(&running.leader.execution_id).map(Fate::New));
     Ok(fates.collect())
 }
 

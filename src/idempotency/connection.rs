@@ -156,17 +156,12 @@ impl Connector {
         }
     }
 
-    /// Whether there is a connection, so far as is known.
-    pub(super) fn is_connected(&self) -> bool {
-        self.session.is_some() && self.committing.is_none()
-    }
-
     /// Makes sure that there is a connection.
     ///
     /// # Errors
     /// When the server can't be reached, or isn't fit.
     pub(super) async fn connect(&mut self) -> Result<(), UnfitServer> {
-        if self.is_connected() {
+        if self.session.is_some() && self.committing.is_none() {
             return Ok(());
         }
         let limit = self.timeouts.connect;
@@ -183,13 +178,13 @@ impl Connector {
         &mut self,
         batch: &[Running],
         searching: bool,
-    ) -> Result<Vec<Fate>, Fault> {
+    ) -> Result<Vec<Option<Fate>>, Fault> {
         let (mut session, terms) = self.take()?;
         let (observer, commit_sent) = (&*self.observer, &mut self.commit_sent);
         let run = batch::run(&mut session.conn, batch, terms, searching, observer, commit_sent);
         let ended = timeout(self.timeouts.batch, run).await;
         let fates = self.give_back(session, ended)?;
-        self.met_used = fates.iter().any(|fate| !matches!(fate, Fate::New(_)));
+        self.met_used = fates.iter().any(|fate| !matches!(fate, Some(Fate::New(_))));
         Ok(fates)
     }
 

@@ -193,13 +193,23 @@ async fn a_guilty_command_fails_alone() {
 
 #[tokio::test]
 async fn a_defect_in_a_batch_that_is_not_even_sent_costs_the_batch_before_no_answer() {
-    let layer = Layer::start().await;
+    let mut layer = Layer::start().await;
+    let delay = Duration::from_secs(1);
+    let options = slow_to_connect(&layer.database.options, delay).await;
+    layer.committer = Committer::start(&options, &Settings::default()).await.unwrap();
+    let begun = Instant::now();
     let busy = layer.busy(200);
     sleep(Duration::from_millis(50)).await;
-    let defect = layer.committer.submit(Uuid::nil(), key("defect"), Other("")).await;
+    let submit = |name, command| layer.committer.submit(Uuid::nil(), key(name), Other(command));
+    let before = async {
+        busy.await.unwrap();
+        begun.elapsed()
+    };
+    let (defect, other, before) = tokio::join!(submit("a", ""), submit("b", INSERT_OTHERS), before);
     assert!(matches!(defect, Err(Failure::Internal(_))), "{defect:?}");
-    busy.await.unwrap();
-    assert!(is_new(&layer.submit("next", Act::Succeed).await));
+    assert!(is_new(&other), "{other:?}");
+    assert!(begun.elapsed() > delay, "the defect cost no connection");
+    assert!(before < delay, "answered after {before:?}, when there was a connection again");
     assert!(layer.committer.close(Duration::from_secs(5)).await, "a key is left in the queue");
 }
 

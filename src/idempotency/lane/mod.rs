@@ -55,9 +55,9 @@ pub(super) struct Lane {
     /// What was taken and isn't answered yet, in parts to be run one after the other, the next one
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
-    /// What is committed, and whose callers hear so once the next part is on its way: answering takes as
-    /// long as PostgreSQL waits for a part that is sent at once. They stay here until they are answered, so
-    /// that no panic can lose them.
+    /// What is committed, and whose callers hear so once the next part is on its way: PostgreSQL would
+    /// wait for as long as answering takes. There is a connection for that part, since these came over it.
+    /// They stay here until they are answered, so that no panic can lose them.
     decided: VecDeque<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
@@ -108,6 +108,8 @@ impl Lane {
     }
 
     async fn work(&mut self) {
+        // Whom a panic has kept waiting.
+        answer(&self.queue, &mut self.decided);
         loop {
             if self.parts.is_empty() {
                 self.searching = false;
@@ -214,10 +216,6 @@ impl Lane {
             return;
         }
         self.parts.push(part);
-        if !self.connector.is_connected() {
-            // That may take long.
-            answer(&self.queue, &mut self.decided);
-        }
         let run = match self.connector.connect().await {
             Ok(()) => {
                 if !self.begin() {
@@ -237,13 +235,17 @@ impl Lane {
             Ok(fates) => {
                 self.repeats = 0;
                 self.queue.observe(Event::Committed(part.len()));
-                let fates = part.into_iter().zip(fates);
-                let (open, decided): (Vec<_>, Vec<_>) =
-                    fates.partition(|(_, fate)| matches!(fate, Fate::Open));
-                self.decided.extend(decided);
+                let mut open = Vec::new();
+                for (running, fate) in part.into_iter().zip(fates) {
+                    match fate {
+                        Some(fate) => self.decided.push_back((running, fate)),
+                        None => open.push(running),
+                    }
+                }
                 if !open.is_empty() {
+                    // They needn't wait for that.
                     answer(&self.queue, &mut self.decided);
-                    self.look_up(open.into_iter().map(|(running, _)| running).collect()).await;
+                    self.look_up(open).await;
                 }
             }
             Err(fault) => self.amend(part, fault).await,
@@ -308,8 +310,6 @@ fn answer(queue: &Queue, decided: &mut VecDeque<(Running, Fate)>) {
         match fate {
             Fate::New(executed) => queue.settle_new(running, executed),
             Fate::Used(used) => queue.settle_used(running, &used),
-            // Nothing is known of these yet.
-            Fate::Open => {}
         }
     }
 }
