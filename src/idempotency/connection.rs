@@ -3,17 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{
-    AssertSqlSafe, Connection, Decode, Executor, PgConnection, Postgres, Row, Type,
-    postgres::{PgConnectOptions, PgRow},
-};
-use thiserror::Error;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
 use super::{
     Settings,
     batch::{self, Fate, Terms},
     error::{Remedy, loggable, rolled_back},
+    fitness::{FitServer, Requirements, UnfitServer},
     observer::{Event, Observer, Step, timed},
     store::{self, UsedKey},
     submission::Running,
@@ -32,41 +29,6 @@ const SHORTEST_CONNECT: Duration = Duration::from_secs(1);
 
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
-/// A server that the layer can't keep its promises on, or can't be reached at all.
-#[derive(Debug, Error)]
-pub enum UnfitServer {
-    /// No connection.
-    #[error("can't connect to PostgreSQL: {}", loggable(.0))]
-    Unreachable(sqlx::Error),
-    /// No connection, and no error either.
-    #[error("PostgreSQL didn't answer within {0:?}")]
-    Silent(Duration),
-    /// Keys and bodies are stored as they came.
-    #[error("the database's encoding is {0}; payonce needs UTF8")]
-    Encoding(String),
-    /// An acknowledged payment could be lost in a crash, and taken again.
-    #[error(
-        "synchronous_commit is off: a crash of PostgreSQL could lose a payment that was answered, and its key. \
-         Turn it on, or say ALLOW_ASYNCHRONOUS_COMMIT=true to accept that"
-    )]
-    AsynchronousCommit,
-    /// A COMMIT of this process waits for a standby; what came after it would wait behind it, on one
-    /// connection after the other.
-    #[error("a COMMIT waits for a synchronous standby")]
-    AwaitsStandby,
-    /// PostgreSQL's shared lock table has no room for the locks of full batches.
-    #[error(
-        "{wanted} keys could be locked at once, and PostgreSQL's lock table has room for {room}: lower \
-         MAX_BATCH or COMMITTERS, or raise max_locks_per_transaction"
-    )]
-    LockTable {
-        /// MAX_BATCH × COMMITTERS.
-        wanted: usize,
-        /// Half of max_locks_per_transaction × max_connections: other servers need theirs.
-        room: usize,
-    },
-}
 
 /// The time-outs of a connection, below the deadline of a request; connecting, which holds no keys, may
 /// take longer than a very short one.
@@ -110,8 +72,7 @@ impl Fault {
 /// A connection, and what is known of the server at its other end.
 struct Session {
     conn: PgConnection,
-    backend: i32,
-    synchronous_standby: bool,
+    server: FitServer,
 }
 
 /// One connection, opened when it is needed.
@@ -121,8 +82,7 @@ pub(super) struct Connector {
     timeouts: Timeouts,
     response_ttl: Option<f64>,
     key_ttl: Option<f64>,
-    max_locks: usize,
-    allow_asynchronous_commit: bool,
+    requirements: Requirements,
     session: Option<Session>,
     /// Whether the batch that runs, or ran last, may have been committed.
     commit_sent: bool,
@@ -146,8 +106,7 @@ impl Connector {
             timeouts: Timeouts::within(settings.request_deadline),
             response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
             key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
-            max_locks: settings.max_batch.saturating_mul(settings.committers),
-            allow_asynchronous_commit: settings.allow_asynchronous_commit,
+            requirements: Requirements::of(settings),
             session: None,
             commit_sent: false,
             committing: None,
@@ -211,7 +170,7 @@ impl Connector {
         let terms = Terms {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
-            synchronous_standby: session.synchronous_standby,
+            synchronous_standby: session.server.synchronous_standby,
             expect_used: self.met_used,
         };
         Ok((session, terms))
@@ -238,7 +197,7 @@ impl Connector {
         let lost = matches!(remedy, Remedy::Reconnect | Remedy::AwaitServer);
         let in_doubt = self.commit_sent && lost && !rolled_back;
         if lost {
-            self.committing = in_doubt.then_some(session.backend);
+            self.committing = in_doubt.then_some(session.server.backend);
             self.setbacks = self.setbacks.saturating_add(1);
         } else {
             self.session = Some(session);
@@ -314,48 +273,8 @@ impl Connector {
             batch.as_millis(),
         );
         conn.execute(AssertSqlSafe(settings)).await.map_err(UnfitServer::Unreachable)?;
-        let session = self.check(conn).await?;
+        let server = self.requirements.check(&mut conn).await?;
         self.observer.observe(Event::Connected);
-        Ok(session)
+        Ok(Session { conn, server })
     }
-
-    /// Makes sure that the promises can be kept on this server.
-    async fn check(&self, mut conn: PgConnection) -> Result<Session, UnfitServer> {
-        let row = conn
-            .fetch_one(
-                "SELECT pg_backend_pid() AS backend,
-                        current_setting('server_encoding') AS encoding,
-                        current_setting('synchronous_commit') AS synchronous_commit,
-                        current_setting('synchronous_standby_names') <> '' AS synchronous_standby,
-                        current_setting('max_locks_per_transaction')::bigint
-                      * (current_setting('max_connections')::bigint
-                       + current_setting('max_prepared_transactions')::bigint) AS locks",
-            )
-            .await
-            .map_err(UnfitServer::Unreachable)?;
-        let encoding: String = column(&row, "encoding")?;
-        if encoding != "UTF8" {
-            return Err(UnfitServer::Encoding(encoding));
-        }
-        if column::<String>(&row, "synchronous_commit")? == "off" && !self.allow_asynchronous_commit
-        {
-            return Err(UnfitServer::AsynchronousCommit);
-        }
-        let room = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0) / 2;
-        if self.max_locks > room {
-            return Err(UnfitServer::LockTable { wanted: self.max_locks, room });
-        }
-        Ok(Session {
-            backend: column(&row, "backend")?,
-            synchronous_standby: column(&row, "synchronous_standby")?,
-            conn,
-        })
-    }
-}
-
-fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
-    row: &'r PgRow,
-    name: &str,
-) -> Result<T, UnfitServer> {
-    row.try_get(name).map_err(UnfitServer::Unreachable)
 }

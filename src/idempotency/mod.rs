@@ -105,6 +105,7 @@ mod committer;
 mod connection;
 mod error;
 mod fingerprint;
+mod fitness;
 mod insert;
 mod key;
 mod lane;
@@ -120,9 +121,9 @@ mod sweeper;
 
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
-pub use connection::UnfitServer;
 pub use error::{Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
+pub use fitness::UnfitServer;
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use observer::{Event, Observer, Resolution, Step};

@@ -1,0 +1,107 @@
+//! Whether a PostgreSQL server can keep what the layer promises.
+
+use std::time::Duration;
+
+use sqlx::{Decode, Executor, PgConnection, Postgres, Row, Type, postgres::PgRow};
+use thiserror::Error;
+
+use super::{Settings, error::loggable};
+
+/// A server that the layer can't keep its promises on, or can't be reached at all.
+#[derive(Debug, Error)]
+pub enum UnfitServer {
+    /// No connection.
+    #[error("can't connect to PostgreSQL: {}", loggable(.0))]
+    Unreachable(sqlx::Error),
+    /// No connection, and no error either.
+    #[error("PostgreSQL didn't answer within {0:?}")]
+    Silent(Duration),
+    /// Keys and bodies are stored as they came.
+    #[error("the database's encoding is {0}; payonce needs UTF8")]
+    Encoding(String),
+    /// An acknowledged payment could be lost in a crash, and taken again.
+    #[error(
+        "synchronous_commit is off: a crash of PostgreSQL could lose a payment that was answered, and its key. \
+         Turn it on, or say ALLOW_ASYNCHRONOUS_COMMIT=true to accept that"
+    )]
+    AsynchronousCommit,
+    /// A COMMIT of this process waits for a standby; what came after it would wait behind it, on one
+    /// connection after the other.
+    #[error("a COMMIT waits for a synchronous standby")]
+    AwaitsStandby,
+    /// PostgreSQL's shared lock table has no room for the locks of full batches.
+    #[error(
+        "{wanted} keys could be locked at once, and PostgreSQL's lock table has room for {room}: lower \
+         MAX_BATCH or COMMITTERS, or raise max_locks_per_transaction"
+    )]
+    LockTable {
+        /// MAX_BATCH × COMMITTERS.
+        wanted: usize,
+        /// Half of max_locks_per_transaction × max_connections: other servers need theirs.
+        room: usize,
+    },
+}
+
+/// What a server must come up to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Requirements {
+    max_locks: usize,
+    allow_asynchronous_commit: bool,
+}
+
+/// What is known of a server that does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FitServer {
+    /// The process that serves this connection.
+    pub(super) backend: i32,
+    /// Whether it waits for a standby before it acknowledges a COMMIT.
+    pub(super) synchronous_standby: bool,
+}
+
+impl Requirements {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            max_locks: settings.max_batch.saturating_mul(settings.committers),
+            allow_asynchronous_commit: settings.allow_asynchronous_commit,
+        }
+    }
+
+    /// Makes sure that the promises can be kept on the server at this connection's other end.
+    pub(super) async fn check(&self, conn: &mut PgConnection) -> Result<FitServer, UnfitServer> {
+        let row = conn
+            .fetch_one(
+                "SELECT pg_backend_pid() AS backend,
+                        current_setting('server_encoding') AS encoding,
+                        current_setting('synchronous_commit') AS synchronous_commit,
+                        current_setting('synchronous_standby_names') <> '' AS synchronous_standby,
+                        current_setting('max_locks_per_transaction')::bigint
+                      * (current_setting('max_connections')::bigint
+                       + current_setting('max_prepared_transactions')::bigint) AS locks",
+            )
+            .await
+            .map_err(UnfitServer::Unreachable)?;
+        let encoding: String = column(&row, "encoding")?;
+        if encoding != "UTF8" {
+            return Err(UnfitServer::Encoding(encoding));
+        }
+        if column::<String>(&row, "synchronous_commit")? == "off" && !self.allow_asynchronous_commit
+        {
+            return Err(UnfitServer::AsynchronousCommit);
+        }
+        let room = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0) / 2;
+        if self.max_locks > room {
+            return Err(UnfitServer::LockTable { wanted: self.max_locks, room });
+        }
+        Ok(FitServer {
+            backend: column(&row, "backend")?,
+            synchronous_standby: column(&row, "synchronous_standby")?,
+        })
+    }
+}
+
+fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(
+    row: &'r PgRow,
+    name: &str,
+) -> Result<T, UnfitServer> {
+    row.try_get(name).map_err(UnfitServer::Unreachable)
+}
