@@ -25,7 +25,7 @@ pub(super) async fn read(client: &Client<'_>, names: &Names) -> Result<Vec<Payme
 }
 
 async fn list(client: &Client<'_>, user: String) -> Result<Vec<Payment>, String> {
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
     let first = format!("/payment?user_id={user}&limit=200");
     let mut path = first.clone();
     loop {
@@ -33,8 +33,11 @@ async fn list(client: &Client<'_>, user: String) -> Result<Vec<Payment>, String>
         let Answer { status, body, .. } = answer.map_err(|error| format!("{first} {error}"))?;
         let page: Page = serde_json::from_str(&body)
             .map_err(|_| format!("{first} was answered with {status}: {body}"))?;
+        let mut ids = page.payments.iter().map(|payment| payment.transaction_id.clone());
+        let repeats = ids.any(|id| !seen.insert(id));
         all.extend(page.payments);
-        let Some(cursor) = page.next_cursor else { return Ok(all) };
+        // A list that comes round again may have no end.
+        let Some(cursor) = page.next_cursor.filter(|_| !repeats) else { return Ok(all) };
         path = format!("{first}&cursor={}", utf8_percent_encode(&cursor, NON_ALPHANUMERIC));
     }
 }
@@ -42,7 +45,7 @@ async fn list(client: &Client<'_>, user: String) -> Result<Vec<Payment>, String>
 /// What is there of what was intended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Books {
-    /// Payments that are there, each as often as it is.
+    /// Payments that are there.
     pub(super) found: usize,
     /// Payments that were answered, and are not there.
     pub(super) lost: usize,
@@ -51,7 +54,12 @@ pub(super) struct Books {
 /// Compares, and adds to what was heard which promises turn out to be broken.
 pub(super) fn compare(heard: &mut Heard, names: &Names, intended: u64, there: &[Payment]) -> Books {
     let mut ids: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+    let mut listed = BTreeSet::new();
     for Payment { transaction_id, user_id, amount: made } in there {
+        if !listed.insert(transaction_id) {
+            heard.broken.push(format!("payment {transaction_id} is listed twice"));
+            continue;
+        }
         let number = made.saturating_sub(1);
         if number < intended && amount(number) == *made && names.user(number) == *user_id {
             ids.entry(number).or_default().insert(transaction_id);
@@ -74,5 +82,5 @@ pub(super) fn compare(heard: &mut Heard, names: &Names, intended: u64, there: &[
             heard.broken.push(format!("{key} was answered as payment {id}, which is not there"));
         }
     }
-    Books { found: there.len(), lost }
+    Books { found: listed.len(), lost }
 }

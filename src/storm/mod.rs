@@ -8,8 +8,8 @@
 //!
 //! - A key that is answered as new more than once, or in more than one way, or with another's payment.
 //! - A key that takes another payment after its own.
-//! - A payment that was answered and isn't there, and one that is there twice, or that nobody asked for:
-//!   all that the storm's users have is read back at the end, by a list for each of them.
+//! - A payment that was answered and isn't there, and one that is there or listed twice, or that nobody asked
+//!   for: all that the storm's users have is read back at the end, by a list for each of them.
 //!
 //! # What it doesn't
 //!

@@ -191,6 +191,8 @@ enum Vice {
     PaysWrongReuse,
     /// It answers everybody with somebody else's payment.
     Confuses,
+    /// Its lists begin again where they should end.
+    ListsForEver,
     /// It refuses what it should do.
     Refuses,
     /// It takes no payments.
@@ -296,6 +298,7 @@ async fn list(
     // Pages of two, and cursors that only arrive whole where they are encoded.
     let begin = query.get("cursor").map_or(0, |cursor| cursor.trim_matches('&').parse().unwrap());
     let next = (payments.len() > begin + 2).then(|| format!("&{}&", begin + 2));
+    let next = next.or_else(|| (shared.0 == Vice::ListsForEver).then(|| "&0&".to_owned()));
     payments = payments.into_iter().skip(begin).take(2).collect();
     HttpResponse::Ok().json(json!({ "payments": payments, "next_cursor": next }))
 }
@@ -310,6 +313,7 @@ async fn whoever_breaks_a_promise_is_found_out() {
         (Vice::TakesWrongReuse, Some("was reused, and answered with 200")),
         (Vice::PaysWrongReuse, Some("is there, and nobody intended it")),
         (Vice::Confuses, Some("was answered with another payment")),
+        (Vice::ListsForEver, Some("is listed twice")),
         (Vice::Refuses, Some("was answered with 400")),
     ] {
         let server = StandIn::start(vice).await;
