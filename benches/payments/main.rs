@@ -1,7 +1,7 @@
 //! payonce beside what else one would do, in one run on one machine.
 //!
 //! ```text
-//! scripts/with-postgres cargo bench --bench payments                       the comparison: six minutes
+//! scripts/with-postgres cargo bench --bench payments                       the comparison: nine minutes
 //! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: seven
 //! scripts/with-postgres cargo bench --bench payments -- scaling            partitions, committers, servers: two
 //! scripts/with-postgres cargo bench --bench payments -- report             only the tables and pictures, anew
