@@ -17,6 +17,9 @@ type PaymentOf = (Uuid, Uuid);
 /// In the order of their ids at every server: so two batches wait for each other in one direction only. Only payments of
 /// the account that asks: or whoever knows an id could hold up its owner. One at a time, by the primary key:
 /// a plan that joins the tables would do while they are small, and be kept.
+///
+/// Without LIMIT, each look to its end: where PostgreSQL breaks one off it remembers in which partition it
+/// had looked for a row that was waited for, looks for the next one there too, and doesn't find it.
 pub(super) async fn lock(
     conn: &mut PgConnection,
     batch: &[Execution<'_, GiveBack>],
@@ -28,7 +31,7 @@ pub(super) async fn lock(
          CROSS JOIN LATERAL (
              SELECT transaction_id, account_id, amount, currency, refunded, refund_count FROM payments
              WHERE account_id = wanted.account_id AND transaction_id = wanted.transaction_id
-             LIMIT 1 FOR NO KEY UPDATE
+             FOR NO KEY UPDATE
          ) AS payment",
     )
     .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())

@@ -168,6 +168,43 @@ async fn refunds_of_many_payments_at_two_servers_neither_deadlock_nor_mix() {
     assert_eq!(server.database.number(deadlocks).await, 0);
 }
 
+/// Returns as soon as somebody waits for a row that another transaction holds.
+async fn until_one_waits_for_a_row(server: &TestServer) {
+    let mut conn = server.database.connect().await;
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event = 'transactionid')";
+    let begun = Instant::now();
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut conn).await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for the payment");
+    }
+}
+
+/// What waits for a row goes on with the row as it is then. In partitions PostgreSQL may look for that in the
+/// wrong one.
+#[tokio::test]
+async fn payments_that_had_to_be_waited_for_are_found_in_every_partition() {
+    let database = TestDatabase::create_plain().await;
+    database.partition(8).await;
+    let server = TestServer::start_on(&Arc::new(database), &["--committers", "1"]).await;
+    let payments: Vec<String> =
+        join_all((0..20).map(async |number| server.paid(&format!("pay-{number}"), 100).await))
+            .await;
+    let mut holder = server.database.connect().await;
+    raw_sql("BEGIN; SELECT FROM payments FOR UPDATE").execute(&mut holder).await.unwrap();
+    let refunds = together(&server, &server, async {
+        let refund = async |payment: &String| server.refund(payment, payment, "").await;
+        join_all(payments.iter().map(refund)).await
+    });
+    let (answers, ()) = tokio::join!(refunds, async {
+        until_one_waits_for_a_row(&server).await;
+        let change = "UPDATE payments SET refund_count = refund_count; COMMIT";
+        raw_sql(change).execute(&mut holder).await.unwrap();
+    });
+    for answer in answers {
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+}
+
 /// Without an order two servers could each have the payment that the other one waits for.
 #[tokio::test]
 async fn payments_are_locked_in_the_order_of_their_ids() {
@@ -185,12 +222,7 @@ async fn payments_are_locked_in_the_order_of_their_ids() {
     });
     let ((of_higher, of_lower), free) = tokio::join!(refunds, async {
         let mut conn = server.database.connect().await;
-        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event = 'transactionid')";
-        let begun = Instant::now();
-        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut conn).await.unwrap() {
-            assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for the payment");
-        }
+        until_one_waits_for_a_row(&server).await;
         let free = format!(
             "SELECT count(*) FROM (SELECT FROM payments WHERE transaction_id = '{higher}'
                                    FOR UPDATE SKIP LOCKED) AS free"
