@@ -39,10 +39,17 @@ pub(super) struct Terms {
     pub(super) key_ttl: Option<f64>,
     /// Whether the server waits for a standby before it acknowledges a COMMIT.
     pub(super) synchronous_standby: bool,
-    /// Whether keys are expected that were used before. Looking for them in the one statement saves a
-    /// round trip where there are any, and costs a lone payment a twentieth where there are none.
-    pub(super) expect_used: bool,
+    /// How many of the keys are likely to be used up, in percent: so many of the last ones were.
+    pub(super) used_percent: usize,
 }
+
+/// From how many used keys on, in percent, they are looked for in the one statement. That saves a round trip
+/// where there are any, and costs a lone payment a twentieth where there are none.
+const LOOK_UP_WITHIN: usize = 5;
+
+/// From how many used keys on, in percent, they are looked up before anything is claimed. What is new then takes
+/// another round trip, and what isn't takes less than half the work.
+const LOOK_UP_FIRST: usize = 70;
 
 /// A response that was stored just now.
 #[derive(Debug)]
@@ -61,14 +68,43 @@ pub(super) enum Fate {
     Used(UsedKey),
 }
 
-/// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
-/// its members; `None` where the key was used, or is in flight elsewhere, and has to be looked up.
+/// Runs a batch, sorted by key with each key once, and returns what became of each of its members; `None`
+/// where the key was used, or is in flight elsewhere, and has to be looked up.
 ///
 /// `commit_sent` is set before what commits goes out: an error after that leaves the batch in doubt,
 /// unless the server itself reports it.
 pub(super) async fn run(
     conn: &mut PgConnection,
     batch: &[Running],
+    terms: Terms,
+    searching: bool,
+    observer: &dyn Observer,
+    commit_sent: &mut bool,
+) -> Result<Vec<Option<Fate>>, sqlx::Error> {
+    let batch: Vec<&Running> = batch.iter().collect();
+    if searching || terms.used_percent < LOOK_UP_FIRST {
+        return claim_all(conn, &batch, terms, searching, observer, commit_sent).await;
+    }
+    let look_up = look_up(conn, &batch, terms, commit_sent);
+    let used = timed(observer, Step::LookUp, look_up).await?;
+    // Whatever that had to wait for has been acknowledged.
+    *commit_sent = false;
+    let mut fates: Vec<Option<Fate>> = used.into_iter().map(|used| used.map(Fate::Used)).collect();
+    let (open, others): (Vec<_>, Vec<_>) =
+        fates.iter_mut().zip(batch).filter(|(fate, _)| fate.is_none()).unzip();
+    if !others.is_empty() {
+        let claimed = claim_all(conn, &others, terms, searching, observer, commit_sent).await?;
+        for (fate, claimed) in open.into_iter().zip(claimed) {
+            *fate = claimed;
+        }
+    }
+    Ok(fates)
+}
+
+/// Claims keys and executes what is new, in one transaction.
+async fn claim_all(
+    conn: &mut PgConnection,
+    batch: &[&Running],
     terms: Terms,
     searching: bool,
     observer: &dyn Observer,
@@ -87,8 +123,8 @@ pub(super) async fn run(
 }
 
 /// The batch as an INSERT, if it is all of one type that comes to one.
-fn insert_of(batch: &[Running]) -> Result<Option<Insert>, sqlx::Error> {
-    let Some(Running { leader: first, .. }) = batch.first() else { return Ok(None) };
+fn insert_of(batch: &[&Running]) -> Result<Option<Insert>, sqlx::Error> {
+    let Some(&Running { leader: first, .. }) = batch.first() else { return Ok(None) };
     if batch.iter().any(|running| running.leader.kind() != first.kind()) {
         return Ok(None);
     }
@@ -103,16 +139,16 @@ fn insert_of(batch: &[Running]) -> Result<Option<Insert>, sqlx::Error> {
 /// The statement is its own transaction: PostgreSQL begins it, and commits it.
 async fn in_one_statement(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[&Running],
     mut insert: Insert,
     terms: Terms,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
-    let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
+    let claims: Vec<Claim<'_>> = batch.iter().copied().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
     // Whether a standby has what it finds, this transaction wouldn't tell.
-    let look_up = terms.expect_used && !terms.synchronous_standby;
+    let look_up = terms.used_percent >= LOOK_UP_WITHIN && !terms.synchronous_standby;
     let committed =
         store::commit(conn, &claims, insert, &responses, terms.response_ttl, look_up).await?;
     let new: HashMap<Uuid, _> = committed.new.into_iter().collect();
@@ -134,7 +170,7 @@ async fn in_one_statement(
 #[expect(clippy::disallowed_methods, reason = "the one COMMIT")]
 async fn in_a_transaction(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[&Running],
     terms: Terms,
     searching: bool,
     observer: &dyn Observer,
@@ -158,13 +194,13 @@ async fn in_a_transaction(
 
 async fn claim_and_execute(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[&Running],
     terms: Terms,
     observer: &dyn Observer,
 ) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
     let claimed = timed(observer, Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
-    let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
-    let new: Vec<&Running> = batch.iter().filter(new).collect();
+    let new = |running: &&&Running| claimed.contains(&running.leader.execution_id);
+    let new: Vec<&Running> = batch.iter().filter(new).copied().collect();
     if new.is_empty() {
         return Ok(HashMap::new());
     }
@@ -175,10 +211,10 @@ async fn claim_and_execute(
 /// The execution ids of those whose key was new, and is theirs now.
 async fn claim(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[&Running],
     key_ttl: Option<f64>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let mut claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
+    let mut claims: Vec<Claim<'_>> = batch.iter().copied().map(claim_of).collect();
     if let Some(ttl) = key_ttl {
         // Deciding that a key is too old, and deleting it, under its lock: without it two servers
         // could both delete, and both execute.
@@ -244,7 +280,7 @@ async fn remember(
 /// `commit_sent` is set before that goes out which is to be on a standby before anybody hears of it.
 pub(super) async fn look_up(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[&Running],
     terms: Terms,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<UsedKey>>, sqlx::Error> {

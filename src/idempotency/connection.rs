@@ -90,8 +90,8 @@ pub(super) struct Connector {
     committing: Option<i32>,
     /// How often in a row there was no usable server.
     setbacks: u32,
-    /// Whether the last batch had keys that were used before: then the next one may, too.
-    met_used: bool,
+    /// How many of the last batches' keys were not new, in percent; the last batch counts half.
+    used_percent: usize,
 }
 
 impl Connector {
@@ -111,7 +111,7 @@ impl Connector {
             commit_sent: false,
             committing: None,
             setbacks: 0,
-            met_used: false,
+            used_percent: 0,
         }
     }
 
@@ -143,7 +143,8 @@ impl Connector {
         let run = batch::run(&mut session.conn, batch, terms, searching, observer, commit_sent);
         let ended = timeout(self.timeouts.batch, run).await;
         let fates = self.give_back(session, ended)?;
-        self.met_used = fates.iter().any(|fate| !matches!(fate, Some(Fate::New(_))));
+        let used = fates.iter().filter(|fate| !matches!(fate, Some(Fate::New(_)))).count();
+        self.used_percent = self.used_percent.midpoint(100 * used / fates.len().max(1));
         Ok(fates)
     }
 
@@ -153,7 +154,8 @@ impl Connector {
         batch: &[Running],
     ) -> Result<Vec<Option<UsedKey>>, Fault> {
         let (mut session, terms) = self.take()?;
-        let run = batch::look_up(&mut session.conn, batch, terms, &mut self.commit_sent);
+        let batch: Vec<&Running> = batch.iter().collect();
+        let run = batch::look_up(&mut session.conn, &batch, terms, &mut self.commit_sent);
         let run = timed(&*self.observer, Step::LookUp, run);
         let ended = timeout(self.timeouts.batch, run).await;
         self.give_back(session, ended)
@@ -171,7 +173,7 @@ impl Connector {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
             synchronous_standby: session.server.synchronous_standby,
-            expect_used: self.met_used,
+            used_percent: self.used_percent,
         };
         Ok((session, terms))
     }

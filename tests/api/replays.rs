@@ -1,8 +1,15 @@
 //! What comes back when a request comes again.
 
-use reqwest::Method;
+use std::time::Duration;
 
-use crate::support::{PAYMENT, TestServer};
+use futures_util::future::join_all;
+use reqwest::Method;
+use tokio::time::sleep;
+
+use crate::{
+    metrics::Sample,
+    support::{PAYMENT, TestServer},
+};
 
 #[tokio::test]
 async fn a_replay_is_the_same_to_the_byte_and_says_that_it_is_one() {
@@ -109,35 +116,85 @@ async fn a_response_that_was_stored_is_what_is_replayed() {
 }
 
 #[tokio::test]
-async fn a_replay_reads_its_own_rows_alone_however_many_there_are() {
+async fn where_most_keys_are_used_they_are_looked_up_before_anything_is_claimed() {
     let server = TestServer::start().await;
-    let replay = async |count: usize| {
-        for _ in 0..count {
-            assert_eq!(server.pay("k", PAYMENT).await.status, 200);
-        }
-        // Connections report what they have read after a second.
-        tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-        assert_eq!(server.pay("k", PAYMENT).await.status, 200);
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        let read = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
-                      + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes) FROM pg_stat_user_tables";
-        server.database.number(read).await
+    let counts = async || {
+        let sample = Sample::of(&server).await;
+        ["look_up", "one_statement"].map(|step| sample.batch_steps(step))
     };
-    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
-    // By now its statements are planned, for tables with a row in them.
-    replay(20).await;
+    let first = server.pay("k", PAYMENT).await;
+    for _ in 0..3 {
+        assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+    }
+    let [looks, statements] = counts().await;
+    assert_eq!(server.pay("k", PAYMENT).await.body, first.body);
+    assert_eq!(counts().await, [looks + 1, statements]);
+
+    let other = PAYMENT.replace("100", "101");
+    let answers = join_all([
+        server.pay("k", PAYMENT),
+        server.pay("new-1", PAYMENT),
+        server.pay("k", &other),
+        server.pay("new-2", &other),
+    ])
+    .await;
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 201, 422, 201]);
+    assert_eq!(answers[0].body, first.body);
+    assert_eq!(server.database.payments().await, 3);
+}
+
+/// After this there is a server that has planned all its statements for tables with a row in them, and then
+/// got fifty thousand.
+async fn grown() -> TestServer {
+    let server = TestServer::start().await;
+    for number in 0..20 {
+        assert_eq!(server.pay(&format!("before-{number}"), PAYMENT).await.status, 201);
+        assert_eq!(server.pay("before-0", PAYMENT).await.status, 200);
+    }
     server
         .database
         .execute(
             "INSERT INTO idempotency_keys SELECT gen_random_uuid(), 'k' || i, gen_random_uuid(), 'pay', '', now()
              FROM generate_series(1, 50000) AS i;
              INSERT INTO idempotency_responses SELECT execution_id, 201, '', '', now() + interval '1 day'
-             FROM idempotency_keys WHERE key <> 'k'",
+             FROM idempotency_keys WHERE operation = 'pay' AND fingerprint = ''",
         )
         .await;
-    let before = replay(0).await;
-    let after = replay(20).await;
+    server
+}
+
+/// How many rows and index entries were read so far.
+async fn read(server: &TestServer) -> i64 {
+    // Connections report what they have read after a second, with what they do next.
+    sleep(Duration::from_millis(1200)).await;
+    assert_eq!(server.pay("before-0", PAYMENT).await.status, 200);
+    sleep(Duration::from_millis(100)).await;
+    let read = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
+                  + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes) FROM pg_stat_user_tables";
+    server.database.number(read).await
+}
+
+#[tokio::test]
+async fn a_replay_reads_its_own_rows_alone_however_many_there_are() {
+    let server = grown().await;
+    let before = read(&server).await;
+    for _ in 0..20 {
+        assert_eq!(server.pay("before-0", PAYMENT).await.status, 200);
+    }
+    let after = read(&server).await;
     assert!(after - before < 1000, "{} rows read for 21 replays", after - before);
+}
+
+#[tokio::test]
+async fn a_payment_reads_its_own_rows_alone_however_many_there_are() {
+    let server = grown().await;
+    let before = read(&server).await;
+    for number in 0..20 {
+        assert_eq!(server.pay(&format!("after-{number}"), PAYMENT).await.status, 201);
+    }
+    let after = read(&server).await;
+    assert!(after - before < 1000, "{} rows read for 20 payments", after - before);
 }
 
 #[tokio::test]
