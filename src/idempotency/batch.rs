@@ -15,6 +15,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
+    error::is_of_used_key,
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
@@ -112,14 +113,15 @@ async fn claim_all(
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
-    let insert = if plain { insert_of(batch)? } else { None };
-    match insert {
-        Some(insert) => {
-            let run = in_one_statement(conn, batch, insert, terms, commit_sent);
-            timed(observer, Step::OneStatement, run).await
+    if let Some(insert) = if plain { insert_of(batch)? } else { None } {
+        let run = in_one_statement(conn, batch, insert, terms, commit_sent);
+        match timed(observer, Step::OneStatement, run).await {
+            // Another server was first since the statement began. It was undone; nor does this happen again.
+            Err(error) if is_of_used_key(&error) => *commit_sent = false,
+            run => return run,
         }
-        None => in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await,
     }
+    in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await
 }
 
 /// The batch as an INSERT, if it is all of one type that comes to one.

@@ -267,7 +267,7 @@ impl Connector {
         let settings = format!(
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
              SET tcp_user_timeout = {}; SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; \
-             SET enable_seqscan = off; \
+             SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
              SET default_transaction_isolation = 'read committed'; SET application_name = 'payonce'",
             lock.as_millis(),
             idle_in_transaction.as_millis(),

@@ -99,6 +99,11 @@ pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
         .is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
 }
 
+/// Whether a statement broke a unique constraint.
+pub(super) fn is_of_used_key(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
 /// Whether a statement was prepared before a migration changed the type of its result. It was not executed,
 /// and never will be on a connection that goes on with it.
 #[must_use]

@@ -80,24 +80,44 @@ pub(super) async fn forget(
     Ok(())
 }
 
+/// Who passes keys by that are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judge {
+    /// The unique constraint: they are never an error.
+    Constraint,
+    /// The statement's snapshot, which spares the log what ON CONFLICT writes: a record for each row to say
+    /// that it stays. A key that was committed since the snapshot was taken breaks the unique constraint,
+    /// and nothing of the statement happens.
+    Snapshot,
+}
+
 /// The INSERT that claims keys, sorted. Its arguments begin at `$first`: account ids, keys, execution ids,
 /// operations, fingerprints and lock numbers.
 ///
-/// The unique constraint is the judge. The advisory lock only makes sure that nobody waits for a key that
-/// another server is executing.
+/// Whoever passes by what is used up, the unique constraint decides. The advisory lock only makes sure that
+/// nobody waits for a key that another server is executing.
 ///
 /// The arrays are opened in a SELECT list: in FROM each of them would be stored as rows on the way.
-fn claim_sql(first: usize) -> String {
+fn claim_sql(first: usize, judge: Judge) -> String {
     let [accounts, keys, ids, operations, fingerprints, locks] = places(first);
+    let (unused, on_conflict) = match judge {
+        Judge::Constraint => ("", "ON CONFLICT (account_id, key) DO NOTHING"),
+        // In this form it is a look into the index for each, whatever the tables' size.
+        Judge::Snapshot => (
+            "AND (SELECT true FROM idempotency_keys AS k
+                  WHERE k.account_id = claim.account_id AND k.key = claim.key COLLATE \"C\") IS NULL",
+            "",
+        ),
+    };
     format!(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
          SELECT account_id, key, execution_id, operation, fingerprint
          FROM (SELECT unnest({accounts}::uuid[]) AS account_id, unnest({keys}::text[]) AS key,
                       unnest({ids}::uuid[]) AS execution_id, unnest({operations}::text[]) AS operation,
                       unnest({fingerprints}::bytea[]) AS fingerprint, unnest({locks}::bigint[]) AS lock_number) AS claim
-         WHERE pg_try_advisory_xact_lock(lock_number)
+         WHERE pg_try_advisory_xact_lock(lock_number) {unused}
          ORDER BY account_id, key COLLATE \"C\"
-         ON CONFLICT (account_id, key) DO NOTHING
+         {on_conflict}
          RETURNING execution_id"
     )
 }
@@ -162,7 +182,9 @@ pub(super) async fn claim(
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut arguments = PgArguments::default();
     add_claims(&mut arguments, claims).map_err(sqlx::Error::Encode)?;
-    sqlx::query_scalar_with(AssertSqlSafe(claim_sql(1)), arguments).fetch_all(conn).await
+    sqlx::query_scalar_with(AssertSqlSafe(claim_sql(1, Judge::Constraint)), arguments)
+        .fetch_all(conn)
+        .await
 }
 
 /// What one statement made of a batch.
@@ -226,7 +248,7 @@ pub(super) async fn commit(
                 NULL::timestamptz AS replayable_until
          FROM counts
          {used}",
-        claim = claim_sql(first_claim),
+        claim = claim_sql(first_claim, Judge::Snapshot),
         insert = insert.sql,
         remember = remember_sql(first_response, "JOIN claimed USING (execution_id)"),
     );

@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 
-use crate::support::{PAYMENT, TestServer, binary::Serve, client::Wire, database::take_lock};
+use crate::{
+    metrics::Sample,
+    support::{PAYMENT, TestServer, binary::Serve, client::Wire, database::take_lock},
+};
 
 const PATIENT: [&str; 2] = ["--in-flight-wait", "600ms"];
 
@@ -78,23 +82,49 @@ async fn a_request_is_executed_when_the_other_server_gives_its_key_up_in_time() 
     assert_eq!(answer.status, 201);
 }
 
+/// Takes what was committed back, and puts it there again in a transaction that stays open.
+async fn put_again(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnection {
+    let mut holder = server.database.connect().await;
+    let lock = if advisory_lock { take_lock(key) } else { String::new() };
+    let put_again = format!(
+        "CREATE TABLE kept AS SELECT * FROM idempotency_keys; DELETE FROM idempotency_keys; COMMIT; BEGIN; {lock};
+         INSERT INTO idempotency_keys SELECT * FROM kept"
+    );
+    raw_sql(AssertSqlSafe(put_again)).execute(&mut holder).await.unwrap();
+    holder
+}
+
 #[tokio::test]
 async fn a_request_is_replayed_when_the_other_server_commits_in_time() {
     let server = TestServer::start().await;
     let first = server.pay("held", PAYMENT).await;
-    // What was committed is taken back, and put there again by a transaction that stays open a while.
-    let mut holder = server.database.connect().await;
-    let take_back = format!(
-        "CREATE TABLE kept AS SELECT * FROM idempotency_keys; DELETE FROM idempotency_keys; COMMIT; BEGIN; {};
-         INSERT INTO idempotency_keys SELECT * FROM kept",
-        take_lock("held")
-    );
-    raw_sql(AssertSqlSafe(take_back)).execute(&mut holder).await.unwrap();
+    let mut holder = put_again(&server, "held", true).await;
     let (answer, ()) = tokio::join!(server.pay("held", PAYMENT), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     });
     assert_eq!((answer.status, answer.body), (200, first.body));
+}
+
+#[tokio::test]
+async fn a_key_that_is_committed_elsewhere_while_a_batch_claims_it_costs_the_batch_nothing() {
+    let server = TestServer::start().await;
+    let first = server.pay("held", PAYMENT).await;
+    let mut holder = put_again(&server, "held", false).await;
+    let keys = ["a", "held", "z"];
+    let (answers, ()) = tokio::join!(join_all(keys.map(|key| server.pay(key, PAYMENT))), async {
+        // The statement has begun, finds the key unused, and waits for its row.
+        let waits = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while server.database.number(waits).await == 0 {}
+        raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    });
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [201, 200, 201]);
+    assert_eq!(answers[1].body, first.body);
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 0);
+    assert!(sample.batch_steps("claim") > 0, "nothing broke the unique constraint");
 }
 
 #[tokio::test]
@@ -129,8 +159,7 @@ async fn one_locked_row_in_a_full_batch_is_put_aside() {
     let server = TestServer::start_with(&PATIENT).await;
     let mut holder = claim(&server, "key-50", false).await;
     let keys: Vec<String> = (0..100).map(|key| format!("key-{key}")).collect();
-    let answers =
-        futures_util::future::join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await;
+    let answers = join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await;
     for (key, answer) in keys.iter().zip(&answers) {
         assert_eq!(answer.status, if key == "key-50" { 409 } else { 201 }, "{key}");
     }
@@ -152,7 +181,7 @@ async fn many_locked_rows_in_one_batch_are_put_aside_in_time() {
     .await
     .unwrap();
     let begun = Instant::now();
-    let answers = futures_util::future::join_all((0..200).map(async |number| {
+    let answers = join_all((0..200).map(async |number| {
         let answer = server.pay(&format!("key-{number}"), PAYMENT).await;
         (number, answer.status, begun.elapsed())
     }))
@@ -178,8 +207,7 @@ async fn keys_that_are_put_aside_leave_nobody_waiting_behind_them() {
         holders.push(claim(&server, key, false).await);
     }
     // From now on they go aside at once.
-    let held =
-        async || futures_util::future::join_all(keys.map(|key| server.pay(key, PAYMENT))).await;
+    let held = async || join_all(keys.map(|key| server.pay(key, PAYMENT))).await;
     held().await;
     let begun = Instant::now();
     let (_, first, second) = tokio::join!(held(), server.pay("free-1", PAYMENT), async {
@@ -196,13 +224,11 @@ async fn a_locked_table_is_waited_for() {
     let mut holder = server.database.connect().await;
     raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
     let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
-    let (answers, ()) = tokio::join!(
-        futures_util::future::join_all(keys.iter().map(|key| server.pay(key, PAYMENT))),
-        async {
+    let (answers, ()) =
+        tokio::join!(join_all(keys.iter().map(|key| server.pay(key, PAYMENT))), async {
             tokio::time::sleep(Duration::from_millis(1200)).await;
             raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-        }
-    );
+        });
     assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
     assert_eq!(server.database.payments().await, 20);
 }
