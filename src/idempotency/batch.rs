@@ -1,9 +1,10 @@
 //! One batch, one transaction: claim the keys, execute what is new, remember the responses, COMMIT.
 //!
 //! Where all of the batch comes to one INSERT, the whole transaction is one statement, which claims,
-//! executes, remembers and commits. Else it is a BEGIN, a statement or more for each of these, and a
-//! COMMIT. What the keys stand for that were used before is read in the one statement, too, or else
-//! afterwards: a statement doesn't see what it lost a race to.
+//! executes, remembers and commits. Else, or where that lost a race, it is a BEGIN, a statement or more for
+//! each of these, and a COMMIT. What the keys stand for that were used before is read in a statement of its
+//! own, before where most are likely to be, and afterwards: a statement doesn't see what it lost a race to.
+//! Where a few are, the one statement reads them, too.
 
 use std::{
     any::TypeId,
@@ -11,11 +12,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use log::debug;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    error::is_of_used_key,
+    error::breaks_unique_constraint,
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
@@ -40,17 +42,9 @@ pub(super) struct Terms {
     pub(super) key_ttl: Option<f64>,
     /// Whether the server waits for a standby before it acknowledges a COMMIT.
     pub(super) synchronous_standby: bool,
-    /// How many of the keys are likely to be used up, in percent: so many of the last ones were.
-    pub(super) used_percent: usize,
+    /// Whether the one statement is to look for keys that were used before.
+    pub(super) expect_used: bool,
 }
-
-/// From how many used keys on, in percent, they are looked for in the one statement. That saves a round trip
-/// where there are any, and costs a lone payment a twentieth where there are none.
-const LOOK_UP_WITHIN: usize = 5;
-
-/// From how many used keys on, in percent, they are looked up before anything is claimed. What is new then takes
-/// another round trip, and what isn't takes less than half the work.
-const LOOK_UP_FIRST: usize = 70;
 
 /// A response that was stored just now.
 #[derive(Debug)]
@@ -69,8 +63,8 @@ pub(super) enum Fate {
     Used(UsedKey),
 }
 
-/// Runs a batch, sorted by key with each key once, and returns what became of each of its members; `None`
-/// where the key was used, or is in flight elsewhere, and has to be looked up.
+/// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
+/// its members; `None` where the key was used, or is in flight elsewhere, and has to be looked up.
 ///
 /// `commit_sent` is set before what commits goes out: an error after that leaves the batch in doubt,
 /// unless the server itself reports it.
@@ -82,42 +76,17 @@ pub(super) async fn run(
     observer: &dyn Observer,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
-    let batch: Vec<&Running> = batch.iter().collect();
-    if searching || terms.used_percent < LOOK_UP_FIRST {
-        return claim_all(conn, &batch, terms, searching, observer, commit_sent).await;
-    }
-    let look_up = look_up(conn, &batch, terms, commit_sent);
-    let used = timed(observer, Step::LookUp, look_up).await?;
-    // Whatever that had to wait for has been acknowledged.
-    *commit_sent = false;
-    let mut fates: Vec<Option<Fate>> = used.into_iter().map(|used| used.map(Fate::Used)).collect();
-    let (open, others): (Vec<_>, Vec<_>) =
-        fates.iter_mut().zip(batch).filter(|(fate, _)| fate.is_none()).unzip();
-    if !others.is_empty() {
-        let claimed = claim_all(conn, &others, terms, searching, observer, commit_sent).await?;
-        for (fate, claimed) in open.into_iter().zip(claimed) {
-            *fate = claimed;
-        }
-    }
-    Ok(fates)
-}
-
-/// Claims keys and executes what is new, in one transaction.
-async fn claim_all(
-    conn: &mut PgConnection,
-    batch: &[&Running],
-    terms: Terms,
-    searching: bool,
-    observer: &dyn Observer,
-    commit_sent: &mut bool,
-) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
         let run = in_one_statement(conn, batch, insert, terms, commit_sent);
         match timed(observer, Step::OneStatement, run).await {
-            // Another server was first since the statement began. It was undone; nor does this happen again.
-            Err(error) if is_of_used_key(&error) => *commit_sent = false,
+            // Another server was first with a key since the statement began, and it was undone. In a transaction
+            // that is no error; one that the effect made is one again.
+            Err(error) if breaks_unique_constraint(&error) => {
+                debug!("a statement of {} lost a race, and is run as a transaction", batch.len());
+                *commit_sent = false;
+            }
             run => return run,
         }
     }
@@ -125,8 +94,8 @@ async fn claim_all(
 }
 
 /// The batch as an INSERT, if it is all of one type that comes to one.
-fn insert_of(batch: &[&Running]) -> Result<Option<Insert>, sqlx::Error> {
-    let Some(&Running { leader: first, .. }) = batch.first() else { return Ok(None) };
+fn insert_of(batch: &[Running]) -> Result<Option<Insert>, sqlx::Error> {
+    let Some(Running { leader: first, .. }) = batch.first() else { return Ok(None) };
     if batch.iter().any(|running| running.leader.kind() != first.kind()) {
         return Ok(None);
     }
@@ -141,16 +110,16 @@ fn insert_of(batch: &[&Running]) -> Result<Option<Insert>, sqlx::Error> {
 /// The statement is its own transaction: PostgreSQL begins it, and commits it.
 async fn in_one_statement(
     conn: &mut PgConnection,
-    batch: &[&Running],
+    batch: &[Running],
     mut insert: Insert,
     terms: Terms,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
-    let claims: Vec<Claim<'_>> = batch.iter().copied().map(claim_of).collect();
+    let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
     // Whether a standby has what it finds, this transaction wouldn't tell.
-    let look_up = terms.used_percent >= LOOK_UP_WITHIN && !terms.synchronous_standby;
+    let look_up = terms.expect_used && !terms.synchronous_standby;
     let committed =
         store::commit(conn, &claims, insert, &responses, terms.response_ttl, look_up).await?;
     let new: HashMap<Uuid, _> = committed.new.into_iter().collect();
@@ -172,7 +141,7 @@ async fn in_one_statement(
 #[expect(clippy::disallowed_methods, reason = "the one COMMIT")]
 async fn in_a_transaction(
     conn: &mut PgConnection,
-    batch: &[&Running],
+    batch: &[Running],
     terms: Terms,
     searching: bool,
     observer: &dyn Observer,
@@ -196,13 +165,13 @@ async fn in_a_transaction(
 
 async fn claim_and_execute(
     conn: &mut PgConnection,
-    batch: &[&Running],
+    batch: &[Running],
     terms: Terms,
     observer: &dyn Observer,
 ) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
     let claimed = timed(observer, Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
-    let new = |running: &&&Running| claimed.contains(&running.leader.execution_id);
-    let new: Vec<&Running> = batch.iter().filter(new).copied().collect();
+    let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
+    let new: Vec<&Running> = batch.iter().filter(new).collect();
     if new.is_empty() {
         return Ok(HashMap::new());
     }
@@ -213,10 +182,10 @@ async fn claim_and_execute(
 /// The execution ids of those whose key was new, and is theirs now.
 async fn claim(
     conn: &mut PgConnection,
-    batch: &[&Running],
+    batch: &[Running],
     key_ttl: Option<f64>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let mut claims: Vec<Claim<'_>> = batch.iter().copied().map(claim_of).collect();
+    let mut claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     if let Some(ttl) = key_ttl {
         // Deciding that a key is too old, and deleting it, under its lock: without it two servers
         // could both delete, and both execute.
@@ -277,17 +246,33 @@ async fn remember(
     remembered.collect()
 }
 
-/// What keys stand for that were used before; `None` for one that somebody else is using right now.
+/// When keys are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Before any is claimed. What can't be read is passed by, and is an error the next time, to its own
+    /// request alone.
+    First,
+    /// Those that were not claimed.
+    Last,
+}
+
+/// What keys stand for that were used before; `None` for one that is new, or that somebody else is using right
+/// now.
 ///
 /// `commit_sent` is set before that goes out which is to be on a standby before anybody hears of it.
 pub(super) async fn look_up(
     conn: &mut PgConnection,
-    batch: &[&Running],
+    batch: &[Running],
+    look: Look,
     terms: Terms,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<UsedKey>>, sqlx::Error> {
     let scopes: Vec<_> = batch.iter().map(|running| &running.leader.scope).collect();
-    let found = store::used(conn, &scopes, terms.key_ttl).await?;
+    let found = store::used(conn, &scopes, terms.key_ttl).await?.into_iter();
+    let found: Vec<_> = match look {
+        Look::First => found.flatten().collect(),
+        Look::Last => found.collect::<Result<_, _>>()?,
+    };
     // What is about to be acknowledged again may have been committed by a connection that was lost, or
     // a server that was restarted, before its standby had it.
     if terms.synchronous_standby && !found.is_empty() {

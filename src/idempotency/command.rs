@@ -45,6 +45,9 @@ pub trait Command: Send + Sync + Sized + 'static {
     /// with the same ids when an earlier call was rolled back, so it has no effect outside `conn`: what
     /// a command notes of its own execution, the next one replaces.
     ///
+    /// Statements are planned once for a connection, without a look at their arguments (`plan_cache_mode`), and
+    /// without sequential scans: a plan must do for small tables and for large ones.
+    ///
     /// Neither BEGIN nor COMMIT nor anything that outlives the transaction: whoever began it ends it.
     ///
     /// # Errors

@@ -8,12 +8,13 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 
 use super::{
     Settings,
-    batch::{self, Fate, Terms},
+    batch::{self, Fate, Look, Terms},
     error::{Remedy, loggable, rolled_back},
     fitness::{FitServer, Requirements, UnfitServer},
     observer::{Event, Observer, Step, timed},
     store::{self, UsedKey},
     submission::Running,
+    used_share::UsedShare,
 };
 
 /// How long a statement waits for a row that another transaction holds. Other servers' batches are
@@ -90,8 +91,8 @@ pub(super) struct Connector {
     committing: Option<i32>,
     /// How often in a row there was no usable server.
     setbacks: u32,
-    /// How many of the last batches' keys were not new, in percent; the last batch counts half.
-    used_percent: usize,
+    /// What the keys of the last batches were.
+    used_share: UsedShare,
 }
 
 impl Connector {
@@ -111,7 +112,7 @@ impl Connector {
             commit_sent: false,
             committing: None,
             setbacks: 0,
-            used_percent: 0,
+            used_share: UsedShare::default(),
         }
     }
 
@@ -132,7 +133,14 @@ impl Connector {
         connected
     }
 
-    /// Runs a batch in one transaction, and returns what became of each of its members.
+    /// Whether the keys of the next batch had better be looked up before they are claimed. On a standby they
+    /// aren't: it may know less than the primary, and claiming tells what it is.
+    pub(super) fn looks_up_first(&self) -> bool {
+        let primary = self.session.as_ref().is_some_and(|session| !session.server.in_recovery);
+        primary && self.used_share.look_up_first()
+    }
+
+    /// Runs a batch, and returns what became of each of its members.
     pub(super) async fn run(
         &mut self,
         batch: &[Running],
@@ -144,21 +152,27 @@ impl Connector {
         let ended = timeout(self.timeouts.batch, run).await;
         let fates = self.give_back(session, ended)?;
         let used = fates.iter().filter(|fate| !matches!(fate, Some(Fate::New(_)))).count();
-        self.used_percent = self.used_percent.midpoint(100 * used / fates.len().max(1));
+        self.used_share.note(used, fates.len());
         Ok(fates)
     }
 
-    /// Finds out what the keys of a batch stand for that were not new.
+    /// Finds out what the keys of a batch stand for that are used.
     pub(super) async fn look_up(
         &mut self,
         batch: &[Running],
+        look: Look,
     ) -> Result<Vec<Option<UsedKey>>, Fault> {
         let (mut session, terms) = self.take()?;
-        let batch: Vec<&Running> = batch.iter().collect();
-        let run = batch::look_up(&mut session.conn, &batch, terms, &mut self.commit_sent);
+        let run = batch::look_up(&mut session.conn, batch, look, terms, &mut self.commit_sent);
         let run = timed(&*self.observer, Step::LookUp, run);
         let ended = timeout(self.timeouts.batch, run).await;
-        self.give_back(session, ended)
+        let used = self.give_back(session, ended)?;
+        if look == Look::First {
+            // Of the others it is known when they have been claimed.
+            let found = used.iter().flatten().count();
+            self.used_share.note(found, found);
+        }
+        Ok(used)
     }
 
     /// The session, for as long as something runs on it: a panic or a cancelled future drops it, and
@@ -173,7 +187,7 @@ impl Connector {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
             synchronous_standby: session.server.synchronous_standby,
-            used_percent: self.used_percent,
+            expect_used: self.used_share.look_up_within(),
         };
         Ok((session, terms))
     }
@@ -263,7 +277,8 @@ impl Connector {
             PgConnection::connect_with(&self.options).await.map_err(UnfitServer::Unreachable)?;
         let Timeouts { lock, idle_in_transaction, statement, batch, .. } = self.timeouts;
         // By SET, not as options of the connection, which some poolers refuse. No sequential scans: a
-        // plan made while the tables were small would go on reading all of them when they are large.
+        // plan made while the tables were small would go on reading all of them when they are large. And
+        // that plan, always: for a batch of one PostgreSQL may think it worth its while to plan anew each time.
         let settings = format!(
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
              SET tcp_user_timeout = {}; SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; \

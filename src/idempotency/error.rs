@@ -99,8 +99,8 @@ pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
         .is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
 }
 
-/// Whether a statement broke a unique constraint.
-pub(super) fn is_of_used_key(error: &sqlx::Error) -> bool {
+/// Whether a statement breaks a unique constraint.
+pub(super) fn breaks_unique_constraint(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 

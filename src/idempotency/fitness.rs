@@ -56,6 +56,8 @@ pub(super) struct FitServer {
     pub(super) backend: i32,
     /// Whether it waits for a standby before it acknowledges a COMMIT.
     pub(super) synchronous_standby: bool,
+    /// Whether it was a standby itself, which may have been promoted since.
+    pub(super) in_recovery: bool,
 }
 
 impl Requirements {
@@ -71,6 +73,7 @@ impl Requirements {
         let row = conn
             .fetch_one(
                 "SELECT pg_backend_pid() AS backend,
+                        pg_is_in_recovery() AS in_recovery,
                         current_setting('server_encoding') AS encoding,
                         current_setting('synchronous_commit') AS synchronous_commit,
                         current_setting('synchronous_standby_names') <> '' AS synchronous_standby,
@@ -95,6 +98,7 @@ impl Requirements {
         Ok(FitServer {
             backend: column(&row, "backend")?,
             synchronous_standby: column(&row, "synchronous_standby")?,
+            in_recovery: column(&row, "in_recovery")?,
         })
     }
 }

@@ -118,6 +118,7 @@ mod sidestepped;
 mod store;
 mod submission;
 mod sweeper;
+mod used_share;
 
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};

@@ -54,7 +54,7 @@ impl KeyRecord {
     ) -> Result<Option<Self>, sqlx::Error> {
         let scope = ScopedKey { account_id, key };
         let key_ttl = key_ttl.map(|ttl| ttl.as_secs_f64());
-        let used = store::used(conn, &[&scope], key_ttl).await?.pop();
+        let used = store::used(conn, &[&scope], key_ttl).await?.pop().transpose()?;
         Ok(used.map(|(_, used)| Self {
             execution_id: used.execution_id,
             first_used_at: used.created_at,

@@ -287,14 +287,14 @@ const LOOK_UP: &str = "
              LIMIT 1
          ) AS r ON true";
 
-/// What became of keys that are used up, each with its place among those asked for. A key that nobody has
+/// What became of keys that are used up, each with its place among those asked for, or why it can't be read. A key that nobody has
 /// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
 /// which another server is about to use anew.
 pub(super) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
     key_ttl: Option<f64>,
-) -> Result<Vec<(usize, UsedKey)>, sqlx::Error> {
+) -> Result<Vec<Result<(usize, UsedKey), sqlx::Error>>, sqlx::Error> {
     let (accounts, keys) = columns(scopes);
     let sql = format!(
         "SELECT {USED_KEY}
@@ -307,7 +307,7 @@ pub(super) async fn used(
         .bind(key_ttl)
         .fetch_all(conn)
         .await?;
-    rows.iter().map(used_key).collect()
+    Ok(rows.iter().map(used_key).collect())
 }
 
 fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {

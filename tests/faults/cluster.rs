@@ -83,6 +83,31 @@ async fn what_was_answered_survives_the_promotion_of_a_synchronous_standby() {
     clients.assert_consistent();
 }
 
+/// Where most keys were used they are looked up before they are claimed, and that much a standby can do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_replayed_from_a_standby_until_it_is_promoted() {
+    let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
+    let standby = primary.standby();
+    let proxy = Proxy::start(&primary.options()).await;
+    let serve = Serve::start(&proxy.through(&primary.options()), &[]);
+    let clients = Arc::new(Clients::new(&[serve.address]));
+    for status in [201, 200, 200, 200, 200] {
+        assert_eq!(clients.pay("before", crate::support::PAYMENT).await.status, status);
+    }
+    primary.kill();
+    proxy.redirect(&standby.options()).await;
+    proxy.cut_all();
+    let replay = tokio::spawn({
+        let clients = Arc::clone(&clients);
+        async move { clients.pay("before", crate::support::PAYMENT).await.status }
+    });
+    sleep(SECOND).await;
+    assert!(!replay.is_finished(), "{:?}", replay.await);
+    standby.promote();
+    assert_eq!(replay.await.unwrap(), 200);
+    assert!(clients.failures().is_empty(), "late, and not refused: {:?}", clients.failures());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_that_no_standby_has_is_not_replayed_either() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Settings,
-    batch::Fate,
+    batch::{Fate, Look},
     connection::{Connector, Fault},
     observer::Event,
     queue::Queue,
@@ -221,6 +221,10 @@ impl Lane {
                 if !self.begin() {
                     return;
                 }
+                if !self.searching && self.connector.looks_up_first() && !self.look_up_first().await
+                {
+                    return;
+                }
                 let Some(part) = self.parts.last() else { return };
                 let run = self.connector.run(part, self.searching);
                 let answers = async { answer(&self.queue, &mut self.decided) };
@@ -269,11 +273,40 @@ impl Lane {
         any
     }
 
+    /// Takes those out of the part at hand whose keys were used before, to be answered. Whether any are left
+    /// to be claimed.
+    async fn look_up_first(&mut self) -> bool {
+        let Some(part) = self.parts.last() else { return false };
+        let look_up = self.connector.look_up(part, Look::First);
+        let answers = async { answer(&self.queue, &mut self.decided) };
+        let (looked, ()) = join(look_up, answers).await;
+        let Some(part) = self.parts.pop() else { return false };
+        let found = match looked {
+            Ok(found) => found,
+            Err(fault) => {
+                self.amend(part, fault).await;
+                return false;
+            }
+        };
+        let mut open = Vec::new();
+        for (running, used) in part.into_iter().zip(found) {
+            match used {
+                Some(used) => self.decided.push_back((running, Fate::Used(used))),
+                None => open.push(running),
+            }
+        }
+        let any = !open.is_empty();
+        if any {
+            self.parts.push(open);
+        }
+        any
+    }
+
     /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
     async fn look_up(&mut self, part: Vec<Running>) {
         self.parts.push(part);
         let Some(part) = self.parts.last() else { return };
-        let looked = self.connector.look_up(part).await;
+        let looked = self.connector.look_up(part, Look::Last).await;
         let Some(part) = self.parts.pop() else { return };
         match looked {
             Ok(found) => {
