@@ -15,6 +15,9 @@ use crate::{
     idempotency_key::{self, Shown},
 };
 
+/// How operators void a key.
+const VOIDING: &str = "payonce key void";
+
 /// What can be done with idempotency keys.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum KeyCommand {
@@ -60,7 +63,7 @@ pub(super) async fn key(
     }
     let key_hash = key.hash_in(account_id);
     let key_ttl = settings.idempotency_key_ttl.0;
-    let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl).await?;
+    let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
     conn.close().await?;
     if asked.json {
         return Ok(print::json(&Found { shown: &shown, key_hash: &key_hash })?);
