@@ -304,7 +304,7 @@ async fn what_cannot_be_read_is_refused_before_anything_is_done() {
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.contains("a bare key") && !stderr.contains("se cret"), "{stderr}");
     let empty = TestDatabase::create_empty().await;
-    for arguments in [&["key", "void", "k"][..], &["payment", "list"]] {
+    for arguments in [&["key", "void", "k"][..], &["payment", "list"], &["sweep"]] {
         let (code, _, stderr) = operate(&empty, arguments);
         assert!(code == 1 && stderr.contains("run payonce migrate"), "{stderr}");
     }
