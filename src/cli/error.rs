@@ -59,3 +59,10 @@ pub(super) enum CommandError {
     #[error("can't read or print: {0}")]
     Io(#[from] io::Error),
 }
+
+impl CommandError {
+    /// Whether it is for what was given, or left out, that the command can't be done.
+    pub(super) fn is_of_usage(&self) -> bool {
+        matches!(self, Self::InvalidKey(_))
+    }
+}
