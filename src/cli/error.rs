@@ -41,6 +41,11 @@ pub(super) enum CommandError {
     /// What should be an idempotency key is none.
     #[error("{0}")]
     InvalidKey(#[from] InvalidKey),
+    /// More than a key was given.
+    #[error(
+        "there is more than one line on stdin: give one key at a time; nothing was done with this one"
+    )]
+    SeveralKeys,
     /// A server is executing the request.
     #[error("a server is executing the request with this key right now: void it again in a moment")]
     InFlight,
@@ -63,6 +68,6 @@ pub(super) enum CommandError {
 impl CommandError {
     /// Whether it is for what was given, or left out, that the command can't be done.
     pub(super) fn is_of_usage(&self) -> bool {
-        matches!(self, Self::InvalidKey(_))
+        matches!(self, Self::InvalidKey(_) | Self::SeveralKeys)
     }
 }

@@ -1,7 +1,7 @@
 //! `payonce key`: what became of a request, by its idempotency key, as `GET /idempotency-key` and
 //! `POST /idempotency-key/void` say it.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -85,9 +85,13 @@ fn read(key: &str) -> Result<IdempotencyKey, CommandError> {
     if key != "-" {
         return Ok(IdempotencyKey::parse(key.as_bytes())?);
     }
-    let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
-    Ok(IdempotencyKey::parse(line.trim_end_matches(['\r', '\n']).as_bytes())?)
+    let mut lines = io::stdin().lines();
+    let line = lines.next().transpose()?.unwrap_or_default();
+    // At a terminal the first line is all that was typed.
+    if !io::stdin().is_terminal() && lines.next().transpose()?.is_some() {
+        return Err(CommandError::SeveralKeys);
+    }
+    Ok(IdempotencyKey::parse(line.as_bytes())?)
 }
 
 /// As a server does it.

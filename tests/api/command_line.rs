@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use reqwest::Method;
@@ -26,6 +26,14 @@ fn on(database: &TestDatabase, arguments: &[&str]) -> Command {
 /// The program's exit code and what it printed.
 fn operate(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     run(&mut on(database, arguments))
+}
+
+/// What the program does that reads this from stdin.
+fn reading(mut command: Command, given: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 /// A setting as `payonce config --json` has it: its value, and where that is from.
@@ -195,11 +203,23 @@ async fn what_became_of_a_key_is_said_as_over_http() {
 async fn a_key_is_read_from_stdin_where_it_should_not_be_seen() {
     let server = TestServer::start().await;
     server.pay("k", PAYMENT).await;
-    let mut command = on(&server.database, &["key", "show", "-", "--json"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"k\n").unwrap();
-    let shown: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(shown["state"], "completed");
+    for given in ["k", "k\n", "k\r\n"] {
+        let output = reading(on(&server.database, &["key", "show", "-", "--json"]), given);
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown["state"], "completed", "{given:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_keys_on_stdin_none_is_voided() {
+    let server = TestServer::start().await;
+    let output = reading(on(&server.database, &["key", "void", "-"]), "first\nsecond\n");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &b""[..]), "{said}");
+    assert!(said.contains("more than one line") && !said.contains("first"), "{said}");
+    for key in ["first", "second"] {
+        assert_eq!(server.pay(key, PAYMENT).await.status, 201);
+    }
 }
 
 #[tokio::test]
