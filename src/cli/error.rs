@@ -46,6 +46,11 @@ pub(super) enum CommandError {
         "there is more than one line on stdin: give one key at a time; nothing was done with this one"
     )]
     SeveralKeys,
+    /// There are several accounts, and none is named.
+    #[error(
+        "there is more than one account: say with --account whose key it is; payonce account list shows all"
+    )]
+    WhichAccount,
     /// A server is executing the request.
     #[error("a server is executing the request with this key right now: void it again in a moment")]
     InFlight,
@@ -68,6 +73,6 @@ pub(super) enum CommandError {
 impl CommandError {
     /// Whether it is for what was given, or left out, that the command can't be done.
     pub(super) fn is_of_usage(&self) -> bool {
-        matches!(self, Self::InvalidKey(_) | Self::SeveralKeys)
+        matches!(self, Self::InvalidKey(_) | Self::SeveralKeys | Self::WhichAccount)
     }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{accounts::find_account, connect, error::CommandError, print};
 use crate::{
+    accounts::store::{self, Account},
     config::Settings,
     idempotency::{self, Committer, IdempotencyKey, Outcome},
     idempotency_key::{self, Shown},
@@ -32,19 +33,21 @@ pub(super) enum KeyCommand {
 pub(super) struct Asked {
     /// The key, as it stands in the header; - reads it from stdin, and so keeps it out of lists of processes
     key: String,
-    /// Whose key it is: an account's name or id
-    #[arg(long, default_value = "default")]
-    account: String,
+    /// Whose key it is: an account's name or id; must be said where there is more than one account
+    #[arg(long)]
+    account: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What programs are told: what the API says, and by what the log knows the key.
+/// What programs are told: what the API says, of whose key, and by what the log knows it.
 #[derive(Serialize)]
 struct Found<'a> {
     #[serde(flatten)]
     shown: &'a Shown,
+    account_id: Uuid,
+    account: &'a str,
     key_hash: &'a str,
 }
 
@@ -57,7 +60,11 @@ pub(super) async fn key(
     let (KeyCommand::Show(asked) | KeyCommand::Void(asked)) = command;
     let key = read(&asked.key)?;
     let mut conn = connect(options).await?;
-    let account_id = find_account(&mut conn, &asked.account).await?.account_id;
+    // Never one that was not meant: of another account's key it would be said that nothing was executed.
+    let Account { account_id, name: account, .. } = match &asked.account {
+        Some(account) => find_account(&mut conn, account).await?,
+        None => store::only_account(&mut conn).await?.ok_or(CommandError::WhichAccount)?,
+    };
     if matches!(command, KeyCommand::Void(_)) {
         void(settings, options, account_id, key.clone()).await?;
     }
@@ -66,9 +73,11 @@ pub(super) async fn key(
     let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
     conn.close().await?;
     if asked.json {
-        return Ok(print::json(&Found { shown: &shown, key_hash: &key_hash })?);
+        let (account, key_hash) = (&account, &key_hash);
+        return Ok(print::json(&Found { shown: &shown, account_id, account, key_hash })?);
     }
     print::members([
+        ("account", Some(format!("{account} ({account_id})"))),
         ("state", Some(shown.state.as_str().to_owned())),
         ("operation", shown.operation),
         ("execution", shown.execution_id.map(|id| id.to_string())),

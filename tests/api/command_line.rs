@@ -16,6 +16,9 @@ use crate::support::{
     database::take_lock,
 };
 
+/// The account that is there from the beginning.
+const DEFAULT: &str = "00000000-0000-0000-0000-000000000000";
+
 /// The program on this database, about to be run.
 fn on(database: &TestDatabase, arguments: &[&str]) -> Command {
     let mut command = payonce(arguments);
@@ -182,6 +185,8 @@ async fn what_became_of_a_key_is_said_as_over_http() {
         let mut shown = database.operate(&["key", "show", key, "--json"]);
         let mut besides = |name| shown.as_object_mut().unwrap().remove(name).unwrap();
         let hash = besides("key_hash");
+        assert_eq!(besides("account"), "default");
+        assert_eq!(besides("account_id"), DEFAULT);
         // Operators void it here, and not over HTTP.
         let mut expected = answer;
         let detail = expected["detail"].as_str().unwrap();
@@ -190,7 +195,9 @@ async fn what_became_of_a_key_is_said_as_over_http() {
         assert_eq!((&shown, hash.as_str().unwrap().len()), (&expected, 16), "{key}");
         let (code, stdout, stderr) = operate(database, &["key", "show", key]);
         assert_eq!((code, stderr.as_str()), (0, ""));
-        assert!(stdout.starts_with("state ") && stdout.contains(state), "{stdout}");
+        let account = format!("default ({DEFAULT})");
+        assert!(stdout.starts_with("account ") && stdout.contains(&account), "{stdout}");
+        assert!(stdout.contains("\nstate ") && stdout.contains(state), "{stdout}");
         assert!(stdout.contains(hash.as_str().unwrap()), "{stdout}");
         assert!(stdout.ends_with(&format!("\n\n{detail}\n")), "{stdout}");
         assert_eq!(detail.contains("payonce key void"), state == "unknown", "{detail}");
@@ -265,13 +272,32 @@ async fn keys_and_payments_are_those_of_the_account_that_is_named() {
         assert!(stderr.contains("\"ada\" has no payment") && stderr.contains(&payment), "{stderr}");
     }
     database.operate(&["key", "void", "k", "--account", "ada", "--json"]);
-    assert_eq!(database.operate(&["key", "show", "k", "--json"])["state"], "completed");
+    let of_default = ["key", "show", "k", "--account", "default", "--json"];
+    assert_eq!(database.operate(&of_default)["state"], "completed");
     for arguments in
         [&["key", "show", "k"][..], &["payment", "list"], &["payment", "show", &payment]]
     {
         let (code, _, stderr) = operate(database, &[arguments, &["--account", "nobody"]].concat());
         assert!(code == 1 && stderr.contains("no account \"nobody\""), "{stderr}");
     }
+}
+
+#[tokio::test]
+async fn whose_key_is_meant_must_be_said_where_there_are_several_accounts() {
+    let server = TestServer::start().await;
+    let ada = server.account("ada").await;
+    assert_eq!(ada.pay("k", PAYMENT).await.status, 201);
+    for command in ["show", "void"] {
+        let (code, stdout, stderr) = operate(&server.database, &["key", command, "k"]);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert!(stderr.contains("--account"), "{stderr}");
+        // As the log names it.
+        let named = ["key", command, "k", "--account", &ada.id];
+        let (code, stdout, stderr) = operate(&server.database, &named);
+        assert!(code == 0 && stdout.contains(&format!("ada ({})", ada.id)), "{stdout}{stderr}");
+        assert!(stdout.contains("completed"), "{stdout}");
+    }
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_keys").await, 1);
 }
 
 #[tokio::test]
