@@ -268,6 +268,9 @@ async fn asking_and_voiding_need_a_valid_key() {
     {
         let missing = server.request(method.clone(), path, &[], "").await;
         missing.assert_problem(400, "idempotency-key-missing");
+        // A new one would say nothing of any request.
+        let detail = missing.member("detail");
+        assert!(detail.contains("or to void its key, send that key"), "{detail}");
         let two = server.request(method, path, &[("idempotency-key", "a, b")], "").await;
         two.assert_problem(400, "idempotency-key-invalid");
     }
