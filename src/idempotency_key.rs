@@ -1,6 +1,6 @@
 //! For clients that lost an answer: what became of a request, and making sure that it never happens.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use actix_web::{
     HttpResponse,
@@ -27,6 +27,9 @@ use crate::{
     refunds::{self, refund::GiveBack},
     timestamp::Timestamp,
 };
+
+/// How clients void a key.
+const VOIDING: &str = "POST /idempotency-key/void";
 
 /// What to say where a key can't be looked up: nothing of what its request did.
 const UNREAD: &str = "It could not be read what became of this key. That says nothing of the request that was sent \
@@ -65,23 +68,42 @@ impl State {
         }
     }
 
-    fn meaning(self) -> &'static str {
-        match self {
+    /// What it means, where keys are `kept` for so long, to whoever voids them by `voiding`.
+    fn meaning(self, kept: Option<&str>, voiding: &str) -> String {
+        let meaning = match self {
             Self::Unknown => {
-                "Nothing is committed with this key. That is no promise: the request may still be under way. To make \
-                 sure that it is never executed, void the key (POST /idempotency-key/void); or send the same request again."
+                let nothing = kept.map_or_else(
+                    || "Nothing is committed with this key.".to_owned(),
+                    |kept| format!("Nothing was committed with this key in the last {kept}."),
+                );
+                format!(
+                    "{nothing} That is no promise: the request may still be under way. To make sure that it is never \
+                     executed, void the key ({voiding}); or send the same request again."
+                )
             }
             Self::Completed => {
                 "It was executed, once. The same request with this key gets the stored answer."
+                    .to_owned()
             }
             Self::Refused => {
                 "It was refused, for good. The same request with this key gets the same refusal."
+                    .to_owned()
             }
             Self::Expired => {
                 "It was executed, once; `resource` is what it made. Its answer is kept no longer, and nothing is ever \
                  executed again with this key."
+                    .to_owned()
             }
-            Self::Voided => "Nothing was executed with this key, and nothing ever will be.",
+            Self::Voided => kept.map_or_else(
+                || "Nothing was executed with this key, and nothing ever will be.".to_owned(),
+                |kept| format!("Nothing was executed with this key in the {kept} before it was voided."),
+            ),
+        };
+        match kept {
+            None => meaning,
+            Some(kept) => {
+                format!("{meaning} (Keys are kept for {kept} here, and are new after that.)")
+            }
         }
     }
 }
@@ -104,10 +126,11 @@ pub struct Shown {
     /// Until when the answer can be replayed.
     pub replayable_until: Option<Timestamp>,
     /// What all of that means.
-    pub detail: Cow<'static, str>,
+    pub detail: String,
 }
 
 impl Shown {
+    /// Without words yet.
     fn new(state: State, first_used_at: Option<DateTime<Utc>>) -> Self {
         Self {
             state,
@@ -117,7 +140,7 @@ impl Shown {
             status: None,
             first_used_at: first_used_at.map(Timestamp),
             replayable_until: None,
-            detail: state.meaning().into(),
+            detail: String::new(),
         }
     }
 }
@@ -182,13 +205,14 @@ async fn answer(
 ) -> Result<HttpResponse, Problem> {
     let Caller { account_id } = request.caller();
     let find = async |conn: &mut PgConnection| {
-        look_up(conn, account_id, request.key().clone(), keyed.key_ttl).await
+        look_up(conn, account_id, request.key().clone(), keyed.key_ttl, VOIDING).await
     };
     let shown = reads.run(find).await?;
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
 }
 
-/// What became of the request that was sent with a key; keys are kept for `key_ttl`.
+/// What became of the request that was sent with a key; keys are kept for `key_ttl`, and whoever asks voids
+/// them by `voiding`.
 ///
 /// # Errors
 /// When the database fails.
@@ -197,24 +221,14 @@ pub async fn look_up(
     account_id: Uuid,
     key: IdempotencyKey,
     key_ttl: Option<Duration>,
+    voiding: &str,
 ) -> Result<Shown, sqlx::Error> {
-    let Some(record) = KeyRecord::find(conn, account_id, key, key_ttl).await? else {
-        return Ok(Shown::new(State::Unknown, None));
+    let shown = match KeyRecord::find(conn, account_id, key, key_ttl).await? {
+        Some(record) => known(conn, account_id, record).await?,
+        None => Shown::new(State::Unknown, None),
     };
-    let mut shown = known(conn, account_id, record).await?;
-    if let Some(ttl) = key_ttl {
-        let kept = humantime::format_duration(ttl);
-        let detail = match shown.state {
-            State::Voided => {
-                format!("Nothing was executed with this key in the {kept} before it was voided.")
-                    .into()
-            }
-            _ => shown.detail,
-        };
-        shown.detail =
-            format!("{detail} (Keys are kept for {kept} here, and are new after that.)").into();
-    }
-    Ok(shown)
+    let kept = key_ttl.map(|ttl| humantime::format_duration(ttl).to_string());
+    Ok(Shown { detail: shown.state.meaning(kept.as_deref(), voiding), ..shown })
 }
 
 async fn known(

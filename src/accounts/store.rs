@@ -76,6 +76,15 @@ pub(crate) async fn find_account(
     .await
 }
 
+/// The account, where there is one alone.
+pub(crate) async fn only_account(conn: &mut PgConnection) -> Result<Option<Account>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT account_id, name, created_at FROM accounts WHERE (SELECT count(*) FROM accounts) = 1",
+    )
+    .fetch_optional(conn)
+    .await
+}
+
 /// How many valid keys there are.
 pub(crate) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL")

@@ -41,6 +41,16 @@ pub(super) enum CommandError {
     /// What should be an idempotency key is none.
     #[error("{0}")]
     InvalidKey(#[from] InvalidKey),
+    /// More than a key was given.
+    #[error(
+        "there is more than one line on stdin: give one key at a time; nothing was done with this one"
+    )]
+    SeveralKeys,
+    /// There are several accounts, and none is named.
+    #[error(
+        "there is more than one account: say with --account whose key it is; payonce account list shows all"
+    )]
+    WhichAccount,
     /// A server is executing the request.
     #[error("a server is executing the request with this key right now: void it again in a moment")]
     InFlight,
@@ -58,4 +68,11 @@ pub(super) enum CommandError {
     /// What is printed or asked for can't be written or read.
     #[error("can't read or print: {0}")]
     Io(#[from] io::Error),
+}
+
+impl CommandError {
+    /// Whether it is for what was given, or left out, that the command can't be done.
+    pub(super) fn is_of_usage(&self) -> bool {
+        matches!(self, Self::InvalidKey(_) | Self::SeveralKeys | Self::WhichAccount)
+    }
 }

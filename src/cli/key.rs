@@ -1,7 +1,7 @@
 //! `payonce key`: what became of a request, by its idempotency key, as `GET /idempotency-key` and
 //! `POST /idempotency-key/void` say it.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -10,10 +10,14 @@ use uuid::Uuid;
 
 use super::{accounts::find_account, connect, error::CommandError, print};
 use crate::{
+    accounts::store::{self, Account},
     config::Settings,
     idempotency::{self, Committer, IdempotencyKey, Outcome},
     idempotency_key::{self, Shown},
 };
+
+/// How operators void a key.
+const VOIDING: &str = "payonce key void";
 
 /// What can be done with idempotency keys.
 #[derive(Debug, Clone, Subcommand)]
@@ -29,19 +33,21 @@ pub(super) enum KeyCommand {
 pub(super) struct Asked {
     /// The key, as it stands in the header; - reads it from stdin, and so keeps it out of lists of processes
     key: String,
-    /// Whose key it is: an account's name or id
-    #[arg(long, default_value = "default")]
-    account: String,
+    /// Whose key it is: an account's name or id; must be said where there is more than one account
+    #[arg(long)]
+    account: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What programs are told: what the API says, and by what the log knows the key.
+/// What programs are told: what the API says, of whose key, and by what the log knows it.
 #[derive(Serialize)]
 struct Found<'a> {
     #[serde(flatten)]
     shown: &'a Shown,
+    account_id: Uuid,
+    account: &'a str,
     key_hash: &'a str,
 }
 
@@ -54,18 +60,24 @@ pub(super) async fn key(
     let (KeyCommand::Show(asked) | KeyCommand::Void(asked)) = command;
     let key = read(&asked.key)?;
     let mut conn = connect(options).await?;
-    let account_id = find_account(&mut conn, &asked.account).await?.account_id;
+    // Never one that was not meant: of another account's key it would be said that nothing was executed.
+    let Account { account_id, name: account, .. } = match &asked.account {
+        Some(account) => find_account(&mut conn, account).await?,
+        None => store::only_account(&mut conn).await?.ok_or(CommandError::WhichAccount)?,
+    };
     if matches!(command, KeyCommand::Void(_)) {
         void(settings, options, account_id, key.clone()).await?;
     }
     let key_hash = key.hash_in(account_id);
     let key_ttl = settings.idempotency_key_ttl.0;
-    let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl).await?;
+    let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
     conn.close().await?;
     if asked.json {
-        return Ok(print::json(&Found { shown: &shown, key_hash: &key_hash })?);
+        let (account, key_hash) = (&account, &key_hash);
+        return Ok(print::json(&Found { shown: &shown, account_id, account, key_hash })?);
     }
     print::members([
+        ("account", Some(format!("{account} ({account_id})"))),
         ("state", Some(shown.state.as_str().to_owned())),
         ("operation", shown.operation),
         ("execution", shown.execution_id.map(|id| id.to_string())),
@@ -82,9 +94,13 @@ fn read(key: &str) -> Result<IdempotencyKey, CommandError> {
     if key != "-" {
         return Ok(IdempotencyKey::parse(key.as_bytes())?);
     }
-    let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
-    Ok(IdempotencyKey::parse(line.trim_end_matches(['\r', '\n']).as_bytes())?)
+    let mut lines = io::stdin().lines();
+    let line = lines.next().transpose()?.unwrap_or_default();
+    // At a terminal the first line is all that was typed.
+    if !io::stdin().is_terminal() && lines.next().transpose()?.is_some() {
+        return Err(CommandError::SeveralKeys);
+    }
+    Ok(IdempotencyKey::parse(line.as_bytes())?)
 }
 
 /// As a server does it.

@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use sqlx::{Connection, postgres::PgConnectOptions};
 
-use super::{error::CommandError, print};
+use super::{connect, error::CommandError, print};
 use crate::{
     config::Settings,
     database::{self, Unmigrated},
@@ -62,6 +62,7 @@ pub(super) async fn sweep(
     options: &PgConnectOptions,
     json: bool,
 ) -> Result<(), Box<dyn Error>> {
+    connect(options).await?.close().await.map_err(CommandError::Database)?;
     let done = |responses: u64, keys: u64| {
         format!("{responses} expired responses and {keys} expired keys deleted")
     };

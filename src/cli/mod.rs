@@ -31,6 +31,9 @@ mod serve;
 mod settings;
 mod storm;
 
+/// The exit code where an argument can't be read or is missing: clap's own.
+const USAGE: u8 = 2;
+
 /// Takes payments exactly once.
 ///
 /// Settings are read from flags, then the environment, then a file .env.
@@ -41,7 +44,8 @@ mod storm;
                   METRICS_TOKEN what readers of /metrics have to show as Authorization: Bearer\n  \
                   RUST_LOG      what is logged [default: info]; a line for each request: info,payonce::request=debug\n\n\
                   Exit codes: 0 done; 1 it failed, or what was asked about isn't so, and stderr says why;\n\
-                  2 a flag or setting can't be read; 130 stopped at once by a second signal"
+                  2 a flag, argument or setting can't be read, or a flag or argument is missing;\n\
+                  130 stopped at once by a second signal"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -123,7 +127,10 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // Nobody is left to be told when stderr is closed.
             let _ = writeln!(std::io::stderr(), "payonce: {error}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<CommandError>() {
+                Some(error) if error.is_of_usage() => ExitCode::from(USAGE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

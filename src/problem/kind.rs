@@ -125,7 +125,8 @@ impl Kind {
                 CorrectedRequest,
                 "Idempotency-Key header is required",
                 "Make a random key (a UUID, say) for each payment that you intend, keep it with the payment, and \
-                 send it in the Idempotency-Key header: the same key again whenever you send the same request again.",
+                 send it in the Idempotency-Key header: the same key again whenever you send the same request again. To \
+                 ask what became of a request, or to void its key, send that key.",
             ),
             Self::KeyInvalid => entry(
                 StatusCode::BAD_REQUEST,
@@ -260,8 +261,8 @@ impl Kind {
                 "internal",
                 SameRequest,
                 "Something is wrong with the server",
-                "Sending the same request with the same key again is safe. If it persists, report the instance: \
-                 it stands in the server's log, with the cause.",
+                "Sending the same request again, with the same key if it has one, is safe. If it persists, report the \
+                 instance: it stands in the server's log, with the cause.",
             ),
             Self::Overloaded => entry(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -283,7 +284,7 @@ impl Kind {
                 "database-unavailable",
                 SameRequest,
                 "The database can't be reached",
-                "Nothing was executed. Send the same request again, with the same key, after Retry-After.",
+                "Nothing was executed. Send the same request again, with the same key if it has one, after Retry-After.",
             ),
             Self::OutcomeUnknown => entry(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -26,7 +26,7 @@ pub async fn show(code: web::Path<String>) -> Result<HttpResponse, Problem> {
 
 fn page(Entry { code, status, title, retry, advice }: Entry) -> String {
     let next = match retry {
-        Retry::SameRequest => "Send the very same request again, with the same key.",
+        Retry::SameRequest => "Send the very same request again, with the same key if it has one.",
         Retry::CorrectedRequest => {
             "Correct the request and send it again. Its key was not used up."
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 
 use crate::support::{
-    PAYMENT, TestServer,
-    binary::Serve,
+    PAYMENT, TestDatabase, TestServer,
+    binary::{Serve, payonce, run, url},
     client::{Answer, Wire},
 };
 
@@ -64,6 +64,51 @@ async fn anonymous_calls_end_with_the_first_api_key_at_every_server_and_for_good
             assert_refused(&server.pay("k", PAYMENT).await, "ended for good");
             assert_refused(&get(server, &[]).await, "ended for good");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_changes_no_api_key_where_there_has_never_been_one_ends_nothing() {
+    let server = TestServer::start().await;
+    let database = &server.database;
+    let on_it =
+        |arguments: &[&str]| run(payonce(arguments).env("DATABASE_URL", url(&database.options)));
+    let nobody = "00000000-0000-0000-0000-000000000000";
+    let (code, _, stderr) = on_it(&["api-key", "revoke", nobody]);
+    assert!(code == 1 && stderr.contains("no API key with the id"), "{stderr}");
+    for by_hand in [
+        "INSERT INTO api_keys SELECT * FROM api_keys",
+        "UPDATE api_keys SET revoked_at = now()",
+        "DELETE FROM api_keys",
+        "TRUNCATE api_keys",
+    ] {
+        database.execute(by_hand).await;
+    }
+    assert_eq!(database.number("SELECT changes FROM api_key_changes").await, 0);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    let (code, _, stderr) = on_it(&["api-key", "create", "--name", "first"]);
+    assert!(code == 0 && stderr.contains("This is the first API key"), "{stderr}");
+}
+
+#[tokio::test]
+async fn whatever_changes_api_keys_by_hand_is_noticed() {
+    let database = TestDatabase::create().await;
+    database.create_api_key("default");
+    let mut before = 1;
+    for by_hand in [
+        "UPDATE api_keys SET revoked_at = now()",
+        "UPDATE api_keys SET hash = sha256('other')",
+        "UPDATE api_keys SET account_id = account_id",
+        "INSERT INTO api_keys SELECT gen_random_uuid(), account_id, name, sha256('new'), ending FROM api_keys",
+        "DELETE FROM api_keys",
+        "INSERT INTO api_keys SELECT gen_random_uuid(), account_id, 'again', sha256('again'), 'gain' FROM accounts",
+        "TRUNCATE api_keys",
+    ] {
+        database.execute(by_hand).await;
+        let changes = database.number("SELECT changes FROM api_key_changes").await;
+        assert!(changes > before, "{by_hand}");
+        before = changes;
     }
 }
 
@@ -189,7 +234,7 @@ async fn anonymous_calls_can_be_answered_wherever_they_come_from() {
 
 #[tokio::test]
 async fn a_server_that_answers_everybody_warns_of_it_at_start() {
-    let database = crate::support::TestDatabase::create().await;
+    let database = TestDatabase::create().await;
     let warning = "ANONYMOUS_ACCESS is true";
     let open = Serve::start(&database.options, &[("ANONYMOUS_ACCESS", "true")]);
     let default = Serve::start(&database.options, &[]);

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use reqwest::Method;
@@ -16,6 +16,9 @@ use crate::support::{
     database::take_lock,
 };
 
+/// The account that is there from the beginning.
+const DEFAULT: &str = "00000000-0000-0000-0000-000000000000";
+
 /// The program on this database, about to be run.
 fn on(database: &TestDatabase, arguments: &[&str]) -> Command {
     let mut command = payonce(arguments);
@@ -26,6 +29,14 @@ fn on(database: &TestDatabase, arguments: &[&str]) -> Command {
 /// The program's exit code and what it printed.
 fn operate(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     run(&mut on(database, arguments))
+}
+
+/// What the program does that reads this from stdin.
+fn reading(mut command: Command, given: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 /// A setting as `payonce config --json` has it: its value, and where that is from.
@@ -172,16 +183,24 @@ async fn what_became_of_a_key_is_said_as_over_http() {
             .await
             .json();
         let mut shown = database.operate(&["key", "show", key, "--json"]);
-        let hash = shown.as_object_mut().unwrap().remove("key_hash").unwrap();
-        assert_eq!((&shown, hash.as_str().unwrap().len()), (&answer, 16), "{key}");
+        let mut besides = |name| shown.as_object_mut().unwrap().remove(name).unwrap();
+        let hash = besides("key_hash");
+        assert_eq!(besides("account"), "default");
+        assert_eq!(besides("account_id"), DEFAULT);
+        // Operators void it here, and not over HTTP.
+        let mut expected = answer;
+        let detail = expected["detail"].as_str().unwrap();
+        let detail = detail.replace("POST /idempotency-key/void", "payonce key void");
+        expected["detail"] = detail.as_str().into();
+        assert_eq!((&shown, hash.as_str().unwrap().len()), (&expected, 16), "{key}");
         let (code, stdout, stderr) = operate(database, &["key", "show", key]);
         assert_eq!((code, stderr.as_str()), (0, ""));
-        assert!(stdout.starts_with("state ") && stdout.contains(state), "{stdout}");
+        let account = format!("default ({DEFAULT})");
+        assert!(stdout.starts_with("account ") && stdout.contains(&account), "{stdout}");
+        assert!(stdout.contains("\nstate ") && stdout.contains(state), "{stdout}");
         assert!(stdout.contains(hash.as_str().unwrap()), "{stdout}");
-        assert!(
-            stdout.ends_with(&format!("\n\n{}\n", answer["detail"].as_str().unwrap())),
-            "{stdout}"
-        );
+        assert!(stdout.ends_with(&format!("\n\n{detail}\n")), "{stdout}");
+        assert_eq!(detail.contains("payonce key void"), state == "unknown", "{detail}");
     }
     let quoted = database.operate(&["key", "show", "\"k\"", "--json"]);
     assert_eq!(quoted, database.operate(&["key", "show", "k", "--json"]));
@@ -191,11 +210,23 @@ async fn what_became_of_a_key_is_said_as_over_http() {
 async fn a_key_is_read_from_stdin_where_it_should_not_be_seen() {
     let server = TestServer::start().await;
     server.pay("k", PAYMENT).await;
-    let mut command = on(&server.database, &["key", "show", "-", "--json"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"k\n").unwrap();
-    let shown: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(shown["state"], "completed");
+    for given in ["k", "k\n", "k\r\n"] {
+        let output = reading(on(&server.database, &["key", "show", "-", "--json"]), given);
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown["state"], "completed", "{given:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_keys_on_stdin_none_is_voided() {
+    let server = TestServer::start().await;
+    let output = reading(on(&server.database, &["key", "void", "-"]), "first\nsecond\n");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &b""[..]), "{said}");
+    assert!(said.contains("more than one line") && !said.contains("first"), "{said}");
+    for key in ["first", "second"] {
+        assert_eq!(server.pay(key, PAYMENT).await.status, 201);
+    }
 }
 
 #[tokio::test]
@@ -241,13 +272,32 @@ async fn keys_and_payments_are_those_of_the_account_that_is_named() {
         assert!(stderr.contains("\"ada\" has no payment") && stderr.contains(&payment), "{stderr}");
     }
     database.operate(&["key", "void", "k", "--account", "ada", "--json"]);
-    assert_eq!(database.operate(&["key", "show", "k", "--json"])["state"], "completed");
+    let of_default = ["key", "show", "k", "--account", "default", "--json"];
+    assert_eq!(database.operate(&of_default)["state"], "completed");
     for arguments in
         [&["key", "show", "k"][..], &["payment", "list"], &["payment", "show", &payment]]
     {
         let (code, _, stderr) = operate(database, &[arguments, &["--account", "nobody"]].concat());
         assert!(code == 1 && stderr.contains("no account \"nobody\""), "{stderr}");
     }
+}
+
+#[tokio::test]
+async fn whose_key_is_meant_must_be_said_where_there_are_several_accounts() {
+    let server = TestServer::start().await;
+    let ada = server.account("ada").await;
+    assert_eq!(ada.pay("k", PAYMENT).await.status, 201);
+    for command in ["show", "void"] {
+        let (code, stdout, stderr) = operate(&server.database, &["key", command, "k"]);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert!(stderr.contains("--account"), "{stderr}");
+        // As the log names it.
+        let named = ["key", command, "k", "--account", &ada.id];
+        let (code, stdout, stderr) = operate(&server.database, &named);
+        assert!(code == 0 && stdout.contains(&format!("ada ({})", ada.id)), "{stdout}{stderr}");
+        assert!(stdout.contains("completed"), "{stdout}");
+    }
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_keys").await, 1);
 }
 
 #[tokio::test]
@@ -296,11 +346,13 @@ async fn what_cannot_be_read_is_refused_before_anything_is_done() {
     ] {
         assert_eq!(operate(&database, arguments).0, 2, "{arguments:?}");
     }
-    let (code, stdout, stderr) = operate(&database, &["key", "void", "se cret"]);
-    assert_eq!((code, stdout.as_str()), (1, ""));
-    assert!(stderr.contains("a bare key") && !stderr.contains("se cret"), "{stderr}");
+    for command in ["show", "void"] {
+        let (code, stdout, stderr) = operate(&database, &["key", command, "se cret"]);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert!(stderr.contains("a bare key") && !stderr.contains("se cret"), "{stderr}");
+    }
     let empty = TestDatabase::create_empty().await;
-    for arguments in [&["key", "void", "k"][..], &["payment", "list"]] {
+    for arguments in [&["key", "void", "k"][..], &["payment", "list"], &["sweep"]] {
         let (code, _, stderr) = operate(&empty, arguments);
         assert!(code == 1 && stderr.contains("run payonce migrate"), "{stderr}");
     }

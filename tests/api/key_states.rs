@@ -249,7 +249,14 @@ async fn a_key_past_its_ttl_is_unknown_even_if_it_was_voided() {
         .database
         .execute("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'")
         .await;
-    assert_eq!(said(&server.state("k").await), nothing_but("unknown"));
+    let past = server.state("k").await;
+    assert_eq!(said(&past), nothing_but("unknown"));
+    let detail = past.member("detail");
+    assert!(
+        detail.starts_with("Nothing was committed with this key in the last 1day."),
+        "{detail}"
+    );
+    assert!(detail.ends_with("(Keys are kept for 1day here, and are new after that.)"), "{detail}");
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
 }
 
@@ -261,6 +268,9 @@ async fn asking_and_voiding_need_a_valid_key() {
     {
         let missing = server.request(method.clone(), path, &[], "").await;
         missing.assert_problem(400, "idempotency-key-missing");
+        // A new one would say nothing of any request.
+        let detail = missing.member("detail");
+        assert!(detail.contains("or to void its key, send that key"), "{detail}");
         let two = server.request(method, path, &[("idempotency-key", "a, b")], "").await;
         two.assert_problem(400, "idempotency-key-invalid");
     }

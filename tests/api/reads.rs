@@ -121,7 +121,10 @@ async fn a_read_that_takes_too_long_is_refused() {
     let mut holder = server.database.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
     let begun = std::time::Instant::now();
-    server.get(&payment).await.assert_problem(503, "database-unavailable");
+    let late = server.get(&payment).await;
+    late.assert_problem(503, "database-unavailable");
+    // What reads has no key.
+    assert!(late.member("detail").contains("with the same key if it has one"), "{}", late.body);
     assert!(begun.elapsed() < Duration::from_secs(2));
     sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     assert_eq!(server.get(&payment).await.status, 200);
