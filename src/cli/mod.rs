@@ -17,7 +17,7 @@ use self::{
     payment::PaymentCommand,
 };
 use crate::{
-    config::{self, Settings},
+    config::{self, ConfigError, Settings},
     database, logs,
 };
 
@@ -116,14 +116,17 @@ pub fn run() -> ExitCode {
     let environment = std::env::vars_os().map(|(name, _)| name).collect();
     let dot_env = config::read_dot_env();
     let (cli, matches) = parse();
-    logs::start(cli.settings.log_format);
+    let filter = dot_env.and_then(|()| config::log_filter());
+    let logging = filter.map(|filter| logs::start(cli.settings.log_format, &filter));
     let execute = || System::new().block_on(execute(&cli, &matches, &environment));
-    match dot_env.map_err(Into::into).and_then(|()| execute()) {
+    match logging.map_err(Into::into).and_then(|()| execute()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told when stderr is closed.
             let _ = writeln!(std::io::stderr(), "payonce: {error}");
-            ExitCode::FAILURE
+            let unreadable = error.downcast_ref().is_some_and(ConfigError::is_unreadable);
+            // As clap ends what it can't read.
+            if unreadable { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -184,7 +187,12 @@ async fn execute(
         Some(Command::Payment(command)) => {
             Ok(payment::payment(command, settings, &config::database()?).await?)
         }
-        Some(Command::Config { .. } | Command::Completions { .. } | Command::Storm(_)) => Ok(()),
+        // Shown above; a script wants to know.
+        Some(Command::Config { .. }) => match config::database() {
+            Ok(_) | Err(ConfigError::NoDatabase) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+        Some(Command::Completions { .. } | Command::Storm(_)) => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 
 mod variables;
 
-pub use variables::{database, metrics_token, read_dot_env, shown};
+pub use variables::{database, log_filter, metrics_token, read_dot_env, shown};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
@@ -212,6 +212,17 @@ pub enum ConfigError {
     /// It is no URL of a PostgreSQL database. What it says may be a secret.
     #[error("DATABASE_URL can't be read: write it as postgres://user:password@host:5432/database")]
     DatabaseUrl,
+    /// `RUST_LOG` says nothing that could be meant.
+    #[error(
+        "RUST_LOG={value:?} can't be read: {reason}. Write a level (off, error, warn, info, debug, trace), for \
+         some targets another (info,payonce::request=debug), and other crates always with one (info,sqlx=debug)"
+    )]
+    LogFilter {
+        /// What it says.
+        value: String,
+        /// What is wrong with that.
+        reason: String,
+    },
     /// A relation between settings that doesn't hold.
     #[error("{0}")]
     Contradiction(String),
@@ -223,6 +234,17 @@ pub enum ConfigError {
         /// Why; nothing of its content.
         reason: String,
     },
+}
+
+impl ConfigError {
+    /// Whether something is written that can't be read, as opposed to what can and doesn't do.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        match self {
+            Self::DatabaseUrl | Self::LogFilter { .. } | Self::DotEnv { .. } => true,
+            Self::NoDatabase | Self::Contradiction(_) => false,
+        }
+    }
 }
 
 impl Settings {

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use sqlx::postgres::PgConnectOptions;
 
 use super::ConfigError;
-use crate::metrics::access::Token;
+use crate::{
+    logs::{DEFAULT_FILTER, Filter},
+    metrics::access::Token,
+};
 
 /// Reads `.env` from here or a folder above, where there is one, into the environment. What the
 /// environment has already stays.
@@ -37,6 +40,17 @@ pub fn database() -> Result<PgConnectOptions, ConfigError> {
         return Err(ConfigError::DatabaseUrl);
     }
     url.parse().map_err(|_| ConfigError::DatabaseUrl)
+}
+
+/// What `RUST_LOG` says is logged.
+///
+/// # Errors
+/// When it can't be read, or would silence payonce without saying so.
+pub fn log_filter() -> Result<Filter, ConfigError> {
+    let written = std::env::var_os("RUST_LOG").unwrap_or_default();
+    let written = written.to_string_lossy();
+    let value = if written.trim().is_empty() { DEFAULT_FILTER } else { written.as_ref() };
+    value.parse().map_err(|reason| ConfigError::LogFilter { value: value.to_owned(), reason })
 }
 
 /// The token that `METRICS_TOKEN` is.

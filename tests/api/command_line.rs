@@ -135,7 +135,9 @@ fn config_shows_settings_that_contradict_each_other_and_a_database_that_is_not_s
     assert_eq!(setting(&all, "IN_FLIGHT_WAIT"), (json!("10s"), json!("flag")));
     assert_eq!(setting(&all, "DATABASE_URL"), (Value::Null, json!("not set")));
     assert_eq!(setting(&all, "RUST_LOG"), (json!("info"), json!("default")));
-    let (_, stdout, _) = run(payonce(&["config"]).env("DATABASE_URL", "mysql://root:se-cret@x/y"));
+    let (code, stdout, _) =
+        run(payonce(&["config"]).env("DATABASE_URL", "mysql://root:se-cret@x/y"));
+    assert_eq!(code, 2);
     assert!(stdout.contains("can't be read") && !stdout.contains("se-cret"), "{stdout}");
 }
 

@@ -72,7 +72,7 @@ fn a_database_url_that_is_none_is_refused_without_being_shown() {
         ["mysql://root:se-cret@localhost/x", "se-cret", "postgres://user:se-cret@host:notaport/x"]
     {
         let (code, _, stderr) = run(payonce(&[]).env("DATABASE_URL", url));
-        assert_eq!(code, 1);
+        assert_eq!(code, 2);
         assert!(
             stderr.contains("DATABASE_URL can't be read") && !stderr.contains("se-cret"),
             "{stderr}"
@@ -168,6 +168,23 @@ fn a_setting_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_log_filter_that_would_silence_it_is_refused() {
+    for filter in ["infoo", "verbose", "foo=bar=baz", "infoo,payonce::request=debug", "sqlx=debug"]
+    {
+        for command in ["serve", "config"] {
+            let mut command = payonce(&[command]);
+            let (code, stdout, stderr) = run(command.env("RUST_LOG", filter));
+            assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+            let said = format!("payonce: RUST_LOG={filter:?} can't be read: ");
+            assert!(stderr.starts_with(&said) && stderr.contains("debug, trace"), "{stderr}");
+        }
+    }
+    for filter in ["off", " ", "error,sqlx=off"] {
+        assert_eq!(run(payonce(&["config"]).env("RUST_LOG", filter)).0, 0, "{filter}");
+    }
+}
+
+#[test]
 fn the_help_lists_every_setting() {
     let (code, stdout, _) = run(&mut payonce(&["--help"]));
     assert_eq!(code, 0);
@@ -231,7 +248,7 @@ fn a_broken_dot_env_is_reported_without_what_stands_in_it() {
     fs::write(folder.0.join(".env"), "PORT=5001\nDATABASE_URL='postgres://user:se-cret@host/x\n")
         .unwrap();
     let (code, _, stderr) = run(payonce(&[]).current_dir(&folder.0));
-    assert!(code == 1 && stderr.contains(".env can't be read"), "{stderr}");
+    assert!(code == 2 && stderr.contains(".env can't be read"), "{stderr}");
     assert!(!stderr.contains("se-cret"), "{stderr}");
 }
 
