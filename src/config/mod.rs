@@ -212,6 +212,14 @@ pub enum ConfigError {
     /// It is no URL of a PostgreSQL database. What it says may be a secret.
     #[error("DATABASE_URL can't be read: write it as postgres://user:password@host:5432/database")]
     DatabaseUrl,
+    /// It has a parameter that nobody knows. Its name, where it looks like one, and not its value.
+    #[error(
+        "DATABASE_URL can't be read: nothing is known of its parameter{}. Of those of PostgreSQL's own programs \
+         sslmode, sslrootcert, sslcert, sslkey, application_name, options and some more are known; a ? or & \
+         in a password is written %3F or %26",
+        .0.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default()
+    )]
+    DatabaseParameter(Option<String>),
     /// `RUST_LOG` says nothing that could be meant.
     #[error(
         "RUST_LOG={value:?} can't be read: {reason}. Write a level (off, error, warn, info, debug, trace), for \
@@ -241,7 +249,10 @@ impl ConfigError {
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         match self {
-            Self::DatabaseUrl | Self::LogFilter { .. } | Self::DotEnv { .. } => true,
+            Self::DatabaseUrl
+            | Self::DatabaseParameter(_)
+            | Self::LogFilter { .. }
+            | Self::DotEnv { .. } => true,
             Self::NoDatabase | Self::Contradiction(_) => false,
         }
     }

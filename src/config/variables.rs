@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use percent_encoding::percent_decode_str;
 use sqlx::postgres::PgConnectOptions;
 
 use super::ConfigError;
@@ -9,6 +10,28 @@ use crate::{
     logs::{DEFAULT_FILTER, Filter},
     metrics::access::Token,
 };
+
+/// What sqlx understands behind the question mark of a `DATABASE_URL`, besides `options[…]`.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
 
 /// Reads `.env` from here or a folder above, where there is one, into the environment. What the
 /// environment has already stays.
@@ -39,7 +62,29 @@ pub fn database() -> Result<PgConnectOptions, ConfigError> {
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err(ConfigError::DatabaseUrl);
     }
+    known_parameters(&url)?;
     url.parse().map_err(|_| ConfigError::DatabaseUrl)
+}
+
+/// Makes sure that sqlx knows every parameter of this URL. What it doesn't, it would ignore, be it a mistyped
+/// `sslmode`, and log with its value, be it a mistyped `password`.
+fn known_parameters(url: &str) -> Result<(), ConfigError> {
+    let query = url.split('#').next().and_then(|url| url.split_once('?')).map(|(_, query)| query);
+    let query = query.unwrap_or_default();
+    for parameter in query.split('&').filter(|one| !one.is_empty()) {
+        let (name, value) = parameter
+            .split_once('=')
+            .map_or((parameter, None), |(name, value)| (name, Some(value)));
+        let name = percent_decode_str(name).decode_utf8_lossy();
+        let option = name.strip_prefix("options[").is_some_and(|option| option.ends_with(']'));
+        if !option && !PARAMETERS.contains(&name.as_ref()) {
+            // What doesn't look like a name may be the rest of a password that has a ? or & in it.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
+            let shown = value.is_some() && !query.contains('@') && name.chars().all(plain);
+            return Err(ConfigError::DatabaseParameter(shown.then(|| name.into_owned())));
+        }
+    }
+    Ok(())
 }
 
 /// What `RUST_LOG` says is logged.

@@ -81,6 +81,42 @@ fn a_database_url_that_is_none_is_refused_without_being_shown() {
 }
 
 #[test]
+fn a_parameter_of_the_database_url_that_is_not_known_is_refused_without_its_value() {
+    let server = "postgres://payonce@127.0.0.1:1/payonce";
+    for (query, named) in [
+        ("sslmod=se-cret", "parameter \"sslmod\""),
+        ("sslmode=disable&pasword=se-cret", "parameter \"pasword\""),
+        ("SSLMODE=se-cret", "parameter \"SSLMODE\""),
+        ("%73slmod=se-cret", "parameter \"sslmod\""),
+        ("options[lock_timeout=se-cret", "parameter \"options[lock_timeout\""),
+        // Passwords that should have been escaped.
+        ("password=12&se-cret", "parameter."),
+        ("se-cret@db.example/payonce=", "parameter."),
+        ("se=cret@db.example/payonce", "parameter."),
+    ] {
+        for command in ["serve", "migrate", "sweep", "account list", "payment list", "config"] {
+            let mut command = payonce(&command.split(' ').collect::<Vec<_>>());
+            let (code, stdout, stderr) =
+                run(command.env("DATABASE_URL", format!("{server}?{query}")));
+            assert!(code == 2 && stderr.contains(named), "{query}: {stderr}");
+            assert!(!stdout.contains("se-cret") && !stderr.contains("se-cret"), "{stdout}{stderr}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_of_the_database_url_that_is_taken_is_understood() {
+    let query = "sslmode=disable&ssl-mode=disable&sslrootcert=a&ssl-root-cert=a&ssl-ca=a&sslcert=a&ssl-cert=a\
+                 &sslkey=a&ssl-key=a&statement-cache-capacity=9&host=a&hostaddr=127.0.0.1&port=9&dbname=d&user=u\
+                 &password=p&application_name=a&options=-c%20x%3Dy&options[lock_timeout]=1s&%6Fptions%5Bx%5D=y";
+    let url = format!("postgres://payonce@127.0.0.1:1/payonce?{query}");
+    let (code, stdout, stderr) = run(payonce(&["config"]).env("DATABASE_URL", url));
+    // sqlx warns of what it ignores.
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains(" u@127.0.0.1:9/d "), "{stdout}");
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     for (flags, message) in [
         (
