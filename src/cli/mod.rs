@@ -6,7 +6,7 @@
 use std::{collections::HashSet, error::Error, ffi::OsString, io::Write, process::ExitCode};
 
 use actix_web::rt::System;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 use clap_complete::Shell;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
@@ -139,7 +139,13 @@ fn parse() -> (Cli, ArgMatches) {
         let arg = arg.hide_short_help(true);
         if value.is_some_and(|value| value.is_empty()) { arg.env(None) } else { arg }
     });
-    let matches = command.get_matches();
+    let matches = command.try_get_matches().unwrap_or_else(|error| {
+        // Into a usage clap writes every flag that there is a value of, and takes a variable for one.
+        if error.get(ContextKind::Usage).is_some() {
+            let _ = Cli::command().mut_args(|arg| arg.env(None)).get_matches();
+        }
+        error.exit()
+    });
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => (cli, matches),
         Err(error) => error.exit(),

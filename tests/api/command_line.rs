@@ -58,6 +58,20 @@ fn the_short_help_is_a_page_and_names_every_command() {
     assert!(short.contains("Exit codes") && long.contains("--max-batch"), "{short}{long}");
 }
 
+#[test]
+fn a_usage_has_only_what_the_command_needs_whatever_is_set_in_the_environment() {
+    for (arguments, usage) in [
+        (&["key", "show"][..], "Usage: payonce key show <KEY>\n"),
+        (&["payment", "list", "--zzz"], "Usage: payonce payment list [OPTIONS]\n"),
+        (&["nothing"], "Usage: payonce [OPTIONS] [COMMAND]\n"),
+    ] {
+        let mut command = payonce(arguments);
+        let (code, _, stderr) =
+            run(command.env("PORT", "7").env("HOST", "::1").env("DEFAULT_CURRENCY", "EUR"));
+        assert!(code == 2 && stderr.contains(usage), "{stderr}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_lacking_is_listed_before_it_is_applied() {
     let database = TestDatabase::create_empty().await;
