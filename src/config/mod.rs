@@ -1,6 +1,13 @@
 //! Every setting: read from flags, then the environment, then `.env`, and validated once.
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{ArgAction, Args};
 use thiserror::Error;
@@ -297,6 +304,16 @@ impl Settings {
         for ttl in [key_ttl, response_ttl].into_iter().filter(|ttl| ttl.1 != never) {
             demand(ttl.1 <= LONGEST_TTL, ttl, "never, or at most", ("the longest", LONGEST_TTL))?;
         }
+        if let (Some(metrics), false) = (self.metrics_address, self.port == 0)
+            && let Ok(host) = self.host.trim_matches(['[', ']']).parse::<IpAddr>()
+            && metrics.port() == self.port
+            && overlap(host, metrics.ip())
+        {
+            return Err(ConfigError::Contradiction(format!(
+                "METRICS_ADDRESS ({metrics}) must be another address than that of HOST ({host}) and PORT ({})",
+                self.port
+            )));
+        }
         let (share, limit) = (self.account_queue_limit(), self.queue_limit.get());
         if share > limit {
             return Err(ConfigError::Contradiction(format!(
@@ -329,4 +346,11 @@ impl Settings {
             allow_asynchronous_commit: self.allow_asynchronous_commit,
         }
     }
+}
+
+/// Whether nobody can listen at both, on one port. That of all IPv6 addresses is that of IPv4 ones as well.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one == other || covers(one, other) || covers(other, one)
 }

@@ -150,9 +150,30 @@ fn settings_that_contradict_each_other_are_refused() {
             ["--account-queue-limit=2001", "--queue-limit=2000"],
             "ACCOUNT_QUEUE_LIMIT (2001) must be at most QUEUE_LIMIT (2000)",
         ),
+        (
+            ["--metrics-address=127.0.0.1:5000", "--port=5000"],
+            "METRICS_ADDRESS (127.0.0.1:5000) must be another address than that of HOST (127.0.0.1) and PORT (5000)",
+        ),
+        (["--metrics-address=0.0.0.0:5000", "--port=5000"], "METRICS_ADDRESS (0.0.0.0:5000) must"),
+        (["--metrics-address=[::]:5000", "--port=5000"], "METRICS_ADDRESS ([::]:5000) must"),
+        (["--metrics-address=[::1]:5000", "--host=[::]"], "of HOST (::) and PORT (5000)"),
     ] {
         let (code, _, stderr) = run(payonce(&flags).env("DATABASE_URL", "postgres://localhost/x"));
         assert!(code == 1 && stderr.contains(message), "{flags:?}: {stderr}");
+    }
+}
+
+#[test]
+fn metrics_are_served_at_any_other_address() {
+    for (metrics, host, port) in [
+        ("127.0.0.1:5001", "127.0.0.1", 5000),
+        ("127.0.0.1:0", "127.0.0.1", 0),
+        ("127.0.0.2:5000", "127.0.0.1", 5000),
+        ("0.0.0.0:5000", "::1", 5000),
+    ] {
+        let settings =
+            Settings { port, ..settings(&["--metrics-address", metrics, "--host", host]) };
+        assert!(settings.validate().is_ok(), "{metrics} {host}");
     }
 }
 
