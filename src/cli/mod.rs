@@ -33,7 +33,7 @@ mod storm;
 
 /// Takes payments exactly once.
 ///
-/// Settings are read from flags, then the environment, then a file .env.
+/// Settings are read from flags, then the environment, then a file .env in the working directory.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -213,7 +213,7 @@ pub enum ConfigError {
   docker compose up                  PostgreSQL and payonce, both in containers
   scripts/with-postgres cargo run    a PostgreSQL of this repository's own, started and stopped for you
   DATABASE_URL=postgres://user:password@host/database payonce
-                                     one that you have; the line may also stand in a file .env"
+                                     one that you have; the line may also stand in a file .env here"
     )]
     NoDatabase,
     /// It is no URL of a PostgreSQL database. What it says may be a secret.

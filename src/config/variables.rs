@@ -1,6 +1,6 @@
 //! What is read from the environment alone, and `.env`, which adds to it.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use percent_encoding::percent_decode_str;
 use sqlx::postgres::PgConnectOptions;
@@ -33,15 +33,20 @@ const PARAMETERS: [&str; 18] = [
     "options",
 ];
 
-/// Reads `.env` from here or a folder above, where there is one, into the environment. What the
-/// environment has already stays.
+/// Reads `.env` from the working directory, where there is one, into the environment. What the environment
+/// has already stays. Folders above are not looked into: what stands there is about something else.
 ///
 /// # Errors
 /// When there is one and it can't be read.
 pub fn read_dot_env() -> Result<(), ConfigError> {
-    let refuse = |reason: String| Err(ConfigError::DotEnv { path: PathBuf::from(".env"), reason });
-    match dotenvy::dotenv() {
-        Ok(_) => Ok(()),
+    let path = Path::new(".env");
+    let refuse = |reason: String| Err(ConfigError::DotEnv { path: path.to_path_buf(), reason });
+    // A folder of this name is a Python environment's, or made by Docker for a mount of what isn't there.
+    if path.is_dir() {
+        return Ok(());
+    }
+    match dotenvy::from_path(path) {
+        Ok(()) => Ok(()),
         Err(error) if error.not_found() => Ok(()),
         // The line itself may hold a secret.
         Err(dotenvy::Error::LineParse(line, place)) => {

@@ -300,6 +300,20 @@ async fn settings_are_read_from_flags_then_the_environment_then_dot_env() {
 }
 
 #[test]
+fn dot_env_is_that_of_the_working_directory_alone() {
+    let folder = Folder::new("above");
+    let below = folder.0.join("below");
+    fs::create_dir_all(below.join("a folder/.env")).unwrap();
+    fs::write(folder.0.join(".env"), "MAX_BATCH=3\n").unwrap();
+    for (directory, batch) in [(&folder.0, "3"), (&below, "512"), (&below.join("a folder"), "512")]
+    {
+        let (code, stdout, stderr) = run(payonce(&["config"]).current_dir(directory));
+        let line = stdout.lines().find(|line| line.starts_with("MAX_BATCH ")).unwrap();
+        assert!(code == 0 && line.split_whitespace().nth(1) == Some(batch), "{line}{stderr}");
+    }
+}
+
+#[test]
 fn a_broken_dot_env_is_reported_without_what_stands_in_it() {
     let folder = Folder::new("broken");
     fs::write(folder.0.join(".env"), "PORT=5001\nDATABASE_URL='postgres://user:se-cret@host/x\n")
