@@ -1,11 +1,14 @@
 //! How log lines look: text for people, or JSON for programs, each a line. Both have the same fields.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    str::FromStr,
+};
 
 use chrono::Utc;
 use env_logger::fmt::Formatter;
 use log::{
-    Record,
+    Level, LevelFilter, Metadata, Record,
     kv::{self, Key, Value, VisitSource},
 };
 use serde::{
@@ -18,6 +21,50 @@ use crate::timestamp::Timestamp;
 /// What is logged where `RUST_LOG` says nothing.
 pub const DEFAULT_FILTER: &str = "info";
 
+/// Where all targets of this program begin.
+const OURS: &str = "payonce";
+
+/// What is logged, as `RUST_LOG` says it: something of payonce, or in so many words nothing.
+///
+/// env_logger takes a word that is no level for the name of a module, so `infoo` would silence the server,
+/// errors included. Here a word alone is a level or a target of payonce; other crates go with a level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut builder = env_filter::Builder::new();
+        let filter = builder.try_parse(text).map_err(|error| error.to_string())?.build();
+        // What comes after a slash is a pattern for messages.
+        let directives = text.split('/').next().unwrap_or_default().split(',').map(str::trim);
+        let directives: Vec<_> = directives.filter(|directive| !directive.is_empty()).collect();
+        let (mut targets, mut off) = (vec![OURS], false);
+        for directive in directives {
+            let (name, level) = directive.split_once('=').unwrap_or(("", directive));
+            let level = level.trim().parse();
+            let ours = |target: &str| target == OURS || target.starts_with("payonce::");
+            off |= level == Ok(LevelFilter::Off) && (name.is_empty() || ours(name));
+            if ours(name) {
+                targets.push(name);
+            } else if name.is_empty() && ours(directive) {
+                targets.push(directive);
+            } else if name.is_empty() && level.is_err() {
+                return Err(format!("{directive:?} is no level, and no target of payonce"));
+            }
+        }
+        let logged = |target| {
+            filter.enabled(&Metadata::builder().level(Level::Error).target(target).build())
+        };
+        if off || targets.into_iter().any(logged) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("nothing of payonce would be logged, not even errors".to_owned())
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -27,11 +74,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs to stderr from now on, what `RUST_LOG` says. To be called once.
-pub fn start(format: LogFormat) {
-    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+/// Logs to stderr from now on, what the filter lets pass. To be called once.
+pub fn start(format: LogFormat, filter: &Filter) {
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default());
-    builder.parse_filters(filter.as_deref().unwrap_or(DEFAULT_FILTER)).format_timestamp_millis();
+    builder.parse_filters(&filter.0).format_timestamp_millis();
     match format {
         LogFormat::Text => builder.format_key_values(|out, fields| {
             fields.visit(&mut Text(out)).map_err(io::Error::other)
@@ -85,5 +131,47 @@ impl<'kvs, M: SerializeMap> VisitSource<'kvs> for Json<'_, M> {
             (None, None) => self.0.serialize_entry(key.as_str(), &format_args!("{value}")),
         };
         written.map_err(|_| kv::Error::msg("a field can't be written"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Filter;
+
+    #[test]
+    fn a_filter_logs_something_of_payonce_or_says_that_it_does_not() {
+        for filter in [
+            "info",
+            "INFO",
+            "off",
+            "payonce=off",
+            "info,payonce::request=debug",
+            "payonce",
+            "payonce::request",
+            "payonce::request=debug",
+            "trace,sqlx=warn,mio=warn,actix_http=warn",
+            "warn, payonce::problem=off",
+            "info/refund",
+            ",",
+        ] {
+            assert!(filter.parse::<Filter>().is_ok(), "{filter}");
+        }
+        for filter in [
+            "infoo",
+            "verbose",
+            "3",
+            "infoo,payonce::request=debug",
+            "info,sqlx",
+            "payoncee",
+            "payonce =info",
+            "sqlx=debug",
+            "sqlx=off",
+            "payonce=loud",
+            "foo=bar=baz",
+            "info/(",
+            "info/a/b",
+        ] {
+            assert!(filter.parse::<Filter>().is_err(), "{filter}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::HashSet, error::Error, ffi::OsString, io::Write, process::ExitCode};
 
 use actix_web::rt::System;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 use clap_complete::Shell;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
@@ -17,7 +17,7 @@ use self::{
     payment::PaymentCommand,
 };
 use crate::{
-    config::{self, Settings},
+    config::{self, ConfigError, Settings},
     database, logs,
 };
 
@@ -31,12 +31,12 @@ mod serve;
 mod settings;
 mod storm;
 
-/// The exit code where an argument can't be read or is missing: clap's own.
+/// The exit code where an argument or a setting can't be read, or is missing: clap's own.
 const USAGE: u8 = 2;
 
 /// Takes payments exactly once.
 ///
-/// Settings are read from flags, then the environment, then a file .env.
+/// Settings are read from flags, then the environment, then a file .env in the working directory.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -120,17 +120,17 @@ pub fn run() -> ExitCode {
     let environment = std::env::vars_os().map(|(name, _)| name).collect();
     let dot_env = config::read_dot_env();
     let (cli, matches) = parse();
-    logs::start(cli.settings.log_format);
+    let filter = dot_env.and_then(|()| config::log_filter());
+    let logging = filter.map(|filter| logs::start(cli.settings.log_format, &filter));
     let execute = || System::new().block_on(execute(&cli, &matches, &environment));
-    match dot_env.map_err(Into::into).and_then(|()| execute()) {
+    match logging.map_err(Into::into).and_then(|()| execute()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told when stderr is closed.
             let _ = writeln!(std::io::stderr(), "payonce: {error}");
-            match error.downcast_ref::<CommandError>() {
-                Some(error) if error.is_of_usage() => ExitCode::from(USAGE),
-                _ => ExitCode::FAILURE,
-            }
+            let unreadable = error.downcast_ref().is_some_and(ConfigError::is_unreadable)
+                || error.downcast_ref().is_some_and(CommandError::is_of_usage);
+            if unreadable { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -143,7 +143,13 @@ fn parse() -> (Cli, ArgMatches) {
         let arg = arg.hide_short_help(true);
         if value.is_some_and(|value| value.is_empty()) { arg.env(None) } else { arg }
     });
-    let matches = command.get_matches();
+    let matches = command.try_get_matches().unwrap_or_else(|error| {
+        // Into a usage clap writes every flag that there is a value of, and takes a variable for one.
+        if error.get(ContextKind::Usage).is_some() {
+            let _ = Cli::command().mut_args(|arg| arg.env(None)).get_matches();
+        }
+        error.exit()
+    });
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => (cli, matches),
         Err(error) => error.exit(),
@@ -191,7 +197,12 @@ async fn execute(
         Some(Command::Payment(command)) => {
             Ok(payment::payment(command, settings, &config::database()?).await?)
         }
-        Some(Command::Config { .. } | Command::Completions { .. } | Command::Storm(_)) => Ok(()),
+        // Shown above; a script wants to know.
+        Some(Command::Config { .. }) => match config::database() {
+            Ok(_) | Err(ConfigError::NoDatabase) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+        Some(Command::Completions { .. } | Command::Storm(_)) => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::Settings,
+    config::{Settings, Ttl},
     server::{self, Server},
 };
 
@@ -35,9 +35,17 @@ pub(super) async fn serve(
     };
     server::announce(settings, options, &server);
 
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: what was accepted is finished, and no more; again to stop at once"),
-        _ = interrupt.recv() => info!("SIGINT: what was accepted is finished, and no more; again to stop at once"),
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    if settings.shutdown_delay.is_zero() {
+        info!("{signal}: what was accepted is finished, and no more; again to stop at once");
+    } else {
+        let delay = Ttl(Some(settings.shutdown_delay));
+        info!(
+            "{signal}: goes on serving for {delay}, not ready; then what was accepted is finished, and no more; again to stop at once"
+        );
     }
     tokio::select! {
         () = server.stop() => info!("stopped"),

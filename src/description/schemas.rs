@@ -51,7 +51,7 @@ fn shared() -> Map<String, Value> {
         },
         "Currency": {
             "type": "string", "enum": currencies,
-            "description": "ISO 4217, in upper case; those that count in minor units."
+            "description": "ISO 4217, in upper case; those that count in minor units and were not withdrawn."
         },
         "Timestamp": {
             "type": "string", "format": "date-time",
@@ -104,7 +104,10 @@ fn answers() -> Map<String, Value> {
             "status": success,
             "user_id": reference("UserId"),
             "amount": reference("Amount"),
-            "currency": reference("Currency"),
+            "currency": {
+                "type": "string", "pattern": "^[A-Z]{3}$",
+                "description": "ISO 4217. One that can be named, or could when the payment was taken."
+            },
             "refunded": {
                 "type": "integer", "format": "int64", "minimum": 0, "maximum": Amount::MAX,
                 "description": "The sum of its refunds."

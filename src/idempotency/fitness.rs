@@ -31,14 +31,14 @@ pub enum UnfitServer {
     AwaitsStandby,
     /// PostgreSQL's shared lock table has no room for the locks of full batches.
     #[error(
-        "{wanted} keys could be locked at once, and PostgreSQL's lock table has room for {room}: lower \
-         MAX_BATCH or COMMITTERS, or raise max_locks_per_transaction"
+        "{wanted} keys could be locked at once, and PostgreSQL's lock table has room for {locks}, half of which \
+         is for others: lower MAX_BATCH or COMMITTERS, or raise max_locks_per_transaction"
     )]
     LockTable {
         /// MAX_BATCH × COMMITTERS.
         wanted: usize,
-        /// Half of max_locks_per_transaction × max_connections: other servers need theirs.
-        room: usize,
+        /// max_locks_per_transaction × (max_connections + max_prepared_transactions).
+        locks: usize,
     },
 }
 
@@ -91,9 +91,10 @@ impl Requirements {
         {
             return Err(UnfitServer::AsynchronousCommit);
         }
-        let room = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0) / 2;
-        if self.max_locks > room {
-            return Err(UnfitServer::LockTable { wanted: self.max_locks, room });
+        let locks = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0);
+        // Other servers need theirs.
+        if self.max_locks > locks / 2 {
+            return Err(UnfitServer::LockTable { wanted: self.max_locks, locks });
         }
         Ok(FitServer {
             backend: column(&row, "backend")?,

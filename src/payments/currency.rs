@@ -5,7 +5,9 @@ use std::{fmt, str::FromStr};
 use serde::{Serialize, Serializer};
 
 /// A currency of ISO 4217 that counts in minor units. So not gold (`XAU`), nor drawing rights (`XDR`),
-/// nor the codes for tests and for none: of these nobody could say what an amount of 100 is.
+/// nor the codes for tests and for none: of these nobody could say what an amount of 100 is. Nor those that
+/// were withdrawn, as far as the table knows: nobody can pay in them any more. Payments that were taken
+/// before that are read from the database as they are, and can be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Currency(iso_currency::Currency);
 
@@ -14,7 +16,10 @@ impl Currency {
     #[must_use]
     pub fn from_code(code: &str) -> Option<Self> {
         let currency = iso_currency::Currency::from_code(code)?;
-        currency.exponent().is_some().then_some(Self(currency))
+        // The table takes VES for succeeded by VED; the standard has both, as two codes of one money.
+        let withdrawn =
+            currency.is_superseded().is_some() && currency != iso_currency::Currency::VES;
+        (currency.exponent().is_some() && !withdrawn).then_some(Self(currency))
     }
 
     /// Its alphabetic code.
@@ -50,13 +55,16 @@ mod tests {
 
     #[test]
     fn a_currency_is_a_code_of_iso_4217_with_minor_units() {
-        for code in ["USD", "EUR", "JPY", "KWD", "CLF", "ZWG", "XOF"] {
+        for code in ["USD", "EUR", "JPY", "KWD", "CLF", "XOF", "SLE", "VED", "VES", "XCG", "ZWG"] {
             assert_eq!(Currency::from_code(code).map(Currency::code), Some(code));
         }
         for code in
             ["usd", "Usd", "US", "USDT", "", " USD", "840", "ABC", "XXX", "XTS", "XAU", "XDR"]
         {
             assert_eq!(Currency::from_code(code), None, "{code}");
+        }
+        for withdrawn in ["HRK", "BGN", "CUC", "SLL", "ZWL", "ANG", "DEM"] {
+            assert_eq!(Currency::from_code(withdrawn), None, "{withdrawn}");
         }
     }
 }

@@ -69,6 +69,20 @@ fn the_short_help_is_a_page_and_names_every_command() {
     assert!(short.contains("Exit codes") && long.contains("--max-batch"), "{short}{long}");
 }
 
+#[test]
+fn a_usage_has_only_what_the_command_needs_whatever_is_set_in_the_environment() {
+    for (arguments, usage) in [
+        (&["key", "show"][..], "Usage: payonce key show <KEY>\n"),
+        (&["payment", "list", "--zzz"], "Usage: payonce payment list [OPTIONS]\n"),
+        (&["nothing"], "Usage: payonce [OPTIONS] [COMMAND]\n"),
+    ] {
+        let mut command = payonce(arguments);
+        let (code, _, stderr) =
+            run(command.env("PORT", "7").env("HOST", "::1").env("DEFAULT_CURRENCY", "EUR"));
+        assert!(code == 2 && stderr.contains(usage), "{stderr}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_lacking_is_listed_before_it_is_applied() {
     let database = TestDatabase::create_empty().await;
@@ -146,7 +160,9 @@ fn config_shows_settings_that_contradict_each_other_and_a_database_that_is_not_s
     assert_eq!(setting(&all, "IN_FLIGHT_WAIT"), (json!("10s"), json!("flag")));
     assert_eq!(setting(&all, "DATABASE_URL"), (Value::Null, json!("not set")));
     assert_eq!(setting(&all, "RUST_LOG"), (json!("info"), json!("default")));
-    let (_, stdout, _) = run(payonce(&["config"]).env("DATABASE_URL", "mysql://root:se-cret@x/y"));
+    let (code, stdout, _) =
+        run(payonce(&["config"]).env("DATABASE_URL", "mysql://root:se-cret@x/y"));
+    assert_eq!(code, 2);
     assert!(stdout.contains("can't be read") && !stdout.contains("se-cret"), "{stdout}");
 }
 

@@ -52,6 +52,7 @@ async fn what_is_no_currency_with_minor_units_is_refused() {
         "\"XXX\"",
         "\"XTS\"",
         "\"XAU\"",
+        "\"HRK\"",
         "\"US\\u0044 \"",
         "840",
         "null",
@@ -68,6 +69,16 @@ async fn what_is_no_currency_with_minor_units_is_refused() {
     assert_eq!(server.pay("k", twice).await.pointers(), ["/currency"]);
     // The key is still free.
     assert_eq!(server.pay("k", &in_currency("\"KWD\"")).await.status, 201);
+}
+
+#[tokio::test]
+async fn what_was_paid_in_a_currency_that_was_withdrawn_since_is_shown_and_given_back() {
+    let server = TestServer::start().await;
+    let payment = server.paid("k", 100).await;
+    server.database.execute("UPDATE payments SET currency = 'HRK'").await;
+    assert_eq!(shown(&server, &format!("/payment/{payment}")).await, "HRK");
+    assert_eq!(server.refund(&payment, "r", r#"{"amount":40}"#).await.status, 201);
+    assert_eq!(server.get("/payment").await.json()["payments"][0]["refunded"], 40);
 }
 
 #[tokio::test]

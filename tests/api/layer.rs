@@ -806,7 +806,15 @@ async fn a_server_that_could_not_keep_the_promises_is_refused() {
             .map_err(|error| error.to_string())
     };
     let error = start(Settings { max_batch: 1_000_000, ..Settings::default() }).await.unwrap_err();
-    assert!(error.contains("max_locks_per_transaction"), "{error}");
+    let locks = "current_setting('max_locks_per_transaction')::bigint
+                 * (current_setting('max_connections')::bigint
+                  + current_setting('max_prepared_transactions')::bigint)";
+    let locks = database.value::<i64>(&format!("SELECT {locks}")).await;
+    assert!(
+        error.contains(&format!("has room for {locks}, half of which is for others"))
+            && error.contains("max_locks_per_transaction"),
+        "{error}"
+    );
 
     database.set("synchronous_commit = off").await;
     let error = start(Settings::default()).await.unwrap_err();

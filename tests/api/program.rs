@@ -72,12 +72,48 @@ fn a_database_url_that_is_none_is_refused_without_being_shown() {
         ["mysql://root:se-cret@localhost/x", "se-cret", "postgres://user:se-cret@host:notaport/x"]
     {
         let (code, _, stderr) = run(payonce(&[]).env("DATABASE_URL", url));
-        assert_eq!(code, 1);
+        assert_eq!(code, 2);
         assert!(
             stderr.contains("DATABASE_URL can't be read") && !stderr.contains("se-cret"),
             "{stderr}"
         );
     }
+}
+
+#[test]
+fn a_parameter_of_the_database_url_that_is_not_known_is_refused_without_its_value() {
+    let server = "postgres://payonce@127.0.0.1:1/payonce";
+    for (query, named) in [
+        ("sslmod=se-cret", "parameter \"sslmod\""),
+        ("sslmode=disable&pasword=se-cret", "parameter \"pasword\""),
+        ("SSLMODE=se-cret", "parameter \"SSLMODE\""),
+        ("%73slmod=se-cret", "parameter \"sslmod\""),
+        ("options[lock_timeout=se-cret", "parameter \"options[lock_timeout\""),
+        // Passwords that should have been escaped.
+        ("password=12&se-cret", "parameter."),
+        ("se-cret@db.example/payonce=", "parameter."),
+        ("se=cret@db.example/payonce", "parameter."),
+    ] {
+        for command in ["serve", "migrate", "sweep", "account list", "payment list", "config"] {
+            let mut command = payonce(&command.split(' ').collect::<Vec<_>>());
+            let (code, stdout, stderr) =
+                run(command.env("DATABASE_URL", format!("{server}?{query}")));
+            assert!(code == 2 && stderr.contains(named), "{query}: {stderr}");
+            assert!(!stdout.contains("se-cret") && !stderr.contains("se-cret"), "{stdout}{stderr}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_of_the_database_url_that_is_taken_is_understood() {
+    let query = "sslmode=disable&ssl-mode=disable&sslrootcert=a&ssl-root-cert=a&ssl-ca=a&sslcert=a&ssl-cert=a\
+                 &sslkey=a&ssl-key=a&statement-cache-capacity=9&host=a&hostaddr=127.0.0.1&port=9&dbname=d&user=u\
+                 &password=p&application_name=a&options=-c%20x%3Dy&options[lock_timeout]=1s&%6Fptions%5Bx%5D=y";
+    let url = format!("postgres://payonce@127.0.0.1:1/payonce?{query}");
+    let (code, stdout, stderr) = run(payonce(&["config"]).env("DATABASE_URL", url));
+    // sqlx warns of what it ignores.
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains(" u@127.0.0.1:9/d "), "{stdout}");
 }
 
 #[test]
@@ -114,9 +150,30 @@ fn settings_that_contradict_each_other_are_refused() {
             ["--account-queue-limit=2001", "--queue-limit=2000"],
             "ACCOUNT_QUEUE_LIMIT (2001) must be at most QUEUE_LIMIT (2000)",
         ),
+        (
+            ["--metrics-address=127.0.0.1:5000", "--port=5000"],
+            "METRICS_ADDRESS (127.0.0.1:5000) must be another address than that of HOST (127.0.0.1) and PORT (5000)",
+        ),
+        (["--metrics-address=0.0.0.0:5000", "--port=5000"], "METRICS_ADDRESS (0.0.0.0:5000) must"),
+        (["--metrics-address=[::]:5000", "--port=5000"], "METRICS_ADDRESS ([::]:5000) must"),
+        (["--metrics-address=[::1]:5000", "--host=[::]"], "of HOST (::) and PORT (5000)"),
     ] {
         let (code, _, stderr) = run(payonce(&flags).env("DATABASE_URL", "postgres://localhost/x"));
         assert!(code == 1 && stderr.contains(message), "{flags:?}: {stderr}");
+    }
+}
+
+#[test]
+fn metrics_are_served_at_any_other_address() {
+    for (metrics, host, port) in [
+        ("127.0.0.1:5001", "127.0.0.1", 5000),
+        ("127.0.0.1:0", "127.0.0.1", 0),
+        ("127.0.0.2:5000", "127.0.0.1", 5000),
+        ("0.0.0.0:5000", "::1", 5000),
+    ] {
+        let settings =
+            Settings { port, ..settings(&["--metrics-address", metrics, "--host", host]) };
+        assert!(settings.validate().is_ok(), "{metrics} {host}");
     }
 }
 
@@ -164,6 +221,23 @@ fn a_setting_that_cannot_be_read_is_named() {
             code == 2 && stderr.contains(&flag) && stderr.contains(value),
             "{variable}: {stderr}"
         );
+    }
+}
+
+#[test]
+fn a_log_filter_that_would_silence_it_is_refused() {
+    for filter in ["infoo", "verbose", "foo=bar=baz", "infoo,payonce::request=debug", "sqlx=debug"]
+    {
+        for command in ["serve", "config"] {
+            let mut command = payonce(&[command]);
+            let (code, stdout, stderr) = run(command.env("RUST_LOG", filter));
+            assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+            let said = format!("payonce: RUST_LOG={filter:?} can't be read: ");
+            assert!(stderr.starts_with(&said) && stderr.contains("debug, trace"), "{stderr}");
+        }
+    }
+    for filter in ["off", " ", "error,sqlx=off"] {
+        assert_eq!(run(payonce(&["config"]).env("RUST_LOG", filter)).0, 0, "{filter}");
     }
 }
 
@@ -226,12 +300,26 @@ async fn settings_are_read_from_flags_then_the_environment_then_dot_env() {
 }
 
 #[test]
+fn dot_env_is_that_of_the_working_directory_alone() {
+    let folder = Folder::new("above");
+    let below = folder.0.join("below");
+    fs::create_dir_all(below.join("a folder/.env")).unwrap();
+    fs::write(folder.0.join(".env"), "MAX_BATCH=3\n").unwrap();
+    for (directory, batch) in [(&folder.0, "3"), (&below, "512"), (&below.join("a folder"), "512")]
+    {
+        let (code, stdout, stderr) = run(payonce(&["config"]).current_dir(directory));
+        let line = stdout.lines().find(|line| line.starts_with("MAX_BATCH ")).unwrap();
+        assert!(code == 0 && line.split_whitespace().nth(1) == Some(batch), "{line}{stderr}");
+    }
+}
+
+#[test]
 fn a_broken_dot_env_is_reported_without_what_stands_in_it() {
     let folder = Folder::new("broken");
     fs::write(folder.0.join(".env"), "PORT=5001\nDATABASE_URL='postgres://user:se-cret@host/x\n")
         .unwrap();
     let (code, _, stderr) = run(payonce(&[]).current_dir(&folder.0));
-    assert!(code == 1 && stderr.contains(".env can't be read"), "{stderr}");
+    assert!(code == 2 && stderr.contains(".env can't be read"), "{stderr}");
     assert!(!stderr.contains("se-cret"), "{stderr}");
 }
 

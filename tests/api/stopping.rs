@@ -21,7 +21,8 @@ async fn for_the_shutdown_delay_it_serves_is_not_ready_and_closes_connections() 
 
     let begun = Instant::now();
     serve.signal("TERM");
-    serve.wait_for("what was accepted is finished");
+    serve
+        .wait_for("SIGTERM: goes on serving for 2s, not ready; then what was accepted is finished");
     let (head, problem) = loop {
         let answer = get(&mut Wire::connect(serve.address).await, "/health/ready").await;
         if !answer.0.starts_with("http/1.1 200") {

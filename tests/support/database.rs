@@ -24,7 +24,7 @@ const PARTITION: &str = include_str!("../../docs/scaling/partition.sql");
 /// The one thing of the environment, or of `.env`, that tests go by.
 pub fn maintenance() -> PgConnectOptions {
     let url = std::env::var("DATABASE_URL").ok().or_else(|| {
-        let variables = dotenvy::dotenv_iter().ok()?.flatten();
+        let variables = dotenvy::from_path_iter(".env").ok()?.flatten();
         variables.into_iter().find(|(name, _)| name == "DATABASE_URL").map(|(_, url)| url)
     });
     let url = url.expect(

@@ -1,15 +1,25 @@
 //! Every setting: read from flags, then the environment, then `.env`, and validated once.
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{ArgAction, Args};
-use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
 use crate::{
     accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, logs::LogFormat,
     metrics::access::Token, payments::currency::Currency,
 };
+
+mod variables;
+
+pub use variables::{database, log_filter, metrics_token, read_dot_env, shown};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
@@ -203,12 +213,31 @@ pub enum ConfigError {
   docker compose up                  PostgreSQL and payonce, both in containers
   scripts/with-postgres cargo run    a PostgreSQL of this repository's own, started and stopped for you
   DATABASE_URL=postgres://user:password@host/database payonce
-                                     one that you have; the line may also stand in a file .env"
+                                     one that you have; the line may also stand in a file .env here"
     )]
     NoDatabase,
     /// It is no URL of a PostgreSQL database. What it says may be a secret.
     #[error("DATABASE_URL can't be read: write it as postgres://user:password@host:5432/database")]
     DatabaseUrl,
+    /// It has a parameter that nobody knows. Its name, where it looks like one, and not its value.
+    #[error(
+        "DATABASE_URL can't be read: nothing is known of its parameter{}. Of those of PostgreSQL's own programs \
+         sslmode, sslrootcert, sslcert, sslkey, application_name, options and some more are known; a ? or & \
+         in a password is written %3F or %26",
+        .0.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default()
+    )]
+    DatabaseParameter(Option<String>),
+    /// `RUST_LOG` says nothing that could be meant.
+    #[error(
+        "RUST_LOG={value:?} can't be read: {reason}. Write a level (off, error, warn, info, debug, trace), for \
+         some targets another (info,payonce::request=debug), and other crates always with one (info,sqlx=debug)"
+    )]
+    LogFilter {
+        /// What it says.
+        value: String,
+        /// What is wrong with that.
+        reason: String,
+    },
     /// A relation between settings that doesn't hold.
     #[error("{0}")]
     Contradiction(String),
@@ -220,6 +249,20 @@ pub enum ConfigError {
         /// Why; nothing of its content.
         reason: String,
     },
+}
+
+impl ConfigError {
+    /// Whether something is written that can't be read, as opposed to what can and doesn't do.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        match self {
+            Self::DatabaseUrl
+            | Self::DatabaseParameter(_)
+            | Self::LogFilter { .. }
+            | Self::DotEnv { .. } => true,
+            Self::NoDatabase | Self::Contradiction(_) => false,
+        }
+    }
 }
 
 impl Settings {
@@ -261,6 +304,16 @@ impl Settings {
         for ttl in [key_ttl, response_ttl].into_iter().filter(|ttl| ttl.1 != never) {
             demand(ttl.1 <= LONGEST_TTL, ttl, "never, or at most", ("the longest", LONGEST_TTL))?;
         }
+        if let (Some(metrics), false) = (self.metrics_address, self.port == 0)
+            && let Ok(host) = self.host.trim_matches(['[', ']']).parse::<IpAddr>()
+            && metrics.port() == self.port
+            && overlap(host, metrics.ip())
+        {
+            return Err(ConfigError::Contradiction(format!(
+                "METRICS_ADDRESS ({metrics}) must be another address than that of HOST ({host}) and PORT ({})",
+                self.port
+            )));
+        }
         let (share, limit) = (self.account_queue_limit(), self.queue_limit.get());
         if share > limit {
             return Err(ConfigError::Contradiction(format!(
@@ -295,48 +348,9 @@ impl Settings {
     }
 }
 
-/// Reads `.env` from here or a folder above, where there is one, into the environment. What the
-/// environment has already stays.
-///
-/// # Errors
-/// When there is one and it can't be read.
-pub fn read_dot_env() -> Result<(), ConfigError> {
-    let refuse = |reason: String| Err(ConfigError::DotEnv { path: PathBuf::from(".env"), reason });
-    match dotenvy::dotenv() {
-        Ok(_) => Ok(()),
-        Err(error) if error.not_found() => Ok(()),
-        // The line itself may hold a secret.
-        Err(dotenvy::Error::LineParse(line, place)) => {
-            let name = line.split('=').next().unwrap_or_default().trim();
-            refuse(format!("the line of {name:?} is not NAME=value, at character {place}"))
-        }
-        Err(error) => refuse(error.to_string()),
-    }
-}
-
-/// The database that `DATABASE_URL` names.
-///
-/// # Errors
-/// When it is not set, or no such URL.
-pub fn database() -> Result<PgConnectOptions, ConfigError> {
-    let url = std::env::var("DATABASE_URL").ok().filter(|url| !url.trim().is_empty());
-    let url = url.ok_or(ConfigError::NoDatabase)?;
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(ConfigError::DatabaseUrl);
-    }
-    url.parse().map_err(|_| ConfigError::DatabaseUrl)
-}
-
-/// The token that `METRICS_TOKEN` is.
-#[must_use]
-pub fn metrics_token() -> Option<Token> {
-    let token = std::env::var("METRICS_TOKEN").ok().filter(|token| !token.is_empty());
-    token.map(|token| Token::new(&token))
-}
-
-/// A database's address as it may be shown: without its password.
-#[must_use]
-pub fn shown(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    format!("{}@{}:{}/{database}", options.get_username(), options.get_host(), options.get_port())
+/// Whether nobody can listen at both, on one port. That of all IPv6 addresses is that of IPv4 ones as well.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one == other || covers(one, other) || covers(other, one)
 }
