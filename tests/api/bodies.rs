@@ -1,8 +1,13 @@
 //! Bodies: what is a payment, and what is said of what isn't.
 
 use reqwest::Method;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{PAYMENT, TestServer};
+
+/// The head of a payment in chunks.
+const CHUNKED: &str = "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                       Idempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 fn with_amount(amount: &str) -> String {
     format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)
@@ -151,8 +156,7 @@ async fn a_body_has_up_to_16_kib() {
 async fn a_body_may_come_in_chunks() {
     let server = TestServer::start().await;
     let mut wire = server.wire().await;
-    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
-    wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
+    wire.send(CHUNKED).await;
     for part in PAYMENT.as_bytes().chunks(5) {
         wire.send([format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()).await;
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
@@ -166,12 +170,45 @@ async fn a_body_may_come_in_chunks() {
 async fn a_chunked_body_has_up_to_16_kib_too() {
     let server = TestServer::start().await;
     let mut wire = server.wire().await;
-    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
-    wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
+    wire.send(CHUNKED).await;
     for _ in 0..5 {
         wire.send(format!("1000\r\n{}\r\n", " ".repeat(0x1000))).await;
     }
     assert_eq!(wire.status().await, 413);
+}
+
+#[tokio::test]
+async fn what_comes_in_no_chunks_is_to_be_corrected_and_ends_its_connection() {
+    let server = TestServer::start().await;
+    for chunks in ["zz\r\n", "5\r\n{\"useXX", "1\r\n{\r\n;\r\n", "fffffffffffffffff\r\n"] {
+        let mut wire = server.wire().await;
+        wire.send(CHUNKED).await;
+        wire.send(chunks).await;
+        let (head, problem) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 400") && problem.contains("malformed-json"), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(problem.contains("chunks") && problem.contains("corrected_request"), "{problem}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+    }
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201, "the key is still free");
+}
+
+#[tokio::test]
+async fn a_body_that_is_broken_off_may_be_sent_again_as_it_was() {
+    let server = TestServer::start().await;
+    let whole = format!("{CHUNKED}{:x}\r\n{PAYMENT}\r\n", PAYMENT.len());
+    let length = CHUNKED.replace("Transfer-Encoding: chunked", "Content-Length: 36");
+    for request in [whole, CHUNKED.to_owned(), format!("{CHUNKED}2"), length + &PAYMENT[..10]] {
+        let mut wire = server.wire().await;
+        wire.send(&request).await;
+        wire.stream.shutdown().await.unwrap();
+        let (head, problem) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 408") && problem.contains("same_request"), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+    }
+    assert_eq!(server.database.payments().await, 0);
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201, "the key is still free");
 }
 
 #[tokio::test]
