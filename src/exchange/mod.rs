@@ -14,7 +14,7 @@ use actix_web::{
     error::PayloadError,
     http::{
         ConnectionType, Method,
-        header::{HeaderName, HeaderValue},
+        header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
     web,
@@ -49,6 +49,13 @@ pub struct BodyLimits {
     pub size: usize,
     /// From the end of the head to the end of the body at most.
     pub time: Duration,
+}
+
+impl BodyLimits {
+    fn exceeded(&self) -> Problem {
+        let detail = format!("Send at most {} bytes. The key is still free.", self.size);
+        Problem::new(Kind::BodyTooLarge).with_detail(detail)
+    }
 }
 
 /// The header that carries the key, and echoes a valid one.
@@ -87,7 +94,8 @@ impl Exchange {
 /// The middleware.
 ///
 /// The body is read before anything else is looked at, so that a request which is refused early
-/// leaves the connection where the next request begins.
+/// leaves the connection where the next request begins. A body that is too large by its Content-Length
+/// isn't waited for: actix reads on for a moment, so that its sender gets to the answer, and closes.
 ///
 /// # Errors
 /// Those of what it wraps.
@@ -102,6 +110,9 @@ pub async fn exchange<B: MessageBody>(
     let request_id = request_id(&req);
     let body = match req.take_payload() {
         Payload::None => Ok(Bytes::new()),
+        _ if declared_length(&req).is_some_and(|length| length > limits.size) => {
+            Err(limits.exceeded())
+        }
         payload => read(payload, **limits).await,
     };
     let broken_off =
@@ -148,13 +159,17 @@ async fn read(mut payload: Payload, limits: BodyLimits) -> Result<Bytes, Problem
     };
     let body = timeout(limits.time, whole).await.unwrap_or(Err(Kind::RequestTimeout));
     body.map_err(|kind| match kind {
-        Kind::BodyTooLarge => Problem::new(kind)
-            .with_detail(format!("Send at most {} bytes. The key is still free.", limits.size)),
+        Kind::BodyTooLarge => limits.exceeded(),
         Kind::MalformedJson => wrong_as_a_whole(kind, "expected chunks".to_owned()).with_detail(
             "The body doesn't come in chunks as its Transfer-Encoding says (RFC 9112 §7.1). The key is still free.",
         ),
         _ => Problem::new(kind),
     })
+}
+
+/// How long the body is, where the head says it. No number gets here that isn't one.
+fn declared_length(req: &ServiceRequest) -> Option<usize> {
+    req.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The next part of a body; nothing at its end.
