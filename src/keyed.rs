@@ -224,16 +224,18 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     Ok((key, field_value.clone()))
 }
 
-/// `application/json`, in UTF-8 where it says a charset, and as it is. Nothing needs no type.
+/// `application/json`, said once, in UTF-8 where it says a charset, and as it is. Nothing needs no type.
 fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
     let refuse =
         |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
     if req.headers().contains_key(header::CONTENT_ENCODING) {
         return refuse("send the body as it is, without Content-Encoding");
     }
-    match req.headers().get(header::CONTENT_TYPE) {
-        None if empty => Ok(()),
-        Some(value) if value.to_str().is_ok_and(is_json) => Ok(()),
+    let mut types = req.headers().get_all(header::CONTENT_TYPE);
+    match (types.next(), types.next()) {
+        (None, _) if empty => Ok(()),
+        (Some(value), None) if value.to_str().is_ok_and(is_json) => Ok(()),
+        (_, Some(_)) => refuse("send one Content-Type, not several"),
         _ => refuse("send Content-Type: application/json"),
     }
 }
@@ -244,8 +246,8 @@ fn is_json(content_type: &str) -> bool {
         return true;
     }
     let Ok(parsed) = content_type.parse::<actix_web::mime::Mime>() else { return false };
-    let utf_8 = |(name, value): (actix_web::mime::Name<'_>, actix_web::mime::Name<'_>)| {
-        name == "charset" && value == "utf-8"
-    };
-    parsed.essence_str() == "application/json" && parsed.params().all(utf_8)
+    let mut parameters = parsed.params();
+    parsed.essence_str() == "application/json"
+        && parameters.next().is_none_or(|(name, value)| name == "charset" && value == "utf-8")
+        && parameters.next().is_none()
 }

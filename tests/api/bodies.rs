@@ -224,6 +224,8 @@ async fn only_json_in_utf_8_is_read() {
         "application/x-www-form-urlencoded",
         "application/json; charset=latin1",
         "application/json; charset=utf-8; charset=utf-16",
+        "application/json; charset=utf-8; charset=utf-8",
+        "application/json; version=1",
         "application/problem+json",
         "json",
         "",
@@ -231,6 +233,10 @@ async fn only_json_in_utf_8_is_read() {
         send(&[("content-type", content_type)]).await.assert_problem(415, "unsupported-media-type");
     }
     send(&[]).await.assert_problem(415, "unsupported-media-type");
+    for second in ["text/plain", "application/json"] {
+        let headers = [("content-type", "application/json"), ("content-type", second)];
+        send(&headers).await.assert_problem(415, "unsupported-media-type");
+    }
     for encoding in ["gzip", "identity"] {
         let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
         send(&headers).await.assert_problem(415, "unsupported-media-type");
