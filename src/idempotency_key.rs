@@ -172,7 +172,8 @@ async fn void_and_answer(
 /// No body is as good as an empty object.
 fn read_nothing(body: &[u8]) -> Result<(), Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
-    Members::read(body, Kind::MalformedJson)?.finish(Some(()))
+    let expected = "an empty JSON object, or no body at all";
+    Members::read(body, Kind::MalformedJson, expected)?.finish(Some(()))
 }
 
 async fn answer(

@@ -217,10 +217,10 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     let field_value = values.next().ok_or(Problem::new(Kind::KeyMissing))?;
     if values.next().is_some() {
         return Err(Problem::new(Kind::KeyInvalid)
-            .with_detail("send one Idempotency-Key header, not several"));
+            .with_detail("Send one Idempotency-Key header, not several."));
     }
     let key = IdempotencyKey::parse(field_value.as_bytes())
-        .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_detail(invalid.to_string()))?;
+        .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_message(&invalid))?;
     Ok((key, field_value.clone()))
 }
 
@@ -229,14 +229,14 @@ fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
     let refuse =
         |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
     if req.headers().contains_key(header::CONTENT_ENCODING) {
-        return refuse("send the body as it is, without Content-Encoding");
+        return refuse("Send the body as it is, without Content-Encoding.");
     }
     let mut types = req.headers().get_all(header::CONTENT_TYPE);
     match (types.next(), types.next()) {
         (None, _) if empty => Ok(()),
         (Some(value), None) if value.to_str().is_ok_and(is_json) => Ok(()),
-        (_, Some(_)) => refuse("send one Content-Type, not several"),
-        _ => refuse("send Content-Type: application/json"),
+        (_, Some(_)) => refuse("Send one Content-Type header, not several."),
+        _ => refuse("Send Content-Type: application/json, in UTF-8."),
     }
 }
 

@@ -132,6 +132,11 @@ async fn what_is_not_json_is_refused() {
         let answer = server.pay("k", body).await;
         answer.assert_problem(400, "malformed-json");
         assert_eq!(answer.pointers(), [""]);
+        let (detail, errors) = (answer.member("detail"), answer.member("errors"));
+        assert!(detail.starts_with("The body is not JSON: "), "{detail}");
+        for said in ["at line 1 column ", "a JSON object with user_id and amount"] {
+            assert!(detail.contains(said) && errors.contains(said), "{said}: {}", answer.body);
+        }
     }
     let mut wire = server.wire().await;
     let body = b"{\"user_id\": \"\xff\", \"amount\": 1}";
@@ -140,6 +145,25 @@ async fn what_is_not_json_is_refused() {
         .await;
     let (_, body) = wire.answer().await.unwrap();
     assert!(body.contains("malformed-json"), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_expected_instead_is_said_of_each_operation() {
+    let server = TestServer::start().await;
+    let payment = server.paid("k", 100).await;
+    let refund = format!("/payment/{payment}/refund");
+    for (path, expected) in [
+        ("/payment", "a JSON object with user_id and amount, and with currency if you like"),
+        (&refund, "an empty JSON object, one with amount, or no body at all"),
+        ("/idempotency-key/void", "an empty JSON object, or no body at all"),
+    ] {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "free")];
+        for body in ["{", "[]"] {
+            let answer = server.request(Method::POST, path, &headers, body).await;
+            assert_eq!(answer.status, 400);
+            assert!(answer.member("errors").contains(expected), "{}", answer.body);
+        }
+    }
 }
 
 #[tokio::test]
