@@ -17,8 +17,10 @@ use crate::{
     accounts::Caller,
     body::Members,
     database::Reads,
+    exchange::CameTo,
     idempotency::{Command, IdempotencyKey, KeyRecord, KeyState, Outcome, Response},
     keyed::{Keyed, KeyedRequest},
+    metrics::outcome_name,
     payments::{
         self,
         payment::{TakePayment, location},
@@ -142,23 +144,30 @@ pub async fn void(
     keyed: web::Data<Keyed>,
     reads: web::Data<Reads>,
 ) -> HttpResponse {
-    let answered = void_and_answer(&request, &keyed, &reads).await;
-    request.reply(answered)
+    let deadline = Instant::now() + keyed.request_deadline;
+    if let Err(problem) = read_nothing(request.body()) {
+        return request.reply(Err(problem));
+    }
+    let Caller { account_id } = request.caller();
+    let voided = keyed.committer.void(account_id, request.key().clone()).await;
+    let came_to = CameTo(outcome_name(&voided));
+    let answered = match voided {
+        Ok(Outcome::InFlight) => Err(Kind::KeyInFlight.into()),
+        Ok(_) => answer_voided(&request, &keyed, &reads, deadline).await,
+        Err(failure) => Err(failure.into()),
+    };
+    let mut response = request.reply(answered);
+    response.extensions_mut().insert(came_to);
+    response
 }
 
-async fn void_and_answer(
+/// From here on no failure may say that nothing was done.
+async fn answer_voided(
     request: &KeyedRequest,
     keyed: &Keyed,
     reads: &Reads,
+    deadline: Instant,
 ) -> Result<HttpResponse, Problem> {
-    let deadline = Instant::now() + keyed.request_deadline;
-    read_nothing(request.body())?;
-    let Caller { account_id } = request.caller();
-    let voided = keyed.committer.void(account_id, request.key().clone()).await?;
-    if voided == Outcome::InFlight {
-        return Err(Kind::KeyInFlight.into());
-    }
-    // From here on no failure may say that nothing was done.
     let unread = |cause: &str| {
         Problem::new(Kind::OutcomeUnknown).with_detail(UNREAD_VOIDED).caused_by(cause)
     };

@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use crate::{
     accounts::Caller,
-    exchange::{Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
+    exchange::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
     idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
+    metrics::outcome_name,
     problem::{Kind, Problem, Reported},
 };
 
@@ -110,14 +111,18 @@ impl KeyedRequest {
         location: impl FnOnce(Uuid) -> String,
     ) -> HttpResponse {
         let Caller { account_id } = self.caller;
-        let answered = match read(&self.body) {
-            Ok(command) => match keyed.committer.submit(account_id, self.key, command).await {
-                Ok(outcome) => keyed.respond(C::OPERATION, outcome, location),
-                Err(failure) => Err(failure.into()),
-            },
-            Err(problem) => Err(problem),
+        let command = match read(&self.body) {
+            Ok(command) => command,
+            Err(problem) => return echoing(self.field_value, Err(problem)),
         };
-        echoing(self.field_value, answered)
+        let heard = keyed.committer.submit(account_id, self.key, command).await;
+        let came_to = CameTo(outcome_name(&heard));
+        let answered = heard
+            .map_err(Problem::from)
+            .and_then(|outcome| keyed.respond(C::OPERATION, outcome, location));
+        let mut response = echoing(self.field_value, answered);
+        response.extensions_mut().insert(came_to);
+        response
     }
 
     /// Answers, with the key as it came.

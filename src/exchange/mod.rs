@@ -64,6 +64,10 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// The header that tells a replay from the first answer.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// What a keyed request came to, for the log. Stands in the extensions of its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct CameTo(pub &'static str);
+
 /// What is known of a request besides its head. Stands in its extensions.
 #[derive(Debug)]
 pub struct Exchange {
