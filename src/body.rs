@@ -22,16 +22,15 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Reads a body.
+    /// Reads a body. `expected` says what object it should be.
     ///
     /// # Errors
     /// `malformed-json` when it isn't JSON; `kind` when it is JSON, but not an object.
-    pub fn read(body: &'a [u8], kind: Kind) -> Result<Self, Problem> {
-        let malformed =
-            |error: serde_json::Error| wrong_as_a_whole(Kind::MalformedJson, error.to_string());
+    pub fn read(body: &'a [u8], kind: Kind, expected: &str) -> Result<Self, Problem> {
+        let malformed = |error: serde_json::Error| malformed(&error.to_string(), expected);
         let json: &RawValue = serde_json::from_slice(body).map_err(malformed)?;
         if !json.get().starts_with('{') {
-            return Err(wrong_as_a_whole(kind, "expected a JSON object".to_owned()));
+            return Err(wrong_as_a_whole(kind, format!("expected {expected}")));
         }
         let Object(left) = serde_json::from_str(json.get()).map_err(malformed)?;
         Ok(Self::new(left, kind))
@@ -93,6 +92,16 @@ impl<'a> Members<'a> {
             _ => Err(Problem::new(self.kind).with_errors(self.errors)),
         }
     }
+}
+
+/// A body that isn't JSON: what is wrong, and where it is, and what was expected.
+pub(crate) fn malformed(wrong: &str, expected: &str) -> Problem {
+    let detail = format!(
+        "The body is not JSON: {wrong}. Send {expected}. The key is still free: send the corrected request with the \
+         same one."
+    );
+    let error = format!("is not JSON ({wrong}): expected {expected}");
+    wrong_as_a_whole(Kind::MalformedJson, error).with_detail(detail)
 }
 
 /// A body or a query of which no single member is wrong.
@@ -162,7 +171,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(mut members) = Members::read(&body, Kind::InvalidPayment) {
+            if let Ok(mut members) = Members::read(&body, Kind::InvalidPayment, "JSON") {
                 let a = members.optional("a", "JSON", value);
                 let _ = members.finish(a);
             }
@@ -170,7 +179,7 @@ mod tests {
 
         #[test]
         fn nothing_that_looks_like_json_makes_it_panic(body in r#"\{("a"|"b"|:|,|[0-9]|\\|"|\[|\]|\{|\}| ){0,12}\}"#) {
-            if let Ok(mut members) = Members::read(body.as_bytes(), Kind::InvalidPayment) {
+            if let Ok(mut members) = Members::read(body.as_bytes(), Kind::InvalidPayment, "JSON") {
                 let a = members.optional("a", "JSON", value);
                 let _ = members.finish(a);
             }
@@ -181,7 +190,7 @@ mod tests {
             let mut object = Map::from_iter([("a".to_owned(), a.clone())]);
             object.extend(b.clone().map(|b| ("b".to_owned(), b)));
             let body = Value::Object(object).to_string();
-            let mut members = Members::read(body.as_bytes(), Kind::InvalidPayment).unwrap();
+            let mut members = Members::read(body.as_bytes(), Kind::InvalidPayment, "JSON").unwrap();
             let read = members.required("a", "JSON", value);
             let read = read.zip(members.optional("b", "JSON", value));
             prop_assert_eq!(members.finish(read), Ok((a, b)));

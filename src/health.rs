@@ -59,8 +59,6 @@ pub async fn ready(
     }
     match reads.run(async |conn| database::migrated(conn).await).await? {
         Ok(()) => Ok(healthy("ready")),
-        Err(unmigrated) => {
-            Err(Problem::new(Kind::DatabaseUnavailable).with_detail(unmigrated.to_string()))
-        }
+        Err(unmigrated) => Err(Problem::new(Kind::DatabaseUnavailable).with_message(&unmigrated)),
     }
 }

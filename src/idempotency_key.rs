@@ -17,8 +17,10 @@ use crate::{
     accounts::Caller,
     body::Members,
     database::Reads,
+    exchange::CameTo,
     idempotency::{Command, IdempotencyKey, KeyRecord, KeyState, Outcome, Response},
     keyed::{Keyed, KeyedRequest},
+    metrics::outcome_name,
     payments::{
         self,
         payment::{TakePayment, location},
@@ -165,23 +167,30 @@ pub async fn void(
     keyed: web::Data<Keyed>,
     reads: web::Data<Reads>,
 ) -> HttpResponse {
-    let answered = void_and_answer(&request, &keyed, &reads).await;
-    request.reply(answered)
+    let deadline = Instant::now() + keyed.request_deadline;
+    if let Err(problem) = read_nothing(request.body()) {
+        return request.reply(Err(problem));
+    }
+    let Caller { account_id } = request.caller();
+    let voided = keyed.committer.void(account_id, request.key().clone()).await;
+    let came_to = CameTo(outcome_name(&voided));
+    let answered = match voided {
+        Ok(Outcome::InFlight) => Err(Kind::KeyInFlight.into()),
+        Ok(_) => answer_voided(&request, &keyed, &reads, deadline).await,
+        Err(failure) => Err(failure.into()),
+    };
+    let mut response = request.reply(answered);
+    response.extensions_mut().insert(came_to);
+    response
 }
 
-async fn void_and_answer(
+/// From here on no failure may say that nothing was done.
+async fn answer_voided(
     request: &KeyedRequest,
     keyed: &Keyed,
     reads: &Reads,
+    deadline: Instant,
 ) -> Result<HttpResponse, Problem> {
-    let deadline = Instant::now() + keyed.request_deadline;
-    read_nothing(request.body())?;
-    let Caller { account_id } = request.caller();
-    let voided = keyed.committer.void(account_id, request.key().clone()).await?;
-    if voided == Outcome::InFlight {
-        return Err(Kind::KeyInFlight.into());
-    }
-    // From here on no failure may say that nothing was done.
     let unread = |cause: &str| {
         Problem::new(Kind::OutcomeUnknown).with_detail(UNREAD_VOIDED).caused_by(cause)
     };
@@ -195,7 +204,8 @@ async fn void_and_answer(
 /// No body is as good as an empty object.
 fn read_nothing(body: &[u8]) -> Result<(), Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
-    Members::read(body, Kind::MalformedJson)?.finish(Some(()))
+    let expected = "an empty JSON object, or no body at all";
+    Members::read(body, Kind::MalformedJson, expected)?.finish(Some(()))
 }
 
 async fn answer(

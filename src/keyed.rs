@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use crate::{
     accounts::Caller,
-    exchange::{Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
+    exchange::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
     idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
+    metrics::outcome_name,
     problem::{Kind, Problem, Reported},
 };
 
@@ -110,14 +111,18 @@ impl KeyedRequest {
         location: impl FnOnce(Uuid) -> String,
     ) -> HttpResponse {
         let Caller { account_id } = self.caller;
-        let answered = match read(&self.body) {
-            Ok(command) => match keyed.committer.submit(account_id, self.key, command).await {
-                Ok(outcome) => keyed.respond(C::OPERATION, outcome, location),
-                Err(failure) => Err(failure.into()),
-            },
-            Err(problem) => Err(problem),
+        let command = match read(&self.body) {
+            Ok(command) => command,
+            Err(problem) => return echoing(self.field_value, Err(problem)),
         };
-        echoing(self.field_value, answered)
+        let heard = keyed.committer.submit(account_id, self.key, command).await;
+        let came_to = CameTo(outcome_name(&heard));
+        let answered = heard
+            .map_err(Problem::from)
+            .and_then(|outcome| keyed.respond(C::OPERATION, outcome, location));
+        let mut response = echoing(self.field_value, answered);
+        response.extensions_mut().insert(came_to);
+        response
     }
 
     /// Answers, with the key as it came.
@@ -217,24 +222,26 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     let field_value = values.next().ok_or(Problem::new(Kind::KeyMissing))?;
     if values.next().is_some() {
         return Err(Problem::new(Kind::KeyInvalid)
-            .with_detail("send one Idempotency-Key header, not several"));
+            .with_detail("Send one Idempotency-Key header, not several."));
     }
     let key = IdempotencyKey::parse(field_value.as_bytes())
-        .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_detail(invalid.to_string()))?;
+        .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_message(&invalid))?;
     Ok((key, field_value.clone()))
 }
 
-/// `application/json`, in UTF-8 where it says a charset, and as it is. Nothing needs no type.
+/// `application/json`, said once, in UTF-8 where it says a charset, and as it is. Nothing needs no type.
 fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
     let refuse =
         |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
     if req.headers().contains_key(header::CONTENT_ENCODING) {
-        return refuse("send the body as it is, without Content-Encoding");
+        return refuse("Send the body as it is, without Content-Encoding.");
     }
-    match req.headers().get(header::CONTENT_TYPE) {
-        None if empty => Ok(()),
-        Some(value) if value.to_str().is_ok_and(is_json) => Ok(()),
-        _ => refuse("send Content-Type: application/json"),
+    let mut types = req.headers().get_all(header::CONTENT_TYPE);
+    match (types.next(), types.next()) {
+        (None, _) if empty => Ok(()),
+        (Some(value), None) if value.to_str().is_ok_and(is_json) => Ok(()),
+        (_, Some(_)) => refuse("Send one Content-Type header, not several."),
+        _ => refuse("Send Content-Type: application/json, in UTF-8."),
     }
 }
 
@@ -244,8 +251,8 @@ fn is_json(content_type: &str) -> bool {
         return true;
     }
     let Ok(parsed) = content_type.parse::<actix_web::mime::Mime>() else { return false };
-    let utf_8 = |(name, value): (actix_web::mime::Name<'_>, actix_web::mime::Name<'_>)| {
-        name == "charset" && value == "utf-8"
-    };
-    parsed.essence_str() == "application/json" && parsed.params().all(utf_8)
+    let mut parameters = parsed.params();
+    parsed.essence_str() == "application/json"
+        && parameters.next().is_none_or(|(name, value)| name == "charset" && value == "utf-8")
+        && parameters.next().is_none()
 }

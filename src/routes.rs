@@ -3,13 +3,15 @@
 use std::future::{Ready, ready};
 
 use actix_web::{
-    FromRequest, Handler, HttpResponse, Resource, Responder, guard,
+    FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, guard,
     http::header::{self, HeaderValue},
     web::{self, ServiceConfig},
 };
 
 use crate::{
-    description, health, idempotency_key, idempotency_policy, metrics, payments,
+    description, health, idempotency_key, idempotency_policy,
+    metrics::{self, access::Access},
+    payments,
     problem::{self, Kind, Problem},
     refunds,
 };
@@ -43,19 +45,23 @@ pub fn configure(routes: &mut ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
-/// The metrics' route. It is not there for those who may not read them, so it says nothing of methods.
+/// The metrics' route. It is not there for those who may not read them, whatever the method.
 pub fn metrics(routes: &mut ServiceConfig) {
+    let other_methods = web::to(|request: HttpRequest, access: web::Data<Access>| {
+        ready(access.check(&request).and_then(|()| refuse_method("GET, HEAD")))
+    });
     let metrics = web::resource("/metrics").route(get(metrics::show));
-    routes.service(metrics.default_service(web::to(not_found)));
+    routes.service(metrics.default_service(other_methods));
 }
 
 /// A path, with what to say to the methods that it doesn't take.
 fn resource(path: &'static str, allow: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move || {
-        let problem = Problem::new(Kind::MethodNotAllowed)
-            .with_header(header::ALLOW, HeaderValue::from_static(allow));
-        ready(Err::<HttpResponse, _>(problem))
-    }))
+    web::resource(path).default_service(web::to(move || ready(refuse_method(allow))))
+}
+
+fn refuse_method(allow: &'static str) -> Result<HttpResponse, Problem> {
+    let problem = Problem::new(Kind::MethodNotAllowed);
+    Err(problem.with_header(header::ALLOW, HeaderValue::from_static(allow)))
 }
 
 /// GET, and HEAD with it.

@@ -6,7 +6,10 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{examples, schemas};
-use crate::problem::{Entry, Kind, MemberError, Problem, Retry};
+use crate::{
+    body, payments,
+    problem::{Entry, Kind, MemberError, Problem, Retry},
+};
 
 /// An answer besides problems.
 pub(super) struct Success {
@@ -184,7 +187,10 @@ fn example_of(kind: Kind) -> Problem {
         Problem::new(kind).with_errors(vec![error])
     };
     match kind {
-        Kind::MalformedJson => wrong("", "EOF while parsing an object at line 1 column 21"),
+        Kind::MalformedJson => body::malformed(
+            "EOF while parsing an object at line 1 column 21",
+            payments::http::EXPECTED,
+        ),
         Kind::InvalidPayment => wrong("/ammount", "is not known here"),
         Kind::InvalidRefund => wrong("/amount", "expected a whole number of minor units"),
         Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),

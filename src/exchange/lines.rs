@@ -9,7 +9,7 @@ use actix_web::{
 use log::{Level, Record, kv::Value, log_enabled};
 use uuid::Uuid;
 
-use super::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, X_REQUEST_ID};
+use super::{CameTo, IDEMPOTENCY_KEY, X_REQUEST_ID};
 use crate::{idempotency::IdempotencyKey, problem::Reported};
 
 /// The target of a line for each request: `RUST_LOG=info,payonce::request=debug`.
@@ -40,11 +40,9 @@ pub(super) fn write<B>(response: &ServiceResponse<B>, account_id: Option<Uuid>, 
     let request_id = problem.map_or_else(Uuid::new_v4, |problem| problem.instance);
     let route = request.match_pattern();
     let key_hash = account_id.and_then(|account_id| key_hash(headers, account_id));
-    let outcome = match text(IDEMPOTENT_REPLAYED) {
-        Some("true") => Some("replayed"),
-        Some(_) => Some("new"),
-        None => problem.and_then(|problem| problem.code.strip_prefix("idempotency-key-")),
-    };
+    let came_to = extensions.get().map(|CameTo(outcome)| *outcome);
+    // A key that is missing or invalid comes to nothing.
+    let outcome = came_to.or_else(|| problem?.code.strip_prefix("idempotency-key-"));
     let fields = [
         ("method", Some(Value::from(request.method().as_str()))),
         ("route", Some(Value::from(route.as_deref().unwrap_or("(no route)")))),

@@ -14,17 +14,18 @@ use actix_web::{
     error::PayloadError,
     http::{
         ConnectionType, Method,
-        header::{HeaderName, HeaderValue},
+        header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
     web,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
+    body::wrong_as_a_whole,
     health::Stopping,
     problem::{Kind, Problem},
 };
@@ -50,11 +51,22 @@ pub struct BodyLimits {
     pub time: Duration,
 }
 
+impl BodyLimits {
+    fn exceeded(&self) -> Problem {
+        let detail = format!("Send at most {} bytes. The key is still free.", self.size);
+        Problem::new(Kind::BodyTooLarge).with_detail(detail)
+    }
+}
+
 /// The header that carries the key, and echoes a valid one.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The header that tells a replay from the first answer.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What a keyed request came to, for the log. Stands in the extensions of its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct CameTo(pub &'static str);
 
 /// What is known of a request besides its head. Stands in its extensions.
 #[derive(Debug)]
@@ -86,7 +98,8 @@ impl Exchange {
 /// The middleware.
 ///
 /// The body is read before anything else is looked at, so that a request which is refused early
-/// leaves the connection where the next request begins.
+/// leaves the connection where the next request begins. A body that is too large by its Content-Length
+/// isn't waited for: actix reads on for a moment, so that its sender gets to the answer, and closes.
 ///
 /// # Errors
 /// Those of what it wraps.
@@ -101,8 +114,13 @@ pub async fn exchange<B: MessageBody>(
     let request_id = request_id(&req);
     let body = match req.take_payload() {
         Payload::None => Ok(Bytes::new()),
+        _ if declared_length(&req).is_some_and(|length| length > limits.size) => {
+            Err(limits.exceeded())
+        }
         payload => read(payload, **limits).await,
     };
+    let broken_off =
+        body.as_ref().is_err_and(|problem: &Problem| problem.kind() != Kind::BodyTooLarge);
     req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
     let mut response = next.call(req).await?;
     if let Some(heard) = response.request().app_data::<Listener>() {
@@ -112,7 +130,8 @@ pub async fn exchange<B: MessageBody>(
     if let Some(id) = request_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
-    if stopping.has_begun() {
+    // Of a body without an end nobody knows where the next request would begin.
+    if broken_off || stopping.has_begun() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     let account_id =
@@ -123,14 +142,10 @@ pub async fn exchange<B: MessageBody>(
 
 async fn read(mut payload: Payload, limits: BodyLimits) -> Result<Bytes, Problem> {
     let whole = async {
-        let first = match payload.next().await {
-            Some(chunk) => chunk.map_err(|error| kind_of(&error))?,
-            None => return Ok(Bytes::new()),
-        };
+        let Some(first) = part(&mut payload).await? else { return Ok(Bytes::new()) };
         let mut body = BytesMut::new();
         let mut size = first.len();
-        while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| kind_of(&error))?;
+        while let Some(chunk) = part(&mut payload).await? {
             size += chunk.len();
             if size > limits.size {
                 return Err(Kind::BodyTooLarge);
@@ -148,19 +163,31 @@ async fn read(mut payload: Payload, limits: BodyLimits) -> Result<Bytes, Problem
     };
     let body = timeout(limits.time, whole).await.unwrap_or(Err(Kind::RequestTimeout));
     body.map_err(|kind| match kind {
-        Kind::BodyTooLarge => Problem::new(kind)
-            .with_detail(format!("Send at most {} bytes. The key is still free.", limits.size)),
+        Kind::BodyTooLarge => limits.exceeded(),
+        Kind::MalformedJson => wrong_as_a_whole(kind, "expected chunks".to_owned()).with_detail(
+            "The body doesn't come in chunks as its Transfer-Encoding says (RFC 9112 §7.1). The key is still free.",
+        ),
         _ => Problem::new(kind),
     })
 }
 
-/// What is wrong with a body that breaks off.
-fn kind_of(error: &PayloadError) -> Kind {
-    match error {
+/// How long the body is, where the head says it. No number gets here that isn't one.
+fn declared_length(req: &ServiceRequest) -> Option<usize> {
+    req.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The next part of a body; nothing at its end.
+async fn part(payload: &mut Payload) -> Result<Option<Bytes>, Kind> {
+    payload.next().await.transpose().map_err(|error| match error {
+        // actix has one error for a client that breaks off and for what are no chunks. Only a body that is
+        // broken off has an end.
+        PayloadError::Incomplete(_) if payload.next().now_or_never().is_none() => {
+            Kind::MalformedJson
+        }
         PayloadError::EncodingCorrupted => Kind::MalformedJson,
         PayloadError::Overflow => Kind::BodyTooLarge,
         _ => Kind::RequestTimeout,
-    }
+    })
 }
 
 /// A client's own id for its request, where it may stand in a header and in a log.

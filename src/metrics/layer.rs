@@ -170,7 +170,7 @@ impl Layer {
     fn answered(&self, operation: &str, answer: &Result<Outcome, Failure>) {
         let known = self.outcomes.iter().find(|(known, _)| *known == operation);
         if let Some((_, outcomes)) = known {
-            outcomes.count(outcome(answer));
+            outcomes.count(outcome_name(answer));
         }
     }
 
@@ -227,7 +227,8 @@ impl Observer for Layer {
     }
 }
 
-fn outcome(answer: &Result<Outcome, Failure>) -> &'static str {
+/// What an answer counts as, and is called in the log.
+pub fn outcome_name(answer: &Result<Outcome, Failure>) -> &'static str {
     match answer {
         Ok(Outcome::New { response, .. }) if response.status() >= 400 => "refused",
         Ok(Outcome::New { .. }) => "new",

@@ -19,6 +19,9 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+/// What a client is told when a body is no object.
+pub const EXPECTED: &str = "a JSON object with user_id and amount, and with currency if you like";
+
 /// In what currency payments are that name none.
 #[derive(Debug, Clone, Copy)]
 pub struct DefaultCurrency(pub Currency);
@@ -37,7 +40,7 @@ pub async fn take(
 /// # Errors
 /// `malformed-json` or `invalid-payment`.
 pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Problem> {
-    let mut members = Members::read(body, Kind::InvalidPayment)?;
+    let mut members = Members::read(body, Kind::InvalidPayment, EXPECTED)?;
     let user_id = members.required(
         "user_id",
         "a string of 1 to 255 characters, not blank, without control characters",

@@ -94,6 +94,15 @@ impl Problem {
         Self { detail: Some(detail.into()), ..self }
     }
 
+    /// Says what an error says, as a sentence.
+    #[must_use]
+    pub fn with_message(self, error: &impl fmt::Display) -> Self {
+        let message = error.to_string();
+        let mut rest = message.chars();
+        let first = rest.next().map(|first| first.to_ascii_uppercase());
+        self.with_detail(first.into_iter().chain(rest).chain(['.']).collect::<String>())
+    }
+
     /// Names what is wrong with the body, or the query.
     #[must_use]
     pub fn with_errors(self, errors: Vec<MemberError>) -> Self {

@@ -14,6 +14,9 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+/// What a client is told when a body is no object.
+const EXPECTED: &str = "an empty JSON object, one with amount, or no body at all";
+
 /// `POST /payment/{transaction_id}/refund`: gives back all of a payment or a part of it, once.
 ///
 /// An id that is not a UUID is `not-found` without the key being used up: no payment will ever have it.
@@ -34,7 +37,7 @@ pub async fn give_back(
 /// `malformed-json` or `invalid-refund`.
 pub fn read(transaction_id: Uuid, body: &[u8]) -> Result<GiveBack, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
-    let mut members = Members::read(body, Kind::InvalidRefund)?;
+    let mut members = Members::read(body, Kind::InvalidRefund, EXPECTED)?;
     let amount = members.optional("amount", money::EXPECTED, Amount::from_json);
     members.finish(amount.map(|amount| GiveBack::new(transaction_id, amount)))
 }

@@ -1,8 +1,13 @@
 //! Bodies: what is a payment, and what is said of what isn't.
 
 use reqwest::Method;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{PAYMENT, TestServer};
+
+/// The head of a payment in chunks.
+const CHUNKED: &str = "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                       Idempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 fn with_amount(amount: &str) -> String {
     format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)
@@ -127,6 +132,11 @@ async fn what_is_not_json_is_refused() {
         let answer = server.pay("k", body).await;
         answer.assert_problem(400, "malformed-json");
         assert_eq!(answer.pointers(), [""]);
+        let (detail, errors) = (answer.member("detail"), answer.member("errors"));
+        assert!(detail.starts_with("The body is not JSON: "), "{detail}");
+        for said in ["at line 1 column ", "a JSON object with user_id and amount"] {
+            assert!(detail.contains(said) && errors.contains(said), "{said}: {}", answer.body);
+        }
     }
     let mut wire = server.wire().await;
     let body = b"{\"user_id\": \"\xff\", \"amount\": 1}";
@@ -135,6 +145,25 @@ async fn what_is_not_json_is_refused() {
         .await;
     let (_, body) = wire.answer().await.unwrap();
     assert!(body.contains("malformed-json"), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_expected_instead_is_said_of_each_operation() {
+    let server = TestServer::start().await;
+    let payment = server.paid("k", 100).await;
+    let refund = format!("/payment/{payment}/refund");
+    for (path, expected) in [
+        ("/payment", "a JSON object with user_id and amount, and with currency if you like"),
+        (&refund, "an empty JSON object, one with amount, or no body at all"),
+        ("/idempotency-key/void", "an empty JSON object, or no body at all"),
+    ] {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "free")];
+        for body in ["{", "[]"] {
+            let answer = server.request(Method::POST, path, &headers, body).await;
+            assert_eq!(answer.status, 400);
+            assert!(answer.member("errors").contains(expected), "{}", answer.body);
+        }
+    }
 }
 
 #[tokio::test]
@@ -151,8 +180,7 @@ async fn a_body_has_up_to_16_kib() {
 async fn a_body_may_come_in_chunks() {
     let server = TestServer::start().await;
     let mut wire = server.wire().await;
-    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
-    wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
+    wire.send(CHUNKED).await;
     for part in PAYMENT.as_bytes().chunks(5) {
         wire.send([format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()).await;
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
@@ -166,12 +194,45 @@ async fn a_body_may_come_in_chunks() {
 async fn a_chunked_body_has_up_to_16_kib_too() {
     let server = TestServer::start().await;
     let mut wire = server.wire().await;
-    wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n").await;
-    wire.send("Transfer-Encoding: chunked\r\n\r\n").await;
+    wire.send(CHUNKED).await;
     for _ in 0..5 {
         wire.send(format!("1000\r\n{}\r\n", " ".repeat(0x1000))).await;
     }
     assert_eq!(wire.status().await, 413);
+}
+
+#[tokio::test]
+async fn what_comes_in_no_chunks_is_to_be_corrected_and_ends_its_connection() {
+    let server = TestServer::start().await;
+    for chunks in ["zz\r\n", "5\r\n{\"useXX", "1\r\n{\r\n;\r\n", "fffffffffffffffff\r\n"] {
+        let mut wire = server.wire().await;
+        wire.send(CHUNKED).await;
+        wire.send(chunks).await;
+        let (head, problem) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 400") && problem.contains("malformed-json"), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(problem.contains("chunks") && problem.contains("corrected_request"), "{problem}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+    }
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201, "the key is still free");
+}
+
+#[tokio::test]
+async fn a_body_that_is_broken_off_may_be_sent_again_as_it_was() {
+    let server = TestServer::start().await;
+    let whole = format!("{CHUNKED}{:x}\r\n{PAYMENT}\r\n", PAYMENT.len());
+    let length = CHUNKED.replace("Transfer-Encoding: chunked", "Content-Length: 36");
+    for request in [whole, CHUNKED.to_owned(), format!("{CHUNKED}2"), length + &PAYMENT[..10]] {
+        let mut wire = server.wire().await;
+        wire.send(&request).await;
+        wire.stream.shutdown().await.unwrap();
+        let (head, problem) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 408") && problem.contains("same_request"), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+    }
+    assert_eq!(server.database.payments().await, 0);
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201, "the key is still free");
 }
 
 #[tokio::test]
@@ -187,6 +248,8 @@ async fn only_json_in_utf_8_is_read() {
         "application/x-www-form-urlencoded",
         "application/json; charset=latin1",
         "application/json; charset=utf-8; charset=utf-16",
+        "application/json; charset=utf-8; charset=utf-8",
+        "application/json; version=1",
         "application/problem+json",
         "json",
         "",
@@ -194,6 +257,10 @@ async fn only_json_in_utf_8_is_read() {
         send(&[("content-type", content_type)]).await.assert_problem(415, "unsupported-media-type");
     }
     send(&[]).await.assert_problem(415, "unsupported-media-type");
+    for second in ["text/plain", "application/json"] {
+        let headers = [("content-type", "application/json"), ("content-type", second)];
+        send(&headers).await.assert_problem(415, "unsupported-media-type");
+    }
     for encoding in ["gzip", "identity"] {
         let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
         send(&headers).await.assert_problem(415, "unsupported-media-type");

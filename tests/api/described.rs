@@ -53,6 +53,7 @@ impl Description {
         }
         for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {
             let of_http = [
+                "connection",
                 "content-length",
                 "content-type",
                 "content-encoding",

@@ -41,7 +41,7 @@ async fn every_route_is_described_and_nothing_else() {
         methods.insert(method.to_uppercase());
         methods.extend((method == "get").then(|| "HEAD".to_owned()));
     }
-    // To those who may not read the metrics there is no such path, whatever the method.
+    // Which methods it takes is said only to those who may read the metrics: tests/api/metrics.rs.
     let metrics = said.remove("/metrics").unwrap();
     assert_eq!(metrics, BTreeSet::from(["GET".to_owned(), "HEAD".to_owned()]));
     assert!(include_str!("../../src/routes.rs").contains("web::resource(\"/metrics\")"));

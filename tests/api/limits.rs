@@ -33,6 +33,38 @@ async fn a_body_may_be_as_long_as_the_setting_says() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_too_large_by_its_head_is_refused_before_it_comes() {
+    let server = TestServer::start().await;
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let begun = Instant::now();
+        let mut wire = server.wire().await;
+        wire.send(head(999_999).replace("Host:", &format!("{expect}Host:"))).await;
+        // actix asks for the body before anybody is asked.
+        assert!(expect.is_empty() || wire.status().await == 100);
+        let (head, problem) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 413") && problem.contains("16384 bytes"), "{problem}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+        assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
+    }
+    assert_eq!(server.pay("slow", PAYMENT).await.status, 201, "the key is still free");
+}
+
+#[tokio::test]
+async fn who_sends_a_body_that_is_too_large_all_the_same_reads_that_it_is() {
+    let server = TestServer::start().await;
+    let mut wire = server.wire().await;
+    wire.send(head(999_999)).await;
+    for _ in 0..3 {
+        wire.send(" ".repeat(333_333)).await;
+        tokio::time::sleep(SECOND / 50).await;
+    }
+    let (head, problem) = wire.answer().await.unwrap();
+    assert!(head.starts_with("http/1.1 413") && problem.contains("body-too-large"), "{problem}");
+    assert_eq!(wire.status().await, 0, "the connection is closed");
+}
+
+#[tokio::test]
 async fn the_shortest_body_limit_holds_the_longest_payment() {
     let server = TestServer::start_with(&["--body-limit", "4096"]).await;
     // Each character as two escapes of six bytes.

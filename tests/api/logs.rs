@@ -106,6 +106,41 @@ async fn what_became_of_a_key_is_found_by_its_hash() {
 }
 
 #[tokio::test]
+async fn what_a_request_came_to_is_called_as_in_the_metrics() {
+    for format in FORMATS {
+        let database = TestDatabase::create().await;
+        let mut serve = talkative(&database, format);
+        let paid: Value = serde_json::from_str(&pay(&serve, "k", PAYMENT).await).unwrap();
+        let refund = format!("POST /payment/{}/refund", paid["transaction_id"].as_str().unwrap());
+        let headers = "Content-Type: application/json\r\nIdempotency-Key: r\r\n";
+        for _ in 0..2 {
+            send(&serve, &refund, headers, r#"{"amount":101}"#).await;
+        }
+        pay(&serve, "k", r#"{"user_id":"user_1","amount":101}"#).await;
+        send(&serve, "POST /idempotency-key/void", "Idempotency-Key: v\r\n", "").await;
+        pay(&serve, "v", PAYMENT).await;
+        let metrics = send(&serve, "GET /metrics", "", "").await;
+        database.execute("ALTER TABLE payments RENAME TO elsewhere").await;
+        let failed = pay(&serve, "f", PAYMENT).await;
+        for line in lines(&mut serve, instance(&failed), 2).await {
+            assert_eq!(line["outcome"], "failed", "{format}");
+        }
+        // Four of these have a line for their problem, too.
+        let found = lines(&mut serve, "outcome", 6 + 4 + 2).await;
+        let counted = |line: &&BTreeMap<String, String>| {
+            let operation = match line["route"].as_str() {
+                "/payment" => "pay",
+                "/idempotency-key/void" => "void",
+                _ => "refund",
+            };
+            let labels = format!("operation=\"{operation}\",outcome=\"{}\"", line["outcome"]);
+            metrics.contains(&format!("payonce_keyed_requests_total{{{labels}}} 1\n"))
+        };
+        assert_eq!(found.iter().filter(counted).count(), 6 + 4, "{format}: {found:?}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_said_of_what_is_not_known() {
     let database = TestDatabase::create().await;
     let mut serve = talkative(&database, "json");

@@ -301,8 +301,15 @@ async fn without_a_setting_only_programs_on_this_machine_read_them() {
         let answer = server.request(Method::GET, "/metrics", &[(header, value)], "").await;
         answer.assert_problem(404, "not-found");
         assert_eq!(answer.member("detail"), unseen.member("detail"));
+        let answer = server.request(Method::POST, "/metrics", &[(header, value)], "").await;
+        answer.assert_problem(404, "not-found");
+        assert_eq!(answer.header("allow"), "");
     }
-    server.request(Method::POST, "/metrics", &[], "").await.assert_problem(404, "not-found");
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        let answer = server.request(method.parse().unwrap(), "/metrics", &[], "").await;
+        answer.assert_problem(405, "method-not-allowed");
+        assert_eq!(answer.header("allow"), "GET, HEAD");
+    }
     let head = server.request(Method::HEAD, "/metrics", &[("host", &address)], "").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }
@@ -321,6 +328,10 @@ async fn a_token_opens_them_to_whoever_shows_it_and_to_nobody_else() {
     }
     let through_a_proxy = [("authorization", "Bearer sesame"), ("via", "1.1 proxy")];
     assert_eq!(get(&through_a_proxy).await.status, 200);
+    for (headers, status) in [(&[][..], 401), (&through_a_proxy, 405)] {
+        let answer = client.request(Method::DELETE, "/metrics", headers, "").await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
     assert!(!serve.log().contains("sesame"));
 }
 

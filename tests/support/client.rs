@@ -55,11 +55,10 @@ impl Answer {
         assert_eq!(self.member("type"), format!("/problems/{code}"));
         assert_eq!(self.member("status"), status.to_string());
         assert_eq!(self.member("error"), self.member("title"));
-        assert!(
-            !self.member("title").is_empty() && !self.member("detail").is_empty(),
-            "{}",
-            self.body
-        );
+        assert!(!self.member("title").is_empty());
+        let detail = self.member("detail");
+        let sentence = detail.starts_with(|first: char| first.is_uppercase());
+        assert!(sentence && detail.ends_with('.'), "{detail}");
         let instance = self.member("instance");
         let uuid =
             instance.strip_prefix("urn:uuid:").unwrap_or_else(|| panic!("instance: {instance}"));
