@@ -18,9 +18,8 @@ use crate::{
     body::Members,
     database::Reads,
     exchange::CameTo,
-    idempotency::{Command, IdempotencyKey, KeyRecord, KeyState, Outcome, Response},
+    idempotency::{Command, IdempotencyKey, KeyRecord, KeyState, Outcome, Response, outcome_name},
     keyed::{Keyed, KeyedRequest},
-    metrics::outcome_name,
     payments::{
         self,
         payment::{TakePayment, location},

@@ -23,8 +23,7 @@ use uuid::Uuid;
 use crate::{
     accounts::Caller,
     exchange::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
-    idempotency::{Command, Committer, IdempotencyKey, Outcome, Response},
-    metrics::outcome_name,
+    idempotency::{Command, Committer, IdempotencyKey, Outcome, Response, outcome_name},
     problem::{Kind, Problem, Reported},
 };
 

@@ -96,8 +96,9 @@
 //! `command` and `insert` are what an application says it does, `committer` is the way in, `submission`
 //! one call of it and its reply, `queue` where copies of one request meet and `places` whose turn it is
 //! there. `lane` is the loop that takes batches and mends what fails, `sidestepped` what it puts aside at
-//! once, `batch` the one transaction, `store` its statements, `connection` what it runs on. `record` is
-//! what became of a key, `sweeper` frees space, and `observer` hears of it all.
+//! once, `batch` the one transaction, `store` its statements, `connection` what it runs on, and `fitness`
+//! whether promises can be kept there. `used_share` is whether keys had better be looked up than claimed.
+//! `record` is what became of a key, `sweeper` frees space, and `observer` hears of it all.
 
 mod batch;
 mod command;
@@ -127,7 +128,7 @@ pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use fitness::UnfitServer;
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
-pub use observer::{Event, Observer, Resolution, Step};
+pub use observer::{Event, Observer, Resolution, Step, outcome_name};
 pub use queue::COPIES_FOR_A_KEY;
 pub use record::{KeyRecord, KeyState};
 pub use response::{MalformedHeader, Response};

@@ -85,6 +85,25 @@ pub enum Resolution {
     Unknown,
 }
 
+/// What an answer is called where it is counted and logged.
+#[must_use]
+pub fn outcome_name(answer: &Result<Outcome, Failure>) -> &'static str {
+    match answer {
+        Ok(Outcome::New { response, .. }) if response.status() >= 400 => "refused",
+        Ok(Outcome::New { .. }) => "new",
+        Ok(Outcome::Replay { .. }) => "replayed",
+        Ok(Outcome::Reused { .. }) => "reused",
+        Ok(Outcome::Expired { .. }) => "expired",
+        Ok(Outcome::Voided) => "voided",
+        Ok(Outcome::InFlight) => "in_flight",
+        Err(Failure::Overloaded) => "overloaded",
+        Err(Failure::ShareExceeded) => "throttled",
+        Err(Failure::DatabaseUnavailable | Failure::OutcomeUnknown | Failure::Internal(_)) => {
+            "failed"
+        }
+    }
+}
+
 /// Does a step, and says how long it took.
 pub(super) async fn timed<T>(
     observer: &dyn Observer,

@@ -8,7 +8,10 @@ use prometheus::{
 
 use super::{COMMANDS, Each, SECONDS, counter, histogram, registered};
 use crate::{
-    idempotency::{Command, Event, Failure, Observer, Outcome, Remedy, Resolution, Response, Step},
+    idempotency::{
+        Command, Event, Failure, Observer, Outcome, Remedy, Resolution, Response, Step,
+        outcome_name,
+    },
     payments::{money::Amount, payment::TakePayment},
     refunds::refund::GiveBack,
 };
@@ -223,24 +226,6 @@ impl Observer for Layer {
                 Resolution::NotCommitted => "not_committed",
                 Resolution::Unknown => "unknown",
             }),
-        }
-    }
-}
-
-/// What an answer counts as, and is called in the log.
-pub fn outcome_name(answer: &Result<Outcome, Failure>) -> &'static str {
-    match answer {
-        Ok(Outcome::New { response, .. }) if response.status() >= 400 => "refused",
-        Ok(Outcome::New { .. }) => "new",
-        Ok(Outcome::Replay { .. }) => "replayed",
-        Ok(Outcome::Reused { .. }) => "reused",
-        Ok(Outcome::Expired { .. }) => "expired",
-        Ok(Outcome::Voided) => "voided",
-        Ok(Outcome::InFlight) => "in_flight",
-        Err(Failure::Overloaded) => "overloaded",
-        Err(Failure::ShareExceeded) => "throttled",
-        Err(Failure::DatabaseUnavailable | Failure::OutcomeUnknown | Failure::Internal(_)) => {
-            "failed"
         }
     }
 }

@@ -20,7 +20,6 @@ mod requests;
 mod sweeps;
 
 pub use exposition::show;
-pub use layer::outcome_name;
 pub use sweeps::Sweeps;
 
 use crate::{
