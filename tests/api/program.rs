@@ -329,8 +329,9 @@ async fn it_says_at_start_what_matters_and_nothing_secret() {
     let url = database.options.to_url_lossy();
     // Where no password is asked for, any will do.
     let password = url.password().unwrap_or("se-cret");
-    let serve = Serve::start(&database.options.clone().password(password), &[]);
-    let log = serve.log();
+    let mut serve = Serve::start(&database.options.clone().password(password), &[]);
+    // The last line of what it says.
+    let log = serve.wait_for("payments that name no currency");
     let name = database.options.get_database().unwrap();
     for text in
         [&format!("payonce {} listens on http://127.0.0.1:", env!("CARGO_PKG_VERSION")), name]
