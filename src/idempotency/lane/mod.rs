@@ -18,6 +18,7 @@ use super::{
     observer::Event,
     queue::Queue,
     sidestepped::Sidestepped,
+    store::UsedKey,
     submission::{Running, Stage},
 };
 
@@ -247,8 +248,6 @@ impl Lane {
                     }
                 }
                 if !open.is_empty() {
-                    // They needn't wait for that.
-                    answer(&self.queue, &mut self.decided);
                     self.look_up(open).await;
                 }
             }
@@ -276,20 +275,8 @@ impl Lane {
     /// Takes those out of the part at hand whose keys were used before, to be answered. Whether any are left
     /// to be claimed.
     async fn look_up_first(&mut self) -> bool {
-        let Some(part) = self.parts.last() else { return false };
-        let look_up = self.connector.look_up(part, Look::First);
-        let answers = async { answer(&self.queue, &mut self.decided) };
-        let (looked, ()) = join(look_up, answers).await;
-        let Some(part) = self.parts.pop() else { return false };
-        let found = match looked {
-            Ok(found) => found,
-            Err(fault) => {
-                self.amend(part, fault).await;
-                return false;
-            }
-        };
         let mut open = Vec::new();
-        for (running, used) in part.into_iter().zip(found) {
+        for (running, used) in self.looked_up(Look::First).await {
             match used {
                 Some(used) => self.decided.push_back((running, Fate::Used(used))),
                 None => open.push(running),
@@ -305,19 +292,28 @@ impl Lane {
     /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
     async fn look_up(&mut self, part: Vec<Running>) {
         self.parts.push(part);
-        let Some(part) = self.parts.last() else { return };
-        let looked = self.connector.look_up(part, Look::Last).await;
-        let Some(part) = self.parts.pop() else { return };
-        match looked {
-            Ok(found) => {
-                for (running, used) in part.into_iter().zip(found) {
-                    match used {
-                        Some(used) => self.queue.settle_used(running, &used),
-                        None => self.delay(running),
-                    }
-                }
+        for (running, used) in self.looked_up(Look::Last).await {
+            match used {
+                Some(used) => self.queue.settle_used(running, &used),
+                None => self.delay(running),
             }
-            Err(fault) => self.amend(part, fault).await,
+        }
+    }
+
+    /// The part at hand, with what its keys stand for; nothing where that can't be found out, about which
+    /// something is done then. Whose fate is known hears it meanwhile.
+    async fn looked_up(&mut self, look: Look) -> Vec<(Running, Option<UsedKey>)> {
+        let Some(part) = self.parts.last() else { return Vec::new() };
+        let look_up = self.connector.look_up(part, look);
+        let answers = async { answer(&self.queue, &mut self.decided) };
+        let (found, ()) = join(look_up, answers).await;
+        let Some(part) = self.parts.pop() else { return Vec::new() };
+        match found {
+            Ok(found) => part.into_iter().zip(found).collect(),
+            Err(fault) => {
+                self.amend(part, fault).await;
+                Vec::new()
+            }
         }
     }
 
