@@ -4,21 +4,21 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
-    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
 use clap::{ArgAction, Args};
-use thiserror::Error;
 
 use crate::{
     accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, logs::LogFormat,
     metrics::access::Token, payments::currency::Currency,
 };
 
+mod error;
 mod variables;
 
+pub use error::ConfigError;
 pub use variables::{database, log_filter, metrics_token, read_dot_env, shown};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
@@ -201,68 +201,6 @@ pub struct Settings {
     /// Whether to work on a PostgreSQL with synchronous_commit off, which may lose answered payments
     #[arg(long, env = "ALLOW_ASYNCHRONOUS_COMMIT", default_value = "false", action = ArgAction::Set, global = true, hide_env_values = true)]
     pub allow_asynchronous_commit: bool,
-}
-
-/// Settings that contradict each other, or can't be read.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// There is no `DATABASE_URL`.
-    #[error(
-        "DATABASE_URL is not set, and payonce keeps everything in PostgreSQL. One of these gives it one:
-
-  docker compose up                  PostgreSQL and payonce, both in containers
-  scripts/with-postgres cargo run    a PostgreSQL of this repository's own, started and stopped for you
-  DATABASE_URL=postgres://user:password@host/database payonce
-                                     one that you have; the line may also stand in a file .env here"
-    )]
-    NoDatabase,
-    /// It is no URL of a PostgreSQL database. What it says may be a secret.
-    #[error("DATABASE_URL can't be read: write it as postgres://user:password@host:5432/database")]
-    DatabaseUrl,
-    /// It has a parameter that nobody knows. Its name, where it looks like one, and not its value.
-    #[error(
-        "DATABASE_URL can't be read: nothing is known of its parameter{}. Of those of PostgreSQL's own programs \
-         sslmode, sslrootcert, sslcert, sslkey, application_name, options and some more are known; a ? or & \
-         in a password is written %3F or %26",
-        .0.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default()
-    )]
-    DatabaseParameter(Option<String>),
-    /// `RUST_LOG` says nothing that could be meant.
-    #[error(
-        "RUST_LOG={value:?} can't be read: {reason}. Write a level (off, error, warn, info, debug, trace), for \
-         some targets another (info,payonce::request=debug), and other crates always with one (info,sqlx=debug)"
-    )]
-    LogFilter {
-        /// What it says.
-        value: String,
-        /// What is wrong with that.
-        reason: String,
-    },
-    /// A relation between settings that doesn't hold.
-    #[error("{0}")]
-    Contradiction(String),
-    /// There is a `.env`, and it can't be read.
-    #[error("{path} can't be read: {reason}")]
-    DotEnv {
-        /// Where it is.
-        path: PathBuf,
-        /// Why; nothing of its content.
-        reason: String,
-    },
-}
-
-impl ConfigError {
-    /// Whether something is written that can't be read, as opposed to what can and doesn't do.
-    #[must_use]
-    pub fn is_unreadable(&self) -> bool {
-        match self {
-            Self::DatabaseUrl
-            | Self::DatabaseParameter(_)
-            | Self::LogFilter { .. }
-            | Self::DotEnv { .. } => true,
-            Self::NoDatabase | Self::Contradiction(_) => false,
-        }
-    }
 }
 
 impl Settings {
