@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// A payment's memory is had on the thread that speaks HTTP and given back on the one that commits, which
+/// the C library's allocator is slow at: ARCHITECTURE.md has the figures.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     payonce::cli::run()
 }

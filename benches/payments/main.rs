@@ -48,6 +48,12 @@ mod usual;
 
 use std::path::Path;
 
+use mimalloc::MiMalloc;
+
+/// That of the program: the usual design, which runs in this process, is to have it as well.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 /// How long it takes.
 struct Knobs {
     seconds: u64,
