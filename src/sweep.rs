@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use log::{debug, info, warn};
 use sqlx::{Connection, postgres::PgConnectOptions};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     config::Settings,
@@ -13,8 +14,36 @@ use crate::{
     metrics::Sweeps,
 };
 
-/// The pause between two pages of a sweep in the background.
+/// The shortest pause between two pages of a sweep in the background.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How many times as long as the page before it a pause is. The more there is to do besides, the longer a page
+/// takes: so the sweeper has a fifth of one connection's time, and payments the rest.
+const GIVING_WAY: u32 = 4;
+
+/// Behind by more than this it gives way no longer, since space is needed, too. The alert comes at twice that.
+const PATIENCE: TimeDelta = TimeDelta::minutes(30);
+
+/// How fast a pass goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Page after page.
+    Full,
+    /// With pauses, so that payments hardly notice.
+    InBackground,
+}
+
+impl Pace {
+    /// How long to wait after a page that took so long.
+    fn pause(self, page: Duration, oldest: Oldest, now: DateTime<Utc>) -> Duration {
+        let late = |expiry: DateTime<Utc>| now - expiry > PATIENCE;
+        match self {
+            Self::Full => Duration::ZERO,
+            Self::InBackground if oldest.responses.is_some_and(late) => PAUSE,
+            Self::InBackground => page.saturating_mul(GIVING_WAY).max(PAUSE),
+        }
+    }
+}
 
 /// Deletes what has expired, for ever, with a pause after each pass.
 pub async fn forever(
@@ -32,7 +61,7 @@ pub async fn forever(
             sweeps.deleted(swept);
             sweeps.saw(oldest);
         };
-        let done = pass(&mut sweeper, &options, PAUSE, progress).await;
+        let done = pass(&mut sweeper, &options, Pace::InBackground, progress).await;
         match &done {
             Ok(_) => sweeps.succeeded(),
             Err(_) => sweeps.failed(),
@@ -55,12 +84,13 @@ pub async fn forever(
 pub async fn pass(
     sweeper: &mut Sweeper,
     options: &PgConnectOptions,
-    pause: Duration,
+    pace: Pace,
     mut progress: impl FnMut(Swept, Oldest),
 ) -> Result<(u64, u64), sqlx::Error> {
     let mut conn = database::connect(options).await?;
     let (mut responses, mut keys) = (0, 0);
     loop {
+        let began = Instant::now();
         let step = timeout(database::STATEMENT_LIMIT, sweeper.step(&mut conn)).await;
         let swept = step.map_err(|_| database::silent())??;
         responses += swept.responses;
@@ -70,6 +100,27 @@ pub async fn pass(
             conn.close().await?;
             return Ok((responses, keys));
         }
-        sleep(pause).await;
+        sleep(pace.pause(began.elapsed(), sweeper.oldest(), Utc::now())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweeper_gives_way_to_payments_until_it_is_half_an_hour_behind() {
+        let now = Utc::now();
+        let behind =
+            |minutes| Oldest { responses: Some(now - TimeDelta::minutes(minutes)), keys: None };
+        let pause = |millis, oldest| {
+            Pace::InBackground.pause(Duration::from_millis(millis), oldest, now).as_millis()
+        };
+        assert_eq!(pause(1, behind(0)), 20);
+        assert_eq!(pause(50, behind(0)), 200);
+        assert_eq!(pause(50, behind(30)), 200);
+        assert_eq!(pause(50, behind(31)), 20);
+        assert_eq!(pause(50, Oldest { responses: None, keys: None }), 200);
+        assert_eq!(Pace::Full.pause(Duration::from_secs(1), behind(0), now), Duration::ZERO);
     }
 }

@@ -1,6 +1,6 @@
 //! `payonce migrate` and `payonce sweep`: what is done to the database besides requests.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::{
     config::Settings,
     database::{self, Unmigrated},
     idempotency::{self, Sweeper, loggable},
-    sweep,
+    sweep::{self, Pace},
 };
 
 /// Applies the migrations that the database lacks.
@@ -76,7 +76,7 @@ pub(super) async fn sweep(
         bar.set_message(done(responses, keys));
         bar.tick();
     };
-    let pass = sweep::pass(&mut sweeper, options, Duration::ZERO, progress).await;
+    let pass = sweep::pass(&mut sweeper, options, Pace::Full, progress).await;
     bar.finish_and_clear();
     let (responses, keys) = pass.map_err(|error| loggable(&error))?;
     if json {

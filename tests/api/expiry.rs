@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use payonce::{
     idempotency::{Oldest, Sweeper},
-    sweep,
+    sweep::{self, Pace},
 };
 
 use crate::support::{PAYMENT, TestDatabase, TestServer};
@@ -103,7 +103,7 @@ async fn an_old_key_executes_once_when_two_servers_find_it_too_old() {
 
 async fn sweep(server: &TestServer, key_ttl: Option<Duration>) -> (u64, u64) {
     let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), key_ttl);
-    sweep::pass(&mut sweeper, &server.database.options, Duration::ZERO, |_, _| {}).await.unwrap()
+    sweep::pass(&mut sweeper, &server.database.options, Pace::Full, |_, _| {}).await.unwrap()
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn in_the_midst_of_what_has_not_expired_a_sweep_still_knows_what_expires_f
     let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
     let mut seen = Vec::new();
     let progress = |_, oldest: Oldest| seen.push(oldest.responses.unwrap() - before);
-    sweep::pass(&mut sweeper, &database.options, Duration::ZERO, progress).await.unwrap();
+    sweep::pass(&mut sweeper, &database.options, Pace::Full, progress).await.unwrap();
     let first_expires = |in_minutes: &i64| (60..65).contains(in_minutes);
     let minutes: Vec<i64> = seen.iter().map(TimeDelta::num_minutes).collect();
     assert!(minutes.len() == 2 && minutes.iter().all(first_expires), "{minutes:?}");

@@ -13,7 +13,7 @@ use payonce::{
     idempotency::{Command, Sweeper},
     payments::money::Amount,
     refunds::refund::GiveBack,
-    sweep,
+    sweep::{self, Pace},
 };
 use sqlx::{Executor, PgConnection};
 use tokio::{sync::Mutex, time::sleep};
@@ -129,8 +129,7 @@ impl Stage {
                 let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
                 // PostgreSQL may end its connection, as any other.
                 let _ =
-                    sweep::pass(&mut sweeper, &self.database.options, Duration::ZERO, |_, _| {})
-                        .await;
+                    sweep::pass(&mut sweeper, &self.database.options, Pace::Full, |_, _| {}).await;
             }
             Act::Cut { server } => self.proxies[server].cut_all(),
             Act::Freeze { server } => self.proxies[server].freeze_all(),
