@@ -73,8 +73,9 @@ impl Load {
         seconds: u64,
     ) -> Self {
         let seed = fastrand::u32(..10_000_000).to_string();
+        // One thread: two take turns with the server's and PostgreSQL's on two cores, and all are slower for it.
         let wrk = Command::new("wrk")
-            .args(["-t", &clients.min(2).to_string(), "-c", &clients.to_string()])
+            .args(["-t", "1", "-c", &clients.to_string()])
             .args(["-d", &format!("{seconds}s"), "--timeout", "10s", "-s", SCRIPT])
             .args([&format!("http://{address}"), "--", requests.kind(), &seed, api_key])
             .stdout(Stdio::piped())
