@@ -21,7 +21,7 @@ use super::{
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
-    store::{self, Claim, UsedKey},
+    store::{self, Claim, Used, UsedKey},
     submission::{Running, Submission},
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Terms {
     pub(super) synchronous_standby: bool,
     /// Whether the one statement is to look for keys that were used before.
     pub(super) expect_used: bool,
+    /// Whether its keys are to be claimed without a look whether they are new.
+    pub(super) take_for_new: bool,
 }
 
 /// A response that was stored just now.
@@ -119,9 +121,15 @@ async fn in_one_statement(
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
     // Whether a standby has what it finds, this transaction wouldn't tell.
-    let look_up = terms.expect_used && !terms.synchronous_standby;
+    let used = if terms.expect_used && !terms.synchronous_standby {
+        Used::LookedUp
+    } else if terms.take_for_new && batch.iter().all(Running::is_untried) {
+        Used::Unexpected
+    } else {
+        Used::PassedBy
+    };
     let committed =
-        store::commit(conn, &claims, insert, &responses, terms.response_ttl, look_up).await?;
+        store::commit(conn, &claims, insert, &responses, terms.response_ttl, used).await?;
     let new: HashMap<Uuid, _> = committed.new.into_iter().collect();
     let executed = batch.iter().zip(responses).map(|(running, response)| {
         new.get(&running.leader.execution_id).map(|replayable_until| {

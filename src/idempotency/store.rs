@@ -89,6 +89,20 @@ enum Judge {
     /// that it stays. A key that was committed since the snapshot was taken breaks the unique constraint,
     /// and nothing of the statement happens.
     Snapshot,
+    /// Nobody: each of them breaks the unique constraint, and nothing of the statement happens. It spares the
+    /// look.
+    Nobody,
+}
+
+/// What one statement does about keys that are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Used {
+    /// It finds out what they stand for.
+    LookedUp,
+    /// It leaves them alone.
+    PassedBy,
+    /// There should be none: one is an error, and nothing of the statement happens.
+    Unexpected,
 }
 
 /// The INSERT that claims keys, sorted. Its arguments begin at `$first`: account ids, keys, execution ids,
@@ -97,7 +111,8 @@ enum Judge {
 /// Whoever passes by what is used up, the unique constraint decides. The advisory lock only makes sure that
 /// nobody waits for a key that another server is executing.
 ///
-/// The arrays are opened in a SELECT list: in FROM each of them would be stored as rows on the way.
+/// The arrays are opened in a SELECT list: in FROM each of them would be stored as rows on the way. Rows are
+/// inserted in their order. Were they not one day, two servers could meet in a deadlock, which is run again.
 fn claim_sql(first: usize, judge: Judge) -> String {
     let [accounts, keys, ids, operations, fingerprints, locks] = places(first);
     let (unused, on_conflict) = match judge {
@@ -108,6 +123,7 @@ fn claim_sql(first: usize, judge: Judge) -> String {
                   WHERE k.account_id = claim.account_id AND k.key = claim.key COLLATE \"C\") IS NULL",
             "",
         ),
+        Judge::Nobody => ("", ""),
     };
     format!(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
@@ -116,7 +132,6 @@ fn claim_sql(first: usize, judge: Judge) -> String {
                       unnest({ids}::uuid[]) AS execution_id, unnest({operations}::text[]) AS operation,
                       unnest({fingerprints}::bytea[]) AS fingerprint, unnest({locks}::bigint[]) AS lock_number) AS claim
          WHERE pg_try_advisory_xact_lock(lock_number) {unused}
-         ORDER BY account_id, key COLLATE \"C\"
          {on_conflict}
          RETURNING execution_id"
     )
@@ -200,14 +215,14 @@ pub(super) struct Committed {
 /// statement, which is its own transaction.
 ///
 /// That each of them got its row and its response is made sure of before anything is committed.
-/// `responses` are in the order of `claims`. With `look_up` it also finds what the other keys stand for.
+/// `responses` are in the order of `claims`.
 pub(super) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
     insert: Insert,
     responses: &[Response],
     ttl: Option<f64>,
-    look_up: bool,
+    used: Used,
 ) -> Result<Committed, sqlx::Error> {
     let mut arguments = insert.arguments.map_err(sqlx::Error::Encode)?;
     let first_claim = arguments.len() + 1;
@@ -216,7 +231,8 @@ pub(super) async fn commit(
     let ids = claims.iter().map(|claim| claim.execution_id).collect();
     add_responses(&mut arguments, ids, responses, ttl).map_err(sqlx::Error::Encode)?;
     let [accounts, keys, ids] = places(first_claim);
-    let used = if look_up {
+    let judge = if used == Used::Unexpected { Judge::Nobody } else { Judge::Snapshot };
+    let used = if used == Used::LookedUp {
         format!(
             "UNION ALL
              SELECT NULL, NULL, {USED_KEY}
@@ -248,7 +264,7 @@ pub(super) async fn commit(
                 NULL::timestamptz AS replayable_until
          FROM counts
          {used}",
-        claim = claim_sql(first_claim, Judge::Snapshot),
+        claim = claim_sql(first_claim, judge),
         insert = insert.sql,
         remember = remember_sql(first_response, "JOIN claimed USING (execution_id)"),
     );

@@ -92,6 +92,13 @@ pub(super) struct Running {
     pub(super) delays: u32,
 }
 
+impl Running {
+    /// Whether nothing is known of it that speaks for its key having been used.
+    pub(super) fn is_untried(&self) -> bool {
+        self.losses == 0 && self.delays == 0
+    }
+}
+
 /// How far a key's leader has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {

@@ -128,6 +128,28 @@ async fn a_key_that_is_committed_elsewhere_while_a_batch_claims_it_costs_the_bat
 }
 
 #[tokio::test]
+async fn a_key_that_comes_again_when_new_ones_are_expected_is_replayed_and_costs_its_batch_nothing()
+{
+    let server = TestServer::start().await;
+    let first = server.pay("first", PAYMENT).await;
+    // More than 4096 in a row.
+    for hundred in 0..41 {
+        let keys = (0..100).map(|key| format!("{hundred}-{key}")).collect::<Vec<_>>();
+        let answers = join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await;
+        assert!(answers.iter().all(|answer| answer.status == 201));
+    }
+    let before = Sample::of(&server).await.batch_steps("claim");
+    let answers = join_all(["a", "first", "z"].map(|key| server.pay(key, PAYMENT))).await;
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [201, 200, 201]);
+    assert_eq!(answers[1].body, first.body);
+    let sample = Sample::of(&server).await;
+    sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 0);
+    assert!(sample.batch_steps("claim") > before, "nothing broke the unique constraint");
+    assert_eq!(server.database.payments().await, 4103);
+}
+
+#[tokio::test]
 async fn a_key_row_that_is_locked_by_something_else_holds_up_nobody_else() {
     let server = TestServer::start_with(&PATIENT).await;
     let mut holder = claim(&server, "held", false).await;
