@@ -12,7 +12,7 @@ const LOOK_UP_WITHIN: usize = 5;
 const LOOK_UP_FIRST: usize = 70;
 
 /// After how many new keys in a row the next ones are claimed without a look whether they are new. That spares
-/// PostgreSQL a fifteenth of its work. Where one isn't after all, the batch is run twice, and PostgreSQL notes an
+/// PostgreSQL a tenth of its work. Where one isn't after all, the batch is run twice, and PostgreSQL notes an
 /// error in its log: once in so many payments at most.
 const TAKEN_FOR_NEW: usize = 4096;
 
