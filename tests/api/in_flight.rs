@@ -130,7 +130,8 @@ async fn a_key_that_is_committed_elsewhere_while_a_batch_claims_it_costs_the_bat
 #[tokio::test]
 async fn a_key_that_comes_again_when_new_ones_are_expected_is_replayed_and_costs_its_batch_nothing()
 {
-    let server = TestServer::start().await;
+    // Each committer goes by its own keys.
+    let server = TestServer::start_with(&["--committers", "1"]).await;
     let first = server.pay("first", PAYMENT).await;
     // More than 4096 in a row.
     for hundred in 0..41 {
