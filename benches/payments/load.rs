@@ -73,7 +73,7 @@ impl Load {
         seconds: u64,
     ) -> Self {
         let seed = fastrand::u32(..10_000_000).to_string();
-        // One thread: two take turns with the server's and PostgreSQL's on two cores, and all are slower for it.
+        // One thread: two take turns with the server's and PostgreSQL's on two cores, and new payments are slower for it.
         let wrk = Command::new("wrk")
             .args(["-t", "1", "-c", &clients.to_string()])
             .args(["-d", &format!("{seconds}s"), "--timeout", "10s", "-s", SCRIPT])

@@ -13,7 +13,7 @@ const LOOK_UP_FIRST: usize = 70;
 
 /// After how many new keys in a row the next ones are claimed without a look whether they are new. That spares
 /// PostgreSQL a tenth of its work. Where one isn't after all, the batch is run twice, and PostgreSQL notes an
-/// error in its log: once in so many payments at most.
+/// error in its log: once in so many of a committer's keys at most.
 const TAKEN_FOR_NEW: usize = 4096;
 
 /// What the last keys were.
