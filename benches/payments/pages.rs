@@ -187,8 +187,8 @@ pub fn growth(results: &Results) -> String {
         "answers swept a run",
     ];
     format!(
-        "## With many keys\n\n{}New payments of 64 clients beside tables filled with random keys, while the sweeper deletes \
-         about as many answers as come in. The log counts page images: each run begins with a checkpoint, after which every \
+        "## With many keys\n\n{}New payments of 64 clients beside tables filled with random keys, beside the sweeper, for which \
+         about as many answers have expired as come in. The log counts page images: each run begins with a checkpoint, after which every \
          page is written whole once.\n\n{}![With many keys](growth.svg)\n\n",
         described(results),
         table(&head, rows)
