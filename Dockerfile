@@ -20,6 +20,7 @@ RUN mkdir src && echo '//! A stub.' >src/lib.rs && printf '//! A stub.\nfn main(
 
 # ---- The program.
 FROM dependencies AS build
+COPY build.rs ./
 COPY src src
 COPY migrations migrations
 # Cargo goes by time, and a checkout may be older than the stub: without the touch, the stub would be the program.
