@@ -210,8 +210,8 @@ impl Server {
     }
 }
 
-/// Threads that speak HTTP: the cores that the committers leave. One more made it slower by a sixth
-/// on two cores, where the thread that commits then waits for its turn.
+/// Threads that speak HTTP: the cores that the committers leave. One more makes new payments slower, by up to a
+/// fifteenth on two cores, where the thread that commits then waits for its turn.
 fn workers(settings: &Settings) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     cores.saturating_sub(settings.committers.get()).max(1)
