@@ -35,6 +35,7 @@ mod metrics;
 mod migrations;
 mod operators;
 mod partitions;
+mod privileges;
 mod problems;
 mod program;
 mod races;

@@ -1,0 +1,20 @@
+-- What a server may do that doesn't migrate (AUTO_MIGRATE=false): it can neither change nor delete what was paid and
+-- given back, nor make an API key. For its role to be, after payonce migrate and by the role that ran it:
+--
+--     CREATE ROLE payonce_server LOGIN PASSWORD '…';
+--     psql -v ON_ERROR_STOP=1 -f deploy/server-role.sql payonce
+--
+-- Again after an upgrade with migrations. payonce account, api-key and migrate need the owner's role.
+
+GRANT USAGE ON SCHEMA public TO payonce_server;
+GRANT SELECT ON _sqlx_migrations, accounts, api_keys, api_key_changes TO payonce_server;
+-- When an API key was used.
+GRANT UPDATE (last_used_at) ON api_keys TO payonce_server;
+
+GRANT SELECT, INSERT ON idempotency_keys, idempotency_responses, payments, refunds TO payonce_server;
+-- How much of a payment was given back.
+GRANT UPDATE (refunded, refund_count) ON payments TO payonce_server;
+-- Answers that have expired.
+GRANT DELETE ON idempotency_responses TO payonce_server;
+-- Only with IDEMPOTENCY_KEY_TTL, for keys that are older. Without it no role but the owner's can free a key.
+-- GRANT DELETE ON idempotency_keys TO payonce_server;

@@ -1,0 +1,116 @@
+//! A server whose role may do no more than deploy/server-role.sql says.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use reqwest::Method;
+use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
+
+use crate::{
+    metrics::reaches,
+    support::{PAYMENT, TestDatabase, TestServer},
+};
+
+const GRANTS: &str = include_str!("../../deploy/server-role.sql");
+const SWEPT: &str = "payonce_sweep_deleted_rows_total{of=\"responses\"}";
+
+/// A role with these grants, dropped with its test.
+struct Role {
+    name: String,
+    database: Arc<TestDatabase>,
+}
+
+impl Role {
+    async fn with(database: &Arc<TestDatabase>, grants: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("payonce_test_role_{}_{number}", std::process::id());
+        database.execute(&format!("DROP ROLE IF EXISTS {name}; CREATE ROLE {name}")).await;
+        database.execute(&grants.replace("payonce_server", &name)).await;
+        Self { name, database: Arc::clone(database) }
+    }
+
+    /// The database, for this role.
+    fn options(&self) -> PgConnectOptions {
+        self.database.options.clone().options([("role", &self.name)])
+    }
+
+    async fn drop(self) {
+        let Self { name, database } = self;
+        database.execute(&format!("DROP OWNED BY {name}; DROP ROLE {name}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_the_privileges_of_its_role_does_all_that_servers_do() {
+    let database = Arc::new(TestDatabase::create().await);
+    let role = Role::with(&database, GRANTS).await;
+    let flags = ["--auto-migrate", "false", "--sweep-interval", "1s"];
+    let server = TestServer::start_through(&database, &role.options(), &flags).await;
+    let ada = server.account("ada").await;
+
+    let payment = ada.paid("a", 100).await;
+    assert_eq!(ada.pay("a", PAYMENT.replace("user_1", "user_2").as_str()).await.status, 422);
+    assert_eq!(ada.refund(&payment, "back", r#"{"amount": 40}"#).await.status, 201);
+    assert_eq!(ada.refund(&payment, "too-much", r#"{"amount": 61}"#).await.status, 402);
+    assert_eq!(ada.get(&format!("/payment/{payment}")).await.member("refunded"), "40");
+    let list = ada.get("/payment?user_id=user_1").await;
+    assert_eq!(list.json()["payments"].as_array().unwrap().len(), 1, "{}", list.body);
+    let key = [("idempotency-key", "never")];
+    assert_eq!(ada.request(Method::POST, "/idempotency-key/void", &key, "").await.status, 200);
+    assert_eq!(ada.pay("never", PAYMENT).await.status, 410);
+    assert_eq!(server.get("/health/ready").await.status, 200);
+
+    drop((ada, server));
+    let used = "SELECT count(*) FROM api_keys WHERE last_used_at IS NOT NULL";
+    assert_eq!(database.number(used).await, 1, "noted when the server stopped");
+
+    database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
+    let server = TestServer::start_through(&database, &role.options(), &flags).await;
+    reaches(&server, SWEPT, 1).await;
+    drop(server);
+    role.drop().await;
+}
+
+#[tokio::test]
+async fn a_servers_role_can_rewrite_nothing_that_was_paid_and_make_no_api_key() {
+    let database = Arc::new(TestDatabase::create().await);
+    let role = Role::with(&database, GRANTS).await;
+    let mut conn = PgConnection::connect_with(&role.options()).await.unwrap();
+    for statement in [
+        "UPDATE payments SET amount = 1",
+        "DELETE FROM payments",
+        "UPDATE refunds SET amount = 1",
+        "DELETE FROM refunds",
+        "UPDATE idempotency_keys SET key = 'another'",
+        "DELETE FROM idempotency_keys",
+        "UPDATE idempotency_responses SET body = ''",
+        "INSERT INTO accounts (account_id, name) VALUES (gen_random_uuid(), 'mallory')",
+        "UPDATE api_keys SET revoked_at = NULL",
+        "DELETE FROM api_keys",
+        "UPDATE api_key_changes SET changes = 0",
+        "TRUNCATE payments",
+        "DROP TABLE payments",
+    ] {
+        let error = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}: {error}");
+    }
+    conn.close().await.unwrap();
+    role.drop().await;
+}
+
+#[tokio::test]
+async fn with_a_ttl_of_keys_a_servers_role_needs_the_line_that_says_so() {
+    let database = Arc::new(TestDatabase::create().await);
+    let role = Role::with(&database, &GRANTS.replace("-- GRANT", "GRANT")).await;
+    let flags = ["--auto-migrate", "false", "--idempotency-key-ttl", "24h"];
+    let server = TestServer::start_through(&database, &role.options(), &flags).await;
+    let first = server.paid("a", 100).await;
+    database.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'").await;
+    assert_ne!(server.paid("a", 100).await, first);
+    drop(server);
+    role.drop().await;
+}
