@@ -11,7 +11,7 @@ use std::{
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::ServerHandle, rt::System, web};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::{net::TcpSocket, sync::oneshot};
 use uuid::Uuid;
 
 use crate::support::{
@@ -151,10 +151,10 @@ fn a_url_that_cannot_be_used_is_refused_with_the_reason() {
 
 #[test]
 fn a_server_that_is_not_there_is_waited_for_as_long_as_patience_lasts() {
-    // Nobody listens on a port that was free a moment ago.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // A port that is taken, so that no other test gets it, and that nobody listens on.
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = taken.local_addr().unwrap();
     let begun = Instant::now();
     let (code, stdout, stderr) = run(&mut storm(&[address], &["--patience", "1s"]));
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
