@@ -1,5 +1,5 @@
--- What a server may do that doesn't migrate (AUTO_MIGRATE=false): it can neither change nor delete what was paid and
--- given back, nor make an API key. For its role to be, after payonce migrate and by the role that ran it:
+-- What a server may do that doesn't migrate (AUTO_MIGRATE=false): it can delete no payment and no refund, change no
+-- amount, free no key and make no API key. After payonce migrate, by the role that ran it:
 --
 --     CREATE ROLE payonce_server LOGIN PASSWORD '…';
 --     psql -v ON_ERROR_STOP=1 -f deploy/server-role.sql payonce
