@@ -13,6 +13,8 @@ pub(super) struct SweptPage<Position> {
 }
 
 /// Deletes the expired among the `limit` responses after `after` that are older than `before`.
+///
+/// By the page's last id, as a range: looking each row up by its own took nearly twice as long.
 pub(super) async fn sweep_responses(
     conn: &mut PgConnection,
     after: Uuid,
@@ -21,16 +23,19 @@ pub(super) async fn sweep_responses(
 ) -> Result<SweptPage<Uuid>, sqlx::Error> {
     let row = sqlx::query(
         "WITH page AS MATERIALIZED (
-             SELECT execution_id, replayable_until FROM idempotency_responses
+             SELECT execution_id FROM idempotency_responses
              WHERE execution_id > $1 AND execution_id < $2
              ORDER BY execution_id LIMIT $3
+         ), last AS MATERIALIZED (
+             SELECT execution_id FROM page ORDER BY execution_id DESC LIMIT 1
          ), deleted AS (
-             DELETE FROM idempotency_responses AS r USING page
-             WHERE r.execution_id = page.execution_id AND page.replayable_until <= now()
+             DELETE FROM idempotency_responses
+             WHERE execution_id > $1 AND execution_id <= (SELECT execution_id FROM last)
+               AND replayable_until <= now()
              RETURNING 1
          )
          SELECT (SELECT count(*) FROM deleted) AS deleted, (SELECT count(*) FROM page) AS seen,
-                (SELECT execution_id FROM page ORDER BY execution_id DESC LIMIT 1) AS last",
+                (SELECT execution_id FROM last) AS last",
     )
     .bind(after)
     .bind(before)
