@@ -4,6 +4,8 @@
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
+//! Where it is known already what a key stands for, whoever brings it is answered at once.
+//!
 //! No account takes more than its share of the places, and those that wait take turns: whoever has a
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
@@ -22,6 +24,7 @@ use super::{
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
     places::{Group, Places},
+    recent::Recent,
     store::UsedKey,
     submission::{Reply, Running, Stage, Standing, Submission},
 };
@@ -33,6 +36,7 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 /// One committer's queue.
 pub(super) struct Queue {
     state: Mutex<Places>,
+    recent: Recent,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -50,7 +54,14 @@ pub(super) struct Seat<'a> {
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
     pub(super) fn new(limit: usize, account_limit: usize, observer: Arc<dyn Observer>) -> Self {
-        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
+        Self {
+            state: Mutex::default(),
+            recent: Recent::default(),
+            arrivals: Notify::new(),
+            limit,
+            account_limit,
+            observer,
+        }
     }
 
     pub(super) fn observe(&self, event: Event<'_>) {
@@ -67,7 +78,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command in, as its key's leader or as a follower.
+    /// Takes a command in, as its key's leader or as a follower; or answers it, where it is known what its key
+    /// stands for.
     pub(super) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
         let scope = submission.scope.clone();
         let mut state = self.state();
@@ -75,6 +87,12 @@ impl Queue {
             return Err(Failure::Overloaded);
         }
         let number = state.number();
+        if let Some(used) = self.recent.find(&scope, submission.arrived) {
+            drop(state);
+            let reply = submission.judged_by(Standing::from(&*used));
+            self.answer(submission, reply);
+            return Ok(Seat { queue: self, scope, number, left: true });
+        }
         let state = &mut *state;
         let (keys, copies) =
             state.shares.get(&scope.account_id).map_or((0, 0), |share| (share.keys, share.copies));
@@ -173,15 +191,13 @@ impl Queue {
     }
 
     /// Answers the leader and all who follow it by what their key was used for.
-    pub(super) fn settle_used(&self, running: Running, used: &UsedKey) {
+    pub(super) fn settle_used(&self, running: Running, used: UsedKey) {
+        let used = Arc::new(used);
+        // Before anybody is answered: whoever comes again then is to find it.
+        let Submission { scope, arrived, .. } = &running.leader;
+        self.recent.keep(scope.clone(), Arc::clone(&used), *arrived);
         let followers = self.followers(&running);
-        let standing = Standing {
-            execution_id: used.execution_id,
-            operation: &used.operation,
-            fingerprint: &used.fingerprint,
-            response: used.response.as_ref(),
-            replayable_until: used.replayable_until,
-        };
+        let standing = Standing::from(&*used);
         let Standing { execution_id, replayable_until, .. } = standing;
         let own = running.leader.execution_id == execution_id;
         self.settled(

@@ -30,6 +30,8 @@ pub(super) struct UsedKey {
     /// `None` when the response can't be replayed any more.
     pub(super) response: Option<Response>,
     pub(super) replayable_until: Option<DateTime<Utc>>,
+    /// Whether all of this stays true for [`KEPT`](super::recent::KEPT) at least, short of a change by hand.
+    pub(super) lasts: bool,
 }
 
 /// An execution whose response is stored, and until when it can be replayed; `None`: as long as its key.
@@ -261,7 +263,7 @@ pub(super) async fn commit(
                 END AS ids, ends,
                 NULL::bigint AS place, NULL::uuid AS execution_id, NULL AS operation, NULL::bytea AS fingerprint,
                 NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
-                NULL::timestamptz AS replayable_until
+                NULL::timestamptz AS replayable_until, NULL::boolean AS lasts
          FROM counts
          {used}",
         claim = claim_sql(first_claim, judge),
@@ -286,11 +288,12 @@ pub(super) async fn commit(
 
 /// What is read of a used key.
 const USED_KEY: &str = "wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
-                r.status, r.headers, r.body, r.replayable_until";
+                r.status, r.headers, r.body, r.replayable_until, r.lasts";
 
 /// The key `k` of each row of `wanted`, and its response `r`, if that can still be replayed.
 ///
-/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
+/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept. The
+/// second is that of [`KEPT`](super::recent::KEPT).
 const LOOK_UP: &str = "
          CROSS JOIN LATERAL (
              SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
@@ -298,7 +301,9 @@ const LOOK_UP: &str = "
              LIMIT 1
          ) AS k
          LEFT JOIN LATERAL (
-             SELECT status, headers, body, replayable_until FROM idempotency_responses
+             SELECT status, headers, body, replayable_until,
+                    replayable_until IS NULL OR replayable_until > now() + interval '1 second' AS lasts
+             FROM idempotency_responses
              WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
              LIMIT 1
          ) AS r ON true";
@@ -351,6 +356,7 @@ fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
         created_at: row.try_get("created_at")?,
         response,
         replayable_until: row.try_get("replayable_until")?,
+        lasts: row.try_get::<Option<bool>, _>("lasts")?.unwrap_or(false),
     };
     Ok((place, used))
 }

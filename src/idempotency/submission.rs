@@ -13,6 +13,7 @@ use super::{
     key::ScopedKey,
     record::Void,
     response::Response,
+    store::UsedKey,
 };
 
 /// What a caller hears.
@@ -79,6 +80,18 @@ pub(super) struct Standing<'a> {
     pub(super) fingerprint: &'a [u8],
     pub(super) response: Option<&'a Response>,
     pub(super) replayable_until: Option<DateTime<Utc>>,
+}
+
+impl<'a> From<&'a UsedKey> for Standing<'a> {
+    fn from(used: &'a UsedKey) -> Self {
+        Self {
+            execution_id: used.execution_id,
+            operation: &used.operation,
+            fingerprint: &used.fingerprint,
+            response: used.response.as_ref(),
+            replayable_until: used.replayable_until,
+        }
+    }
 }
 
 /// A key's leader, taken out of the queue to be executed.

@@ -38,6 +38,33 @@ async fn an_expired_answer_is_gone_and_nothing_executes_again() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_asked_for_all_the_time_expires_all_the_same() {
+    let server = TestServer::start_with(&[
+        "--idempotency-response-ttl",
+        "3s",
+        "--request-deadline",
+        "2s",
+        "--in-flight-wait",
+        "1s",
+    ])
+    .await;
+    server.pay("k", PAYMENT).await;
+    let expired =
+        "SELECT count(*) FROM idempotency_responses WHERE replayable_until <= clock_timestamp()";
+    for replays in 0.. {
+        let late = server.database.number(expired).await > 0;
+        match server.pay("k", PAYMENT).await.status {
+            200 => assert!(!late, "replayed after its end"),
+            status => {
+                assert_eq!(status, 410);
+                assert!(replays > 10, "{replays}");
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn how_long_an_answer_is_kept_is_fixed_when_it_is_stored() {
     let seconds = "SELECT extract(epoch FROM replayable_until - created_at)::bigint
                    FROM idempotency_responses JOIN idempotency_keys USING (execution_id)";

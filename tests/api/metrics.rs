@@ -41,7 +41,7 @@ impl Sample {
         format!("{:.0}", self.get(&name)).parse().unwrap()
     }
 
-    fn outcome(&self, operation: &str, outcome: &str) -> f64 {
+    pub fn outcome(&self, operation: &str, outcome: &str) -> f64 {
         self.get(&format!(
             "payonce_keyed_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}"
         ))
@@ -75,8 +75,9 @@ async fn busy() -> TestServer {
     let server = TestServer::start().await;
     let payment = server.paid("a", 100).await;
     server.pay("a", r#"{"user_id": "user_1", "amount": 100}"#).await;
-    server.pay("a", r#"{"user_id": "user_1", "amount": 200}"#).await;
     server.pay("yen", r#"{"user_id": "user_1", "amount": 7, "currency": "JPY"}"#).await;
+    // Not "a", of which is known by now what it stands for.
+    server.pay("yen", r#"{"user_id": "user_1", "amount": 200}"#).await;
     server.refund(&payment, "b", r#"{"amount": 40}"#).await;
     server.refund(&payment, "c", r#"{"amount": 400}"#).await;
     server.refund(&payment, "c", r#"{"amount": 400}"#).await;

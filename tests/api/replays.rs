@@ -1,6 +1,6 @@
 //! What comes back when a request comes again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -117,17 +117,24 @@ async fn a_response_that_was_stored_is_what_is_replayed() {
 
 #[tokio::test]
 async fn where_most_keys_are_used_they_are_looked_up_before_anything_is_claimed() {
-    let server = TestServer::start().await;
+    let one_committer = ["--committers", "1"];
+    let mut server = TestServer::start_with(&one_committer).await;
+    let first = server.pay("k", PAYMENT).await;
+    for key in ["a", "b", "c"] {
+        assert_eq!(server.pay(key, PAYMENT).await.status, 201);
+    }
+    server.stop();
+    // It has seen no new keys, and asks the database once for each of these.
+    let server = TestServer::start_on(&server.database, &one_committer).await;
     let counts = async || {
         let sample = Sample::of(&server).await;
         ["look_up", "one_statement"].map(|step| sample.batch_steps(step))
     };
-    let first = server.pay("k", PAYMENT).await;
-    for _ in 0..3 {
-        assert_eq!(server.pay("k", PAYMENT).await.status, 200);
+    for key in ["a", "b"] {
+        assert_eq!(server.pay(key, PAYMENT).await.status, 200);
     }
     let [looks, statements] = counts().await;
-    assert_eq!(server.pay("k", PAYMENT).await.body, first.body);
+    assert_eq!(server.pay("c", PAYMENT).await.status, 200);
     assert_eq!(counts().await, [looks + 1, statements]);
 
     let other = PAYMENT.replace("100", "101");
@@ -141,7 +148,47 @@ async fn where_most_keys_are_used_they_are_looked_up_before_anything_is_claimed(
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     assert_eq!(statuses, [200, 201, 422, 201]);
     assert_eq!(answers[0].body, first.body);
-    assert_eq!(server.database.payments().await, 3);
+    assert_eq!(server.database.payments().await, 6);
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_and_again_is_looked_up_once_a_second() {
+    let server = TestServer::start().await;
+    let first = server.pay("k", PAYMENT).await;
+    let began = Instant::now();
+    for _ in 0..50 {
+        let replay = server.pay("k", PAYMENT).await;
+        assert_eq!((replay.status, replay.body), (200, first.body.clone()));
+    }
+    let reused = server.pay("k", &PAYMENT.replace("100", "101")).await;
+    assert_eq!((reused.status, reused.member("members")), (422, r#"["amount"]"#.to_owned()));
+    let sample = Sample::of(&server).await;
+    let looks = sample.get("payonce_queue_wait_seconds_count") - 1.0;
+    assert!((1.0..began.elapsed().as_secs_f64() + 1.0).contains(&looks), "{looks}");
+    // What isn't looked up is counted all the same.
+    assert!((sample.outcome("pay", "replayed") - 50.0).abs() < 0.5);
+    sample.assert("payonce_duplicate_payments_avoided_total{currency=\"USD\"}", 50);
+}
+
+#[tokio::test]
+async fn what_is_changed_by_hand_shows_within_a_second() {
+    let server = TestServer::start().await;
+    let first = server.pay("k", PAYMENT).await;
+    assert_eq!(server.pay("k", PAYMENT).await.body, first.body);
+    server
+        .database
+        .execute("DELETE FROM idempotency_responses; DELETE FROM idempotency_keys")
+        .await;
+    let changed = Instant::now();
+    loop {
+        let sent = changed.elapsed();
+        let answer = server.pay("k", PAYMENT).await;
+        if answer.status == 201 {
+            return;
+        }
+        assert_eq!((answer.status, &answer.body), (200, &first.body));
+        assert!(sent < Duration::from_secs(1), "{sent:?} after the key was deleted");
+    }
 }
 
 /// After this there is a server that has planned all its statements for tables with a row in them, and then
@@ -150,7 +197,7 @@ async fn grown() -> TestServer {
     let server = TestServer::start().await;
     for number in 0..20 {
         assert_eq!(server.pay(&format!("before-{number}"), PAYMENT).await.status, 201);
-        assert_eq!(server.pay("before-0", PAYMENT).await.status, 200);
+        assert_eq!(server.pay(&format!("before-{number}"), PAYMENT).await.status, 200);
     }
     server
         .database
@@ -179,8 +226,8 @@ async fn read(server: &TestServer) -> i64 {
 async fn a_replay_reads_its_own_rows_alone_however_many_there_are() {
     let server = grown().await;
     let before = read(&server).await;
-    for _ in 0..20 {
-        assert_eq!(server.pay("before-0", PAYMENT).await.status, 200);
+    for number in 0..20 {
+        assert_eq!(server.pay(&format!("before-{number}"), PAYMENT).await.status, 200);
     }
     let after = read(&server).await;
     assert!(after - before < 1000, "{} rows read for 21 replays", after - before);

@@ -294,7 +294,7 @@ impl Lane {
         self.parts.push(part);
         for (running, used) in self.looked_up(Look::Last).await {
             match used {
-                Some(used) => self.queue.settle_used(running, &used),
+                Some(used) => self.queue.settle_used(running, used),
                 None => self.delay(running),
             }
         }
@@ -338,7 +338,7 @@ fn answer(queue: &Queue, decided: &mut VecDeque<(Running, Fate)>) {
     while let Some((running, fate)) = decided.pop_front() {
         match fate {
             Fate::New(executed) => queue.settle_new(running, executed),
-            Fate::Used(used) => queue.settle_used(running, &used),
+            Fate::Used(used) => queue.settle_used(running, used),
         }
     }
 }
