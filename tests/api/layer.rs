@@ -280,9 +280,9 @@ async fn what_waits_shares_one_transaction_whatever_its_type() {
     sleep(Duration::from_millis(50)).await;
     let (effects, others) = tokio::join!(
         join_all(
-            (0..10).map(async |number| layer.submit(&format!("e-{number}"), Act::Succeed).await)
+            (0..8).map(async |number| layer.submit(&format!("e-{number}"), Act::Succeed).await)
         ),
-        join_all((0..10).map(async |number| {
+        join_all((0..8).map(async |number| {
             layer
                 .committer
                 .submit(Uuid::nil(), key(&format!("o-{number}")), Other(INSERT_OTHERS))
@@ -292,6 +292,22 @@ async fn what_waits_shares_one_transaction_whatever_its_type() {
     busy.await.unwrap();
     assert!(effects.iter().chain(&others).all(is_new));
     assert_eq!(layer.database.number("SELECT count(DISTINCT xmin::text) FROM effects").await, 2);
+}
+
+#[tokio::test]
+async fn what_many_wait_for_is_done_in_two_halves() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(200);
+    sleep(Duration::from_millis(50)).await;
+    let effects = join_all(
+        (0..40).map(async |number| layer.submit(&format!("e-{number}"), Act::Succeed).await),
+    )
+    .await;
+    busy.await.unwrap();
+    assert!(effects.iter().all(is_new));
+    // Of 41 keys, with that of the batch before.
+    let sizes = "SELECT (SELECT max(size) * 1000 + count(*) FROM (SELECT count(*) AS size FROM effects GROUP BY xmin::text) AS batch)";
+    assert_eq!(layer.database.number(sizes).await, 21_003);
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ async fn transactions(server: &TestServer, which: &str) -> i64 {
 async fn refunds_in_one_transaction_see_each_other() {
     let server = with_one_committer().await;
     let payment = server.paid("pay", 100).await;
-    let answers = together(&server, &server, crowd(&[&server], &payment, 40, 20)).await;
+    let answers = together(&server, &server, crowd(&[&server], &payment, 40, 15)).await;
     assert_consistent(&server, &payment, 40, &answers).await;
     assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
 }

@@ -30,6 +30,9 @@ mod amend;
 /// is twice the one before.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
+/// A batch that isn't split: halving it would save little, and costs a commit.
+const WHOLE: usize = 16;
+
 /// How long a connection may idle before it is looked after: less than the time after which
 /// firewalls and load balancers forget a connection.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -129,7 +132,7 @@ impl Lane {
         }
     }
 
-    /// The next batch: whatever has queued by now, and what is due for another look.
+    /// The next batch: of what has queued by now, and of what is due for another look, as much as fits into one.
     fn gather(&mut self) -> Vec<Running> {
         if matches!(self.role, Role::Aside { .. }) {
             // Whose wait is over hears so, even while others go before it.
@@ -144,7 +147,8 @@ impl Lane {
             return vec![arrived];
         }
         let now = Instant::now();
-        let mut room = self.max_batch;
+        let most = self.max_batch.min(balanced(self.queue.keys()));
+        let mut room = most;
         let due = self.delayed.extract_if(.., |(due, _)| {
             let taken = *due <= now && room > 0;
             room -= usize::from(taken);
@@ -153,8 +157,8 @@ impl Lane {
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { aside, sidestepped } = &mut self.role {
             // Until there is a batch, or nothing left: what is put aside makes room.
-            while batch.len() < self.max_batch {
-                let taken = self.queue.take(self.max_batch - batch.len());
+            while batch.len() < most {
+                let taken = self.queue.take(most - batch.len());
                 if taken.is_empty() {
                     break;
                 }
@@ -331,6 +335,15 @@ impl Lane {
         self.queue.mark([&running], Stage::Waiting);
         self.delayed.push((Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0), running));
     }
+}
+
+/// How many of so many keys in the queue the next batch takes at most: half of them, or all of a few.
+///
+/// The keys of the last batch are still among them: they are about to be answered, and whoever sent them to
+/// send others. So batches stay of one size, and while PostgreSQL has one the next one queues. Else a large one
+/// and a small one take turns, and whoever is done with the small one waits for the other.
+fn balanced(keys: usize) -> usize {
+    keys.div_ceil(2).max(WHOLE)
 }
 
 /// Answers those whose fate is known.

@@ -103,7 +103,10 @@ pub struct Paid {
 #[derive(Debug, Clone, Copy)]
 pub struct Expiry {
     pub begun: Instant,
+    /// From when on it shows to who asks what became of a key.
     pub ended: Instant,
+    /// From when on it shows to who sends a request again: what is done by hand, within a second.
+    pub shown: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -210,7 +213,8 @@ impl Record {
         let new = event.status == 201;
         let used_up = self.heard_before(event.key, event.begun).next().is_some();
         violations.unless(!new || !used_up, "new, and was used up before", event);
-        let outlived = event.status == 200 && self.had_expired(event.key, event.begun);
+        let outlived =
+            event.status == 200 && self.had_expired(event.key, event.begun, |expiry| expiry.shown);
         violations.unless(!outlived, "replayed, and had expired", event);
         let twice = same_key().filter(|other| other.status == 201).count() > 1;
         violations.unless(!new || !twice, "new, twice", event);
@@ -233,7 +237,7 @@ impl Record {
             Some(State::Completed(id)) => {
                 let named = made == Some(id);
                 violations.unless(named, "told as made, and not what was made", told);
-                let outlived = self.had_expired(told.key, told.begun);
+                let outlived = self.had_expired(told.key, told.begun, |expiry| expiry.ended);
                 violations.unless(!outlived, "told as replayable, and had expired", told);
             }
             Some(State::Expired(id)) => {
@@ -265,10 +269,10 @@ impl Record {
     }
 
     /// Whether what a key stands for was answered, and expired, before this.
-    fn had_expired(&self, key: u8, before: Instant) -> bool {
+    fn had_expired(&self, key: u8, before: Instant, end: fn(&Expiry) -> Instant) -> bool {
         self.expiries
             .iter()
-            .filter(|expiry| expiry.ended < before)
+            .filter(|expiry| end(expiry) < before)
             .any(|expiry| self.heard_before(key, before).any(|ended| ended < expiry.begun))
     }
 }

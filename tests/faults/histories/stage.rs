@@ -123,7 +123,11 @@ impl Stage {
                 let expire = "UPDATE idempotency_responses SET replayable_until = now() - interval '1 second'
                               WHERE replayable_until > now()";
                 self.watcher.lock().await.execute(expire).await.unwrap();
-                record.lock().unwrap().expiries.push(Expiry { begun, ended: Instant::now() });
+                let ended = Instant::now();
+                let shown = ended + Duration::from_secs(1);
+                record.lock().unwrap().expiries.push(Expiry { begun, ended, shown });
+                // Or nothing that this one does would have to see it.
+                sleep(Duration::from_secs(1)).await;
             }
             Act::Sweep => {
                 let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);

@@ -61,7 +61,7 @@ fn other_refund() -> (Used, Event) {
 
 fn expiry(begun: u64, ended: u64) -> Expiry {
     let at = |milliseconds| *START + Duration::from_millis(milliseconds);
-    Expiry { begun: at(begun), ended: at(ended) }
+    Expiry { begun: at(begun), ended: at(ended), shown: at(ended) }
 }
 
 #[track_caller]
