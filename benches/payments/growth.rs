@@ -1,25 +1,29 @@
 //! The same with many keys in the tables, while the sweeper runs: at each size, with keys at random and in order of time.
 //!
-//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Before each run as many of the
-//! oldest answers expire as a run makes new ones, which is what the sweeper has to do in the long run. The sizes take
-//! turns, round by round.
+//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Before each run as many answers
+//! are put in that have expired as the run makes new ones, which is what the sweeper has to do in the long run. Each run
+//! begins with a checkpoint, and is measured in two parts: right after it, when the first change of each page writes all
+//! of the page to the log, and when most of that is over. The sizes take turns, round by round.
 
 use sqlx::{Connection, PgConnection};
 
 use super::{
     Knobs,
-    comparison::measured,
-    load::Requests,
+    comparison::stop,
+    load::{Load, Requests},
     machine::Machine,
+    meters::Meters,
     results::{Collected, Results, float},
     support::{TestDatabase, binary::Serve},
 };
 
 pub const CLIENTS: u32 = 64;
 pub const RANDOM: &str = "keys at random";
+pub const RANDOM_AT_FIRST: &str = "keys at random, right after a checkpoint";
 pub const ORDERED: &str = "keys in order of time";
+pub const ORDERED_AT_FIRST: &str = "keys in order of time, right after a checkpoint";
 
-/// Large tables need longer to show what they cost: checkpoints above all.
+/// Large tables need longer to show what they cost.
 const TIMES_AS_LONG: u64 = 4;
 
 /// About the rate of new payments.
@@ -37,16 +41,27 @@ pub async fn run(knobs: &Knobs) -> Results {
     for round in 1..=knobs.rounds {
         eprintln!("round {round} of {}", knobs.rounds);
         for (keys, filled) in &databases {
-            for (scenario, requests) in [(RANDOM, Requests::New), (ORDERED, Requests::Ordered)] {
+            for (at_first, scenario, requests) in [
+                (RANDOM_AT_FIRST, RANDOM, Requests::New),
+                (ORDERED_AT_FIRST, ORDERED, Requests::Ordered),
+            ] {
                 // What this run makes would be much, where there was nothing.
                 let empty = if *keys == 0 { Some(filled.copy().await) } else { None };
                 let database = empty.as_ref().unwrap_or(filled);
-                expire(database, seconds * EXPIRING_A_SECOND).await;
-                let before = swept(database).await;
+                if *keys > 0 {
+                    insert_expired(database, 2 * seconds * EXPIRING_A_SECOND).await;
+                }
                 let serve = Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")]);
-                let mut sample = measured(database, serve, requests, CLIENTS, seconds).await;
-                sample.insert("swept".to_owned(), swept(database).await - before);
-                collected.add(scenario, *keys, sample);
+                database.execute("CHECKPOINT").await;
+                for scenario in [at_first, scenario] {
+                    let before = swept(database).await;
+                    let meters = Meters::go_on(database, Some(serve.child.id())).await;
+                    let mut sample = Load::run(serve.address, requests, CLIENTS, seconds);
+                    meters.stop(&mut sample).await;
+                    sample.insert("swept".to_owned(), swept(database).await - before);
+                    collected.add(scenario, *keys, sample);
+                }
+                stop(serve);
             }
         }
     }
@@ -60,14 +75,17 @@ async fn swept(database: &TestDatabase) -> f64 {
     float(database.number(deleted).await)
 }
 
-/// Lets so many of the oldest answers expire.
-async fn expire(database: &TestDatabase, answers: u64) {
-    let update = format!(
-        "UPDATE idempotency_responses AS r SET replayable_until = now()
-         FROM (SELECT execution_id FROM idempotency_responses ORDER BY execution_id LIMIT {answers}) AS old
-         WHERE r.execution_id = old.execution_id"
+/// Puts so many answers in that expired an hour ago. Their keys are among those that are there, as it were.
+async fn insert_expired(database: &TestDatabase, answers: u64) {
+    let insert = format!(
+        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+         SELECT id, 201, 'location: /payment/' || id || E'\\n', convert_to('{{\"transaction_id\":\"' || id || '\"}}', 'UTF8'),
+                now() - interval '1 hour'
+         FROM generate_series(1, {answers}) AS n
+         CROSS JOIN LATERAL (SELECT (lpad(to_hex((extract(epoch FROM now() - interval '25 hours') * 1000)::bigint + n / 20), 12, '0')
+                                     || '7000a000' || lpad(to_hex(n), 12, '0'))::uuid) AS i(id)"
     );
-    database.execute(&update).await;
+    database.execute(&insert).await;
 }
 
 /// Puts so many keys in, each with its answer and its payment.

@@ -32,6 +32,11 @@ impl<'a> Meters<'a> {
     /// Begins, after a checkpoint: so that none falls into some of the loads.
     pub async fn start(database: &'a TestDatabase, server: Option<u32>) -> Self {
         database.execute("CHECKPOINT").await;
+        Self::go_on(database, server).await
+    }
+
+    /// The same without a checkpoint.
+    pub async fn go_on(database: &'a TestDatabase, server: Option<u32>) -> Self {
         Self { database, server, before: read(database, server).await }
     }
 
