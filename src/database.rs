@@ -65,11 +65,8 @@ fn describe(error: &MigrateError) -> String {
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let connecting = async {
         let mut conn = PgConnection::connect_with(options).await?;
-        // A page of a sweep looks, to PostgreSQL, like two hundred times as many rows of a large table, which it
-        // would compile a statement for.
         let settings = format!(
-            "SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; SET jit = off; \
-             SET application_name = 'payonce'",
+            "SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce'",
             LOCK_TIMEOUT.as_millis()
         );
         conn.execute(AssertSqlSafe(settings)).await?;

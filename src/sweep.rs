@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use log::{debug, info, warn};
-use sqlx::{Connection, postgres::PgConnectOptions};
+use sqlx::{Connection, Executor, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -88,6 +88,7 @@ pub async fn pass(
     mut progress: impl FnMut(Swept, Oldest),
 ) -> Result<(u64, u64), sqlx::Error> {
     let mut conn = database::connect(options).await?;
+    conn.execute(Sweeper::SETTINGS).await?;
     let (mut responses, mut keys) = (0, 0);
     loop {
         let began = Instant::now();

@@ -1,13 +1,15 @@
 //! Answers that are kept no longer, keys that are free again, and the sweeper. Time is made to pass
 //! by SQL.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use payonce::{
     idempotency::{Oldest, Sweeper},
     sweep::{self, Pace},
 };
+
+use tokio::time::sleep;
 
 use crate::support::{PAYMENT, TestDatabase, TestServer};
 
@@ -188,6 +190,36 @@ async fn a_sweep_goes_through_more_than_a_page() {
     assert_eq!(sweep(&server, Some(Duration::from_hours(24))).await, (2500, 2500));
 }
 
+/// A plan looks for the index's first entry past all that this very sweep has deleted.
+#[tokio::test]
+async fn a_sweep_plans_once_however_many_pages_it_goes_through() {
+    let database = TestDatabase::create_plain().await;
+    database
+        .execute(
+            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+             SELECT lpad(to_hex(i), 32, '0')::uuid, 201, '', '', now() - interval '1 day'
+             FROM generate_series(1, 40000) AS i;
+             ANALYZE idempotency_responses",
+        )
+        .await;
+    let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
+    let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
+    assert_eq!(swept, (40_000, 0));
+    let scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_responses_pkey'";
+    let begun = Instant::now();
+    // PostgreSQL counts them when the connection has ended.
+    let scans = loop {
+        match database.number(scans).await {
+            ..100 if begun.elapsed() < Duration::from_secs(10) => {
+                sleep(Duration::from_millis(20)).await
+            }
+            scans => break scans,
+        }
+    };
+    // The page, its rows, and what expires next; for each of 41 pages.
+    assert!((100..=140).contains(&scans), "{scans}");
+}
+
 #[tokio::test]
 async fn in_the_midst_of_what_has_not_expired_a_sweep_still_knows_what_expires_first() {
     let database = TestDatabase::create().await;
@@ -221,7 +253,7 @@ async fn the_server_sweeps_by_itself() {
         if server.database.number("SELECT count(*) FROM idempotency_responses").await == 0 {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     panic!("the expired response is still there");
 }
