@@ -88,7 +88,7 @@ pub async fn pass(
     mut progress: impl FnMut(Swept, Oldest),
 ) -> Result<(u64, u64), sqlx::Error> {
     let mut conn = database::connect(options).await?;
-    conn.execute(Sweeper::SETTINGS).await?;
+    conn.execute(Sweeper::SESSION).await?;
     let (mut responses, mut keys) = (0, 0);
     loop {
         let began = Instant::now();

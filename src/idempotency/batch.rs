@@ -287,12 +287,10 @@ pub(super) async fn look_up(
         *commit_sent = true;
         store::write_to_log(conn).await?;
     }
-    // A key that expires may be used anew elsewhere, at any moment.
-    let lasts = terms.key_ttl.is_none();
     let mut used: Vec<Option<UsedKey>> = batch.iter().map(|_| None).collect();
     for (place, key) in found {
         if let Some(place) = used.get_mut(place) {
-            *place = Some(UsedKey { lasts: key.lasts && lasts, ..key });
+            *place = Some(key);
         }
     }
     Ok(used)

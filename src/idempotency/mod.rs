@@ -7,7 +7,7 @@
 //! "processing" state for anybody to clean up after a crash.
 //!
 //! Handlers don't open that transaction. They hand the command to a [`Committer`], which owns a
-//! connection and runs whatever has queued since its last COMMIT in one transaction (group commit), in
+//! connection and runs what has queued since its last COMMIT (of many keys, half) in one transaction (group commit), in
 //! a handful of statements over the whole batch. With [`Settings::max_batch`] 1 it is a transaction
 //! for each command, and everything holds there too.
 //!

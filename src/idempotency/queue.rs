@@ -36,7 +36,8 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 /// One committer's queue.
 pub(super) struct Queue {
     state: Mutex<Places>,
-    recent: Recent,
+    /// Nothing where keys expire: another server may use one anew at any moment.
+    recent: Option<Recent>,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -53,10 +54,14 @@ pub(super) struct Seat<'a> {
 
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
-    pub(super) fn new(limit: usize, account_limit: usize, observer: Arc<dyn Observer>) -> Self {
+    pub(super) fn new(
+        (limit, account_limit): (usize, usize),
+        recent: Option<Recent>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         Self {
             state: Mutex::default(),
-            recent: Recent::default(),
+            recent,
             arrivals: Notify::new(),
             limit,
             account_limit,
@@ -87,7 +92,8 @@ impl Queue {
             return Err(Failure::Overloaded);
         }
         let number = state.number();
-        if let Some(used) = self.recent.find(&scope, submission.arrived) {
+        let recent = self.recent.as_ref();
+        if let Some(used) = recent.and_then(|recent| recent.find(&scope, submission.arrived)) {
             drop(state);
             let reply = submission.judged_by(Standing::from(&*used));
             self.answer(submission, reply);
@@ -194,8 +200,10 @@ impl Queue {
     pub(super) fn settle_used(&self, running: Running, used: UsedKey) {
         let used = Arc::new(used);
         // Before anybody is answered: whoever comes again then is to find it.
-        let Submission { scope, arrived, .. } = &running.leader;
-        self.recent.keep(scope.clone(), Arc::clone(&used), *arrived);
+        if let Some(recent) = &self.recent {
+            let Submission { scope, arrived, .. } = &running.leader;
+            recent.keep(scope.clone(), Arc::clone(&used), *arrived);
+        }
         let followers = self.followers(&running);
         let standing = Standing::from(&*used);
         let Standing { execution_id, replayable_until, .. } = standing;

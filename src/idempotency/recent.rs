@@ -21,15 +21,18 @@ use super::{key::ScopedKey, store::UsedKey};
 /// For how long after the request arrived that had a key looked up.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
 
-/// What is kept takes no more memory than twice this, however many keys are asked for.
+/// What all queues together keep takes no more memory than twice this, however many keys are asked for.
 const BYTES: usize = 8 * 1024 * 1024;
 
 /// What a key takes besides its response's text: about that of its row, its fields and its place in the map.
 const BYTES_OF_A_KEY: usize = 512;
 
-/// Keys that were looked up a moment ago.
-#[derive(Default)]
-pub(super) struct Recent(Mutex<Generations>);
+/// Keys of one queue that were looked up a moment ago.
+pub(super) struct Recent {
+    generations: Mutex<Generations>,
+    /// What the young may take.
+    bytes: usize,
+}
 
 /// The young become the old as soon as they fill their part, or some of them may be out of date; and the old go.
 #[derive(Default)]
@@ -44,9 +47,14 @@ struct Generations {
 type Generation = HashMap<ScopedKey, (Instant, Arc<UsedKey>)>;
 
 impl Recent {
+    /// For one of so many queues.
+    pub(super) fn new(queues: usize) -> Self {
+        Self { generations: Mutex::default(), bytes: BYTES / queues.max(1) }
+    }
+
     /// What this key stands for, if that is known still.
     pub(super) fn find(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         let Generations { young, old, .. } = &*generations;
         let (end, used) = young.get(scope).or_else(|| old.get(scope))?;
         (*end > now).then(|| Arc::clone(used))
@@ -54,22 +62,29 @@ impl Recent {
 
     /// Keeps what this key stands for, which was looked up after `arrived`; unless that may change meanwhile.
     pub(super) fn keep(&self, scope: ScopedKey, used: Arc<UsedKey>, arrived: Instant) {
-        let Some(response) = used.response.as_ref().filter(|_| used.lasts) else { return };
+        let (now, end) = (Instant::now(), arrived + KEPT);
+        let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < end) else {
+            return;
+        };
         let headers: usize = response.headers().map(|(name, value)| name.len() + value.len()).sum();
         let bytes = BYTES_OF_A_KEY + response.body().len() + headers;
-        if bytes > BYTES {
+        if bytes > self.bytes {
             return;
         }
-        let now = Instant::now();
-        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = generations.bytes + bytes > BYTES;
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = generations.bytes + bytes > self.bytes;
+        let mut gone = Generation::new();
         if full || generations.since.is_none_or(|since| since + KEPT <= now) {
-            generations.old = mem::take(&mut generations.young);
+            let young = mem::take(&mut generations.young);
+            gone = mem::replace(&mut generations.old, young);
             generations.bytes = 0;
             generations.since = Some(now);
         }
         generations.bytes += bytes;
-        generations.young.insert(scope, (arrived + KEPT, used));
+        generations.young.insert(scope, (end, used));
+        // What takes a while is done when nobody waits for it.
+        drop(generations);
+        drop(gone);
     }
 }
 
@@ -100,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_key_is_known_for_a_second_to_its_own_account() {
-        let (recent, now) = (Recent::default(), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(scope("k"), Arc::new(used(1)), now);
         let last = now + KEPT - Duration::from_nanos(1);
         assert!(recent.find(&scope("k"), now).is_some());
@@ -113,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_may_change_meanwhile_is_not_kept() {
-        let (recent, now) = (Recent::default(), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(scope("ends"), Arc::new(UsedKey { lasts: false, ..used(1) }), now);
         recent.keep(scope("ended"), Arc::new(UsedKey { response: None, ..used(1) }), now);
         for key in ["ends", "ended"] {
@@ -123,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_takes_no_more_than_its_memory() {
-        let (recent, now) = (Recent::default(), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         let bytes = 64 * 1024;
         for number in 0..1000 {
             recent.keep(scope(&format!("k{number}")), Arc::new(used(bytes)), now);

@@ -30,7 +30,8 @@ pub(super) struct UsedKey {
     /// `None` when the response can't be replayed any more.
     pub(super) response: Option<Response>,
     pub(super) replayable_until: Option<DateTime<Utc>>,
-    /// Whether all of this stays true for [`KEPT`](super::recent::KEPT) at least, short of a change by hand.
+    /// Whether all of this stays true for [`KEPT`](super::recent::KEPT) at least, short of a change by hand,
+    /// and where keys don't expire.
     pub(super) lasts: bool,
 }
 

@@ -205,19 +205,42 @@ async fn a_sweep_plans_once_however_many_pages_it_goes_through() {
     let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
     let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
     assert_eq!(swept, (40_000, 0));
+    assert_alone(&database).await;
     let scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_responses_pkey'";
-    let begun = Instant::now();
-    // PostgreSQL counts them when the connection has ended.
-    let scans = loop {
-        match database.number(scans).await {
-            ..100 if begun.elapsed() < Duration::from_secs(10) => {
-                sleep(Duration::from_millis(20)).await
-            }
-            scans => break scans,
-        }
-    };
+    let scans = database.number(scans).await;
     // The page, its rows, and what expires next; for each of 41 pages.
     assert!((100..=140).contains(&scans), "{scans}");
+}
+
+#[tokio::test]
+async fn a_sweep_of_keys_reads_each_of_them_a_few_times_however_many_there_are() {
+    let database = TestDatabase::create_plain().await;
+    database
+        .execute(
+            "INSERT INTO idempotency_keys
+             SELECT '00000000-0000-0000-0000-000000000000', 'k' || i, gen_random_uuid(), 'pay', '', now() - interval '2 days'
+             FROM generate_series(1, 20000) AS i;
+             ANALYZE idempotency_keys",
+        )
+        .await;
+    let day = Some(Duration::from_hours(24));
+    let mut sweeper = Sweeper::new(day, day);
+    let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
+    assert_eq!(swept, (0, 20_000));
+    assert_alone(&database).await;
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_keys_pkey'";
+    let read = database.number(read).await;
+    assert!((20_000..=80_000).contains(&read), "{read}");
+}
+
+/// Waits until all other connections have ended, and PostgreSQL has counted what they did.
+async fn assert_alone(database: &TestDatabase) {
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let begun = Instant::now();
+    while database.number(others).await > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

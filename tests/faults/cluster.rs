@@ -83,16 +83,28 @@ async fn what_was_answered_survives_the_promotion_of_a_synchronous_standby() {
     clients.assert_consistent();
 }
 
+/// A server that has taken payments with these keys. What it looked up others have yet to ask for.
+async fn used_before(primary: &Cluster, keys: &[&str]) -> Serve {
+    let serve = Serve::start(&primary.options(), &[]);
+    let clients = Clients::new(&[serve.address]);
+    for key in keys {
+        assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 201);
+    }
+    serve
+}
+
 /// Where most keys were used they are looked up before they are claimed, and that much a standby can do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_replayed_from_a_standby_until_it_is_promoted() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
     let standby = primary.standby();
+    let keys = ["a", "b", "c", "d", "before"];
+    drop(used_before(&primary, &keys).await);
     let proxy = Proxy::start(&primary.options()).await;
     let serve = Serve::start(&proxy.through(&primary.options()), &[]);
     let clients = Arc::new(Clients::new(&[serve.address]));
-    for status in [201, 200, 200, 200, 200] {
-        assert_eq!(clients.pay("before", crate::support::PAYMENT).await.status, status);
+    for key in &keys[..4] {
+        assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 200);
     }
     primary.kill();
     proxy.redirect(&standby.options()).await;
@@ -146,12 +158,14 @@ async fn a_payment_that_no_standby_has_is_not_replayed_among_other_replays_eithe
 async fn no_replay_without_standby(replays_before: usize) {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
     let standby = primary.standby();
+    let keys = &["a", "b", "c", "d"][..replays_before];
+    drop(used_before(&primary, keys).await);
     let serve =
         Serve::start(&primary.options(), &[("REQUEST_DEADLINE", "2s"), ("IN_FLIGHT_WAIT", "1s")]);
     let clients = Clients::new(&[serve.address]);
-    assert_eq!(clients.pay("before", crate::support::PAYMENT).await.status, 201);
-    for _ in 0..replays_before {
-        assert_eq!(clients.pay("before", crate::support::PAYMENT).await.status, 200);
+    assert_eq!(clients.pay("new", crate::support::PAYMENT).await.status, 201);
+    for key in keys {
+        assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 200);
     }
     standby.stop_immediately();
     let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
@@ -166,7 +180,8 @@ async fn no_replay_without_standby(replays_before: usize) {
     }
     standby.start_again();
     assert_eq!(clients.pay("held", crate::support::PAYMENT).await.status, 200);
-    assert_eq!(assert_exactly_once(&clients, &standby.options()).await, 2);
+    let payments = assert_exactly_once(&clients, &standby.options()).await;
+    assert_eq!(payments, replays_before + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

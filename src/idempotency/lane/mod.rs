@@ -30,7 +30,7 @@ mod amend;
 /// is twice the one before.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
-/// A batch that isn't split: halving it would save little, and costs a commit.
+/// Up to so many keys a batch isn't split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
 
 /// How long a connection may idle before it is looked after: less than the time after which
@@ -341,7 +341,8 @@ impl Lane {
 ///
 /// The keys of the last batch are still among them: they are about to be answered, and whoever sent them to
 /// send others. So batches stay of one size, and while PostgreSQL has one the next one queues. Else a large one
-/// and a small one take turns, and whoever is done with the small one waits for the other.
+/// and a small one take turns, and whoever is done with the small one waits for the other. (Those that had to be
+/// looked up were answered before. Then it is half of the others: smaller batches, of one size all the same.)
 fn balanced(keys: usize) -> usize {
     keys.div_ceil(2).max(WHOLE)
 }

@@ -81,7 +81,7 @@ impl Sweeper {
     /// What its connection had better be set to. It is plans that are kept, and found by index: for each plan
     /// PostgreSQL looks for the index's first entry, past all that were deleted and not vacuumed yet, which takes
     /// several times as long as a page.
-    pub const SETTINGS: &str =
+    pub const SESSION: &str =
         "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
 
     /// A sweeper for these times to live; `None` is for ever.
@@ -105,7 +105,7 @@ impl Sweeper {
     }
 
     /// Goes through one page, at most 1000 rows, in one statement, and looks at the one after it. Begins a
-    /// pass when none is under way. It is quickest on a connection with [`SETTINGS`](Self::SETTINGS).
+    /// pass when none is under way. It is quickest on a connection with [`SESSION`](Self::SESSION).
     ///
     /// # Errors
     /// When the database fails; the next step goes through the same page.

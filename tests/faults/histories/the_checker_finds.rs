@@ -80,13 +80,15 @@ fn nothing_in_a_history_that_may_be() {
         event(6, 10, REQUEST, 201),
         event(7, 12, REQUEST, 200),
         event(13, 14, OTHER, 422),
+        event(17, 18, REQUEST, 200),
         event(20, 21, REQUEST, 410),
         event(22, 23, OTHER, 422),
     ];
+    let shown = expiry(15, 19).ended;
     let record = Record {
         events,
         used: vec![used(REQUEST)],
-        expiries: vec![expiry(15, 16)],
+        expiries: vec![Expiry { shown, ..expiry(15, 16) }],
         ..Record::default()
     };
     assert_eq!(record.violations(), Vec::<String>::new());
