@@ -7,9 +7,9 @@
 //! "processing" state for anybody to clean up after a crash.
 //!
 //! Handlers don't open that transaction. They hand the command to a [`Committer`], which owns a
-//! connection and runs what has queued since its last COMMIT (of many keys, half) in one transaction (group commit), in
-//! a handful of statements over the whole batch. With [`Settings::max_batch`] 1 it is a transaction
-//! for each command, and everything holds there too.
+//! connection and runs what has queued since its last COMMIT (of many keys, half) in one transaction
+//! (group commit), in a handful of statements over the whole batch. With [`Settings::max_batch`] 1 it is
+//! a transaction for each command, and everything holds there too.
 //!
 //! # What is promised
 //!
@@ -94,10 +94,11 @@
 //! # Where things are
 //!
 //! `command` and `insert` are what an application says it does, `committer` is the way in, `submission`
-//! one call of it and its reply, `queue` where copies of one request meet, `places` whose turn it is there and
-//! `recent` what keys were found to stand for a moment ago. `lane` is the loop that takes batches and mends what fails, `sidestepped` what it puts aside at
-//! once, `batch` the one transaction, `store` its statements, `connection` what it runs on, and `fitness`
-//! whether promises can be kept there. `used_share` is whether keys had better be looked up than claimed.
+//! one call of it and its reply, `queue` where copies of one request meet, `seat` a caller's place in it,
+//! `places` whose turn it is there and `recent` what keys were found to stand for a moment ago. `lane` is the loop that takes batches and
+//! mends what fails, `sidestepped` what it puts aside at once, `batch` the one transaction, `store` its
+//! statements, `connection` what it runs on, and `fitness` whether promises can be kept there. `used_share`
+//! is whether keys had better be looked up than claimed.
 //! `record` is what became of a key, `sweeper` frees space, and `observer` hears of it all.
 
 mod batch;
@@ -116,6 +117,7 @@ mod queue;
 mod recent;
 mod record;
 mod response;
+mod seat;
 mod sidestepped;
 mod store;
 mod submission;

@@ -25,6 +25,7 @@ use super::{
     observer::{Event, Observer, Resolution},
     places::{Group, Places},
     recent::Recent,
+    seat::Seat,
     store::UsedKey,
     submission::{Reply, Running, Stage, Standing, Submission},
 };
@@ -42,14 +43,6 @@ pub(super) struct Queue {
     limit: usize,
     account_limit: usize,
     observer: Arc<dyn Observer>,
-}
-
-/// A caller's place, left when it stops waiting: by [`leave`](Self::leave), or by dropping it.
-pub(super) struct Seat<'a> {
-    queue: &'a Queue,
-    scope: ScopedKey,
-    number: u64,
-    left: bool,
 }
 
 impl Queue {
@@ -79,7 +72,7 @@ impl Queue {
     }
 
     /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
-    fn state(&self) -> MutexGuard<'_, Places> {
+    pub(super) fn state(&self) -> MutexGuard<'_, Places> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -97,7 +90,7 @@ impl Queue {
             drop(state);
             let reply = submission.judged_by(Standing::from(&*used));
             self.answer(submission, reply);
-            return Ok(Seat { queue: self, scope, number, left: true });
+            return Ok(Seat::left(self, scope, number));
         }
         let state = &mut *state;
         let (keys, copies) =
@@ -124,7 +117,7 @@ impl Queue {
             state.insert(scope.clone(), group);
             self.arrivals.notify_one();
         }
-        Ok(Seat { queue: self, scope, number, left: false })
+        Ok(Seat::taken(self, scope, number))
     }
 
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
@@ -333,54 +326,11 @@ impl Queue {
     }
 
     /// The key leaves the queue. Whoever waits for a closed queue to be drained is told.
-    fn remove(&self, state: &mut Places, scope: &ScopedKey) -> Option<Group> {
+    pub(super) fn remove(&self, state: &mut Places, scope: &ScopedKey) -> Option<Group> {
         let group = state.remove(scope);
         if state.closed && state.groups.is_empty() {
             self.arrivals.notify_one();
         }
         group
-    }
-}
-
-impl Seat<'_> {
-    /// The caller has heard its outcome: there is nothing to leave.
-    pub(super) fn answered(mut self) {
-        self.left = true;
-    }
-
-    /// The caller stops waiting. Says how far its request had come, so far as can be known.
-    pub(super) fn leave(mut self) -> Stage {
-        self.left = true;
-        self.vacate()
-    }
-
-    fn vacate(&self) -> Stage {
-        let mut state = self.queue.state();
-        let state = &mut *state;
-        let Some(group) = state.groups.get_mut(&self.scope) else { return Stage::Begun };
-        if self.number < group.place {
-            // Another group, made since ours was settled.
-            return Stage::Begun;
-        }
-        let stage = group.stage;
-        if group.leader.as_ref().is_some_and(|(number, _)| *number == self.number) {
-            group.leader = group.followers.pop_first();
-            if group.leader.is_some() {
-                state.forget_copy(self.scope.account_id);
-            } else {
-                self.queue.remove(state, &self.scope);
-            }
-        } else if group.followers.remove(&self.number).is_some() {
-            state.forget_copy(self.scope.account_id);
-        }
-        stage
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        if !self.left {
-            self.vacate();
-        }
     }
 }

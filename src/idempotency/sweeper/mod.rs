@@ -1,5 +1,5 @@
 //! Frees the space of what has expired. Nothing depends on when, or whether, that happens: the
-//! database's clock decides at every request what may be replayed and which key is free.
+//! database's clock decides what may be replayed and which key is free.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
