@@ -9,6 +9,7 @@
 use std::{
     any::TypeId,
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
@@ -62,7 +63,7 @@ pub(super) enum Fate {
     /// Its key was new; it was executed, and is committed.
     New(Executed),
     /// Its key was used before.
-    Used(UsedKey),
+    Used(Arc<UsedKey>),
 }
 
 /// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
@@ -139,7 +140,7 @@ async fn in_one_statement(
     let mut fates: Vec<Option<Fate>> = executed.collect();
     for (place, used) in committed.used {
         if let Some(fate) = fates.get_mut(place) {
-            *fate = Some(Fate::Used(used));
+            *fate = Some(Fate::Used(Arc::new(used)));
         }
     }
     Ok(fates)

@@ -22,7 +22,6 @@ use super::{
     lane::lanes,
     observer::{Event, Observer},
     queue::Queue,
-    recent::Recent,
     record::Void,
     submission::{Stage, Submission},
 };
@@ -164,12 +163,11 @@ impl Committer {
         let mut queues = Vec::with_capacity(committers);
         let mut tasks = Vec::with_capacity(2 * committers);
         for main_connector in connectors {
-            let limits = (
+            let queue = Arc::new(Queue::new(
                 settings.queue_limit.div_ceil(committers),
                 settings.account_queue_limit.div_ceil(committers),
-            );
-            let recent = settings.key_ttl.is_none().then(|| Recent::new(committers));
-            let queue = Arc::new(Queue::new(limits, recent, Arc::clone(&observer)));
+                Arc::clone(&observer),
+            ));
             let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
             queues.push(queue);

@@ -4,8 +4,6 @@
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
-//! Where it is known already what a key stands for, whoever brings it is answered at once.
-//!
 //! No account takes more than its share of the places, and those that wait take turns: whoever has a
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
@@ -24,7 +22,6 @@ use super::{
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
     places::{Group, Places},
-    recent::Recent,
     seat::Seat,
     store::UsedKey,
     submission::{Reply, Running, Stage, Standing, Submission},
@@ -37,8 +34,6 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 /// One committer's queue.
 pub(super) struct Queue {
     state: Mutex<Places>,
-    /// Nothing where keys expire: another server may use one anew at any moment.
-    recent: Option<Recent>,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -47,19 +42,8 @@ pub(super) struct Queue {
 
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
-    pub(super) fn new(
-        (limit, account_limit): (usize, usize),
-        recent: Option<Recent>,
-        observer: Arc<dyn Observer>,
-    ) -> Self {
-        Self {
-            state: Mutex::default(),
-            recent,
-            arrivals: Notify::new(),
-            limit,
-            account_limit,
-            observer,
-        }
+    pub(super) fn new(limit: usize, account_limit: usize, observer: Arc<dyn Observer>) -> Self {
+        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
     }
 
     pub(super) fn observe(&self, event: Event<'_>) {
@@ -76,8 +60,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command in, as its key's leader or as a follower; or answers it, where it is known what its key
-    /// stands for.
+    /// Takes a command in, as its key's leader or as a follower.
     pub(super) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
         let scope = submission.scope.clone();
         let mut state = self.state();
@@ -85,13 +68,6 @@ impl Queue {
             return Err(Failure::Overloaded);
         }
         let number = state.number();
-        let recent = self.recent.as_ref();
-        if let Some(used) = recent.and_then(|recent| recent.find(&scope, submission.arrived)) {
-            drop(state);
-            let reply = submission.judged_by(Standing::from(&*used));
-            self.answer(submission, reply);
-            return Ok(Seat::left(self, scope, number));
-        }
         let state = &mut *state;
         let (keys, copies) =
             state.shares.get(&scope.account_id).map_or((0, 0), |share| (share.keys, share.copies));
@@ -117,7 +93,7 @@ impl Queue {
             state.insert(scope.clone(), group);
             self.arrivals.notify_one();
         }
-        Ok(Seat::taken(self, scope, number))
+        Ok(Seat::new(self, scope, number))
     }
 
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
@@ -190,15 +166,9 @@ impl Queue {
     }
 
     /// Answers the leader and all who follow it by what their key was used for.
-    pub(super) fn settle_used(&self, running: Running, used: UsedKey) {
-        let used = Arc::new(used);
-        // Before anybody is answered: whoever comes again then is to find it.
-        if let Some(recent) = &self.recent {
-            let Submission { scope, arrived, .. } = &running.leader;
-            recent.keep(scope.clone(), Arc::clone(&used), *arrived);
-        }
+    pub(super) fn settle_used(&self, running: Running, used: &UsedKey) {
         let followers = self.followers(&running);
-        let standing = Standing::from(&*used);
+        let standing = Standing::from(used);
         let Standing { execution_id, replayable_until, .. } = standing;
         let own = running.leader.execution_id == execution_id;
         self.settled(

@@ -17,6 +17,7 @@ use super::{
     connection::{Connector, Fault},
     observer::Event,
     queue::Queue,
+    recent::Recent,
     sidestepped::Sidestepped,
     store::UsedKey,
     submission::{Running, Stage},
@@ -63,6 +64,9 @@ pub(super) struct Lane {
     /// wait for as long as answering takes. There is a connection for that part, since these came over it.
     /// They stay here until they are answered, so that no panic can lose them.
     decided: VecDeque<(Running, Fate)>,
+    /// What keys were found to stand for a moment ago. Nothing where keys expire: another server may use one anew
+    /// at any moment.
+    recent: Option<Recent>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
     /// How often in a row a batch had to be repeated because it met other transactions.
@@ -86,6 +90,7 @@ pub(super) fn lanes(
         in_flight_wait: settings.in_flight_wait,
         parts: Vec::new(),
         decided: VecDeque::new(),
+        recent: settings.key_ttl.is_none().then(|| Recent::new(settings.committers)),
         delayed: Vec::new(),
         repeats: 0,
         searching: false,
@@ -156,7 +161,7 @@ impl Lane {
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { aside, sidestepped } = &mut self.role {
-            // Until there is a batch, or nothing left: what is put aside makes room.
+            // Until there is a batch, or nothing left: what is known or put aside makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
                 if taken.is_empty() {
@@ -164,7 +169,10 @@ impl Lane {
                 }
                 for running in taken {
                     let leader = &running.leader;
-                    if sidestepped.has(&leader.scope, leader.command.locks(), now) {
+                    let recent = self.recent.as_ref();
+                    if let Some(used) = recent.and_then(|recent| recent.find(&leader.scope, now)) {
+                        self.decided.push_back((running, Fate::Used(used)));
+                    } else if sidestepped.has(&leader.scope, leader.command.locks(), now) {
                         put_aside(aside, &self.queue, running);
                     } else {
                         batch.push(running);
@@ -247,7 +255,7 @@ impl Lane {
                 let mut open = Vec::new();
                 for (running, fate) in part.into_iter().zip(fates) {
                     match fate {
-                        Some(fate) => self.decided.push_back((running, fate)),
+                        Some(fate) => self.decide(running, fate),
                         None => open.push(running),
                     }
                 }
@@ -282,7 +290,7 @@ impl Lane {
         let mut open = Vec::new();
         for (running, used) in self.looked_up(Look::First).await {
             match used {
-                Some(used) => self.decided.push_back((running, Fate::Used(used))),
+                Some(used) => self.decide(running, Fate::Used(Arc::new(used))),
                 None => open.push(running),
             }
         }
@@ -293,12 +301,31 @@ impl Lane {
         any
     }
 
+    /// Its callers hear of it once the next part is on its way.
+    fn decide(&mut self, running: Running, fate: Fate) {
+        if let Fate::Used(used) = &fate {
+            self.note(&running, used);
+        }
+        self.decided.push_back((running, fate));
+    }
+
+    /// Whoever comes again in a moment finds what its key stands for.
+    fn note(&mut self, running: &Running, used: &Arc<UsedKey>) {
+        if let Some(recent) = &mut self.recent {
+            recent.keep(&running.leader.scope, used, running.leader.arrived);
+        }
+    }
+
     /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
     async fn look_up(&mut self, part: Vec<Running>) {
         self.parts.push(part);
         for (running, used) in self.looked_up(Look::Last).await {
             match used {
-                Some(used) => self.queue.settle_used(running, used),
+                Some(used) => {
+                    let used = Arc::new(used);
+                    self.note(&running, &used);
+                    self.queue.settle_used(running, &used);
+                }
                 None => self.delay(running),
             }
         }
@@ -352,7 +379,7 @@ fn answer(queue: &Queue, decided: &mut VecDeque<(Running, Fate)>) {
     while let Some((running, fate)) = decided.pop_front() {
         match fate {
             Fate::New(executed) => queue.settle_new(running, executed),
-            Fate::Used(used) => queue.settle_used(running, used),
+            Fate::Used(used) => queue.settle_used(running, &used),
         }
     }
 }
