@@ -61,7 +61,8 @@ pub(super) struct Lane {
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
     /// What is committed, and whose callers hear so once the next part is on its way: PostgreSQL would
-    /// wait for as long as answering takes. There is a connection for that part, since these came over it.
+    /// wait for as long as answering takes. There is a connection for that part, since these came over it; or they
+    /// are known, and answered all the same where there is none.
     /// They stay here until they are answered, so that no panic can lose them.
     decided: VecDeque<(Running, Fate)>,
     /// What keys were found to stand for a moment ago. Nothing where keys expire: another server may use one anew
@@ -245,7 +246,11 @@ impl Lane {
                 let (run, ()) = join(run, answers).await;
                 run
             }
-            Err(unfit) => Err(Fault::no_server(&unfit)),
+            Err(unfit) => {
+                // Those who are known need no server.
+                answer(&self.queue, &mut self.decided);
+                Err(Fault::no_server(&unfit))
+            }
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
