@@ -22,6 +22,7 @@ use super::{
     lane::lanes,
     observer::{Event, Observer},
     queue::Queue,
+    recent::Recent,
     record::Void,
     submission::{Stage, Submission},
 };
@@ -163,11 +164,12 @@ impl Committer {
         let mut queues = Vec::with_capacity(committers);
         let mut tasks = Vec::with_capacity(2 * committers);
         for main_connector in connectors {
-            let queue = Arc::new(Queue::new(
+            let limits = (
                 settings.queue_limit.div_ceil(committers),
                 settings.account_queue_limit.div_ceil(committers),
-                Arc::clone(&observer),
-            ));
+            );
+            let recent = settings.key_ttl.is_none().then(|| Recent::new(committers));
+            let queue = Arc::new(Queue::new(limits, recent, Arc::clone(&observer)));
             let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
             queues.push(queue);

@@ -4,6 +4,8 @@
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
+//! Where it is known already what a key stands for, the first who brings it in a turn is answered at once.
+//!
 //! No account takes more than its share of the places, and those that wait take turns: whoever has a
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
@@ -22,6 +24,7 @@ use super::{
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
     places::{Group, Places},
+    recent::Recent,
     seat::Seat,
     store::UsedKey,
     submission::{Reply, Running, Stage, Standing, Submission},
@@ -34,6 +37,9 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 /// One committer's queue.
 pub(super) struct Queue {
     state: Mutex<Places>,
+    /// What keys were found to stand for a moment ago. Nothing where keys expire: another server may use one anew
+    /// at any moment.
+    recent: Option<Mutex<Recent>>,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -42,8 +48,19 @@ pub(super) struct Queue {
 
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
-    pub(super) fn new(limit: usize, account_limit: usize, observer: Arc<dyn Observer>) -> Self {
-        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
+    pub(super) fn new(
+        (limit, account_limit): (usize, usize),
+        recent: Option<Recent>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self {
+            state: Mutex::default(),
+            recent: recent.map(Mutex::new),
+            arrivals: Notify::new(),
+            limit,
+            account_limit,
+            observer,
+        }
     }
 
     pub(super) fn observe(&self, event: Event<'_>) {
@@ -60,7 +77,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command in, as its key's leader or as a follower.
+    /// Takes a command in, as its key's leader or as a follower; or answers it, where that needs no turn of
+    /// the committer.
     pub(super) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
         let scope = submission.scope.clone();
         let mut state = self.state();
@@ -68,6 +86,14 @@ impl Queue {
             return Err(Failure::Overloaded);
         }
         let number = state.number();
+        let known =
+            self.recent().and_then(|mut recent| recent.find_first(&scope, submission.arrived));
+        if let Some(used) = known {
+            drop(state);
+            let reply = submission.judged_by(Standing::from(&*used));
+            self.answer(submission, reply);
+            return Ok(Seat::left(self, scope, number));
+        }
         let state = &mut *state;
         let (keys, copies) =
             state.shares.get(&scope.account_id).map_or((0, 0), |share| (share.keys, share.copies));
@@ -93,12 +119,33 @@ impl Queue {
             state.insert(scope.clone(), group);
             self.arrivals.notify_one();
         }
-        Ok(Seat::new(self, scope, number))
+        Ok(Seat::taken(self, scope, number))
+    }
+
+    fn recent(&self) -> Option<MutexGuard<'_, Recent>> {
+        let recent = self.recent.as_ref()?;
+        Some(recent.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What this key stands for, if that was found a moment ago.
+    pub(super) fn known(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
+        self.recent().and_then(|recent| recent.find(scope, now))
+    }
+
+    /// Whoever comes with this one's key in a moment finds what it stands for.
+    pub(super) fn note(&self, running: &Running, used: &Arc<UsedKey>) {
+        let Submission { scope, arrived, .. } = &running.leader;
+        let gone = self.recent().map(|mut recent| recent.keep(scope, used, *arrived));
+        // With the lock given back.
+        drop(gone);
     }
 
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
     /// and again.
     pub(super) fn take(&self, limit: usize) -> Vec<Running> {
+        if let Some(mut recent) = self.recent() {
+            recent.next_turn();
+        }
         let mut state = self.state();
         let state = &mut *state;
         let now = Instant::now();

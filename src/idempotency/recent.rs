@@ -1,6 +1,7 @@
 //! What used keys were found to stand for a moment ago, in memory: so a client that sends one request again and
-//! again, without a pause, costs the database one look-up a second, and not one each time. It still waits for its
-//! turn in the queue, or whoever sends so would have more of the server than those who pay.
+//! again, without a pause, costs the database one look-up a second, and not one each time. It is answered at once,
+//! but each key only once a turn of the committer. Whoever comes again within the same turn waits for the next one
+//! in the queue, or those who storm one key would have more of the server than those who pay.
 //!
 //! Nothing gets here but what the database said of a key that is used up, after standbys that have to confirm it
 //! did, and that never changes while the key is kept. So an answer from here is never a wrong one, only one that
@@ -34,9 +35,19 @@ pub(super) struct Recent {
     most: usize,
     /// Since when they are collected; `None` before the first.
     since: Option<Instant>,
+    /// The committer's turns so far.
+    turn: u64,
 }
 
-type Generation = HashMap<ScopedKey, (Instant, Arc<UsedKey>)>;
+/// A key that was looked up.
+pub(super) struct Known {
+    used: Arc<UsedKey>,
+    until: Instant,
+    /// The last turn in which somebody was told without waiting.
+    told: u64,
+}
+
+pub(super) type Generation = HashMap<ScopedKey, Known>;
 
 impl Recent {
     /// For one of so many committers.
@@ -47,34 +58,61 @@ impl Recent {
             bytes: 0,
             most: BYTES / committers.max(1),
             since: None,
+            turn: 0,
         }
     }
 
     /// What this key stands for, if that is known still.
     pub(super) fn find(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let (end, used) = self.young.get(scope).or_else(|| self.old.get(scope))?;
-        (*end > now).then(|| Arc::clone(used))
+        let known = self.young.get(scope).or_else(|| self.old.get(scope))?;
+        (known.until > now).then(|| Arc::clone(&known.used))
+    }
+
+    /// The same, but only for the first who asks in this turn.
+    pub(super) fn find_first(&mut self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
+        let turn = self.turn;
+        let young = self.young.get_mut(scope);
+        let known = young.or_else(|| self.old.get_mut(scope))?;
+        let first = known.until > now && known.told < turn;
+        first.then(|| {
+            known.told = turn;
+            Arc::clone(&known.used)
+        })
+    }
+
+    /// The committer begins its next turn.
+    pub(super) fn next_turn(&mut self) {
+        self.turn += 1;
     }
 
     /// Keeps what this key stands for, which was looked up after `arrived`; unless that may change meanwhile.
-    pub(super) fn keep(&mut self, scope: &ScopedKey, used: &Arc<UsedKey>, arrived: Instant) {
-        let (now, end) = (Instant::now(), arrived + KEPT);
-        let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < end) else {
-            return;
+    /// What has to go for it comes back: dropping it may take longer than anybody should wait.
+    pub(super) fn keep(
+        &mut self,
+        scope: &ScopedKey,
+        used: &Arc<UsedKey>,
+        arrived: Instant,
+    ) -> Generation {
+        let mut gone = Generation::new();
+        let (now, until) = (Instant::now(), arrived + KEPT);
+        let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < until) else {
+            return gone;
         };
         let headers: usize = response.headers().map(|(name, value)| name.len() + value.len()).sum();
         let bytes = BYTES_OF_A_KEY + response.body().len() + headers;
         if bytes > self.most {
-            return;
+            return gone;
         }
         let full = self.bytes + bytes > self.most;
         if full || self.since.is_none_or(|since| since + KEPT <= now) {
-            self.old = mem::take(&mut self.young);
+            gone = mem::replace(&mut self.old, mem::take(&mut self.young));
             self.bytes = 0;
             self.since = Some(now);
         }
         self.bytes += bytes;
-        self.young.insert(scope.clone(), (end, Arc::clone(used)));
+        let known = Known { used: Arc::clone(used), until, told: self.turn };
+        self.young.insert(scope.clone(), known);
+        gone
     }
 }
 
@@ -114,6 +152,23 @@ mod tests {
         assert!(recent.find(&scope("other"), now).is_none());
         let other = ScopedKey { account_id: Uuid::max(), ..scope("k") };
         assert!(recent.find(&other, now).is_none());
+    }
+
+    #[test]
+    fn each_turn_one_is_told_without_waiting() {
+        let (mut recent, now) = (Recent::new(1), Instant::now());
+        recent.keep(&scope("k"), &Arc::new(used(1)), now);
+        recent.keep(&scope("other"), &Arc::new(used(1)), now);
+        assert!(recent.find_first(&scope("k"), now).is_none(), "its own look-up had this turn");
+        for _ in 0..3 {
+            recent.next_turn();
+            assert!(recent.find_first(&scope("k"), now).is_some());
+            assert!(recent.find_first(&scope("k"), now).is_none());
+            assert!(recent.find_first(&scope("other"), now).is_some());
+            assert!(recent.find(&scope("k"), now).is_some());
+        }
+        recent.next_turn();
+        assert!(recent.find_first(&scope("k"), now + KEPT).is_none());
     }
 
     #[test]

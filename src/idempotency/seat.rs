@@ -12,8 +12,13 @@ pub(super) struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     /// That of a caller who was given this number.
-    pub(super) fn new(queue: &'a Queue, scope: ScopedKey, number: u64) -> Self {
+    pub(super) fn taken(queue: &'a Queue, scope: ScopedKey, number: u64) -> Self {
         Self { queue, scope, number, left: false }
+    }
+
+    /// That of a caller who was answered without a place.
+    pub(super) fn left(queue: &'a Queue, scope: ScopedKey, number: u64) -> Self {
+        Self { queue, scope, number, left: true }
     }
 
     /// The caller has heard its outcome: there is nothing to leave.

@@ -11,13 +11,14 @@ use payonce::idempotency::{
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
 
 use crate::support::{
     TestDatabase,
     database::{maintenance, take_lock},
+    proxy::Proxy,
 };
 
 /// What a command does, besides having its effect.
@@ -151,6 +152,10 @@ impl Layer {
     async fn effects(&self) -> i64 {
         self.database.number("SELECT count(*) FROM effects").await
     }
+}
+
+fn is_replay(outcome: &Result<Outcome, Failure>) -> bool {
+    matches!(outcome, Ok(Outcome::Replay { .. }))
 }
 
 fn is_new(outcome: &Result<Outcome, Failure>) -> bool {
@@ -308,6 +313,48 @@ async fn what_many_wait_for_is_done_in_two_halves() {
     // Of 41 keys, with that of the batch before.
     let sizes = "SELECT (SELECT max(size) * 1000 + count(*) FROM (SELECT count(*) AS size FROM effects GROUP BY xmin::text) AS batch)";
     assert_eq!(layer.database.number(sizes).await, 21_003);
+}
+
+#[tokio::test]
+async fn a_known_key_is_answered_at_once_and_its_copies_with_the_next_batch() {
+    let layer = Layer::start().await;
+    let first = layer.submit("k", Act::Succeed).await;
+    assert!(is_new(&first));
+    // Now it is known, to whoever comes in another turn.
+    assert!(is_replay(&layer.submit("k", Act::Succeed).await));
+    let busy = layer.busy(400);
+    sleep(Duration::from_millis(50)).await;
+    let begun = Instant::now();
+    let waits = [(); 3].map(async |()| {
+        let outcome = layer.submit("k", Act::Succeed).await;
+        assert!(is_replay(&outcome), "{outcome:?}");
+        begun.elapsed()
+    });
+    let waits = join_all(waits).await;
+    busy.await.unwrap();
+    let at_once = |wait: &Duration| *wait < Duration::from_millis(200);
+    assert_eq!(waits.iter().map(at_once).collect::<Vec<_>>(), [true, false, false], "{waits:?}");
+}
+
+#[tokio::test]
+async fn what_is_known_is_told_where_no_connection_can_be_made() {
+    let mut layer = Layer::start().await;
+    let proxy = Proxy::start(&layer.database.options).await;
+    let options = proxy.through(&layer.database.options);
+    layer.committer = Committer::start(&options, &Settings::default()).await.unwrap();
+    assert!(is_new(&layer.submit("k", Act::Succeed).await));
+    assert!(is_replay(&layer.submit("k", Act::Succeed).await));
+    proxy.redirect(&options.clone().port(1)).await;
+    proxy.cut_all();
+    let submit = async |name, patience| {
+        let patience = Duration::from_millis(patience);
+        timeout(patience, layer.submit(name, Act::Succeed)).await.ok()
+    };
+    assert_eq!(submit("finds-out", 100).await, None);
+    // The first of the copies is answered at once; the second comes into one batch with what has to wait.
+    let outcomes = join_all(["new", "k", "k"].map(|name| submit(name, 500))).await;
+    let told = |outcome: &Option<_>| outcome.as_ref().is_some_and(is_replay);
+    assert_eq!(outcomes.iter().map(told).collect::<Vec<_>>(), [false, true, true], "{outcomes:?}");
 }
 
 #[tokio::test]

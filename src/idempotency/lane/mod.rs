@@ -17,7 +17,6 @@ use super::{
     connection::{Connector, Fault},
     observer::Event,
     queue::Queue,
-    recent::Recent,
     sidestepped::Sidestepped,
     store::UsedKey,
     submission::{Running, Stage},
@@ -65,9 +64,6 @@ pub(super) struct Lane {
     /// are known, and answered all the same where there is none.
     /// They stay here until they are answered, so that no panic can lose them.
     decided: VecDeque<(Running, Fate)>,
-    /// What keys were found to stand for a moment ago. Nothing where keys expire: another server may use one anew
-    /// at any moment.
-    recent: Option<Recent>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
     /// How often in a row a batch had to be repeated because it met other transactions.
@@ -91,7 +87,6 @@ pub(super) fn lanes(
         in_flight_wait: settings.in_flight_wait,
         parts: Vec::new(),
         decided: VecDeque::new(),
-        recent: settings.key_ttl.is_none().then(|| Recent::new(settings.committers)),
         delayed: Vec::new(),
         repeats: 0,
         searching: false,
@@ -170,8 +165,7 @@ impl Lane {
                 }
                 for running in taken {
                     let leader = &running.leader;
-                    let recent = self.recent.as_ref();
-                    if let Some(used) = recent.and_then(|recent| recent.find(&leader.scope, now)) {
+                    if let Some(used) = self.queue.known(&leader.scope, now) {
                         self.decided.push_back((running, Fate::Used(used)));
                     } else if sidestepped.has(&leader.scope, leader.command.locks(), now) {
                         put_aside(aside, &self.queue, running);
@@ -309,16 +303,9 @@ impl Lane {
     /// Its callers hear of it once the next part is on its way.
     fn decide(&mut self, running: Running, fate: Fate) {
         if let Fate::Used(used) = &fate {
-            self.note(&running, used);
+            self.queue.note(&running, used);
         }
         self.decided.push_back((running, fate));
-    }
-
-    /// Whoever comes again in a moment finds what its key stands for.
-    fn note(&mut self, running: &Running, used: &Arc<UsedKey>) {
-        if let Some(recent) = &mut self.recent {
-            recent.keep(&running.leader.scope, used, running.leader.arrived);
-        }
     }
 
     /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
@@ -328,7 +315,7 @@ impl Lane {
             match used {
                 Some(used) => {
                     let used = Arc::new(used);
-                    self.note(&running, &used);
+                    self.queue.note(&running, &used);
                     self.queue.settle_used(running, &used);
                 }
                 None => self.delay(running),
