@@ -4,7 +4,7 @@
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
-//! Where it is known already what a key stands for, the first who brings it in a turn is answered at once.
+//! Where it is known already what a key stands for, a few who bring it are answered at once.
 //!
 //! No account takes more than its share of the places, and those that wait take turns: whoever has a
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
@@ -87,7 +87,7 @@ impl Queue {
         }
         let number = state.number();
         let known =
-            self.recent().and_then(|mut recent| recent.find_first(&scope, submission.arrived));
+            self.recent().and_then(|mut recent| recent.find_at_once(&scope, submission.arrived));
         if let Some(used) = known {
             drop(state);
             let reply = submission.judged_by(Standing::from(&*used));

@@ -1,7 +1,8 @@
 //! What used keys were found to stand for a moment ago, in memory: so a client that sends one request again and
-//! again, without a pause, costs the database one look-up a second, and not one each time. It is answered at once,
-//! but each key only once a turn of the committer. Whoever comes again within the same turn waits for the next one
-//! in the queue, or those who storm one key would have more of the server than those who pay.
+//! again, without a pause, costs the database one look-up a second, and not one each time.
+//!
+//! A few are answered at once in each turn of the committer. Whoever else brings a known key waits for the next turn
+//! in the queue, as a payment does, or those who ask again and again would have more of the server than those who pay.
 //!
 //! Nothing gets here but what the database said of a key that is used up, after standbys that have to confirm it
 //! did, and that never changes while the key is kept. So an answer from here is never a wrong one, only one that
@@ -24,6 +25,9 @@ const BYTES: usize = 8 * 1024 * 1024;
 /// What a key takes besides its response's text: about that of its row, its fields and its place in the map.
 const BYTES_OF_A_KEY: usize = 512;
 
+/// How many are told in each turn of the committer without waiting for it: enough that replays alone seldom wake it.
+const AT_ONCE: usize = 8;
+
 /// The keys of one committer that were looked up a moment ago. The young become the old as soon as they fill their
 /// part, or some of them may be out of date; and the old go.
 pub(super) struct Recent {
@@ -35,19 +39,11 @@ pub(super) struct Recent {
     most: usize,
     /// Since when they are collected; `None` before the first.
     since: Option<Instant>,
-    /// The committer's turns so far.
-    turn: u64,
+    /// How many were told in this turn without waiting for it.
+    told: usize,
 }
 
-/// A key that was looked up.
-pub(super) struct Known {
-    used: Arc<UsedKey>,
-    until: Instant,
-    /// The last turn in which somebody was told without waiting.
-    told: u64,
-}
-
-pub(super) type Generation = HashMap<ScopedKey, Known>;
+pub(super) type Generation = HashMap<ScopedKey, (Instant, Arc<UsedKey>)>;
 
 impl Recent {
     /// For one of so many committers.
@@ -58,31 +54,26 @@ impl Recent {
             bytes: 0,
             most: BYTES / committers.max(1),
             since: None,
-            turn: 0,
+            told: 0,
         }
     }
 
     /// What this key stands for, if that is known still.
     pub(super) fn find(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let known = self.young.get(scope).or_else(|| self.old.get(scope))?;
-        (known.until > now).then(|| Arc::clone(&known.used))
+        let (end, used) = self.young.get(scope).or_else(|| self.old.get(scope))?;
+        (*end > now).then(|| Arc::clone(used))
     }
 
-    /// The same, but only for the first who asks in this turn.
-    pub(super) fn find_first(&mut self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let turn = self.turn;
-        let young = self.young.get_mut(scope);
-        let known = young.or_else(|| self.old.get_mut(scope))?;
-        let first = known.until > now && known.told < turn;
-        first.then(|| {
-            known.told = turn;
-            Arc::clone(&known.used)
-        })
+    /// The same, for somebody who would be told without waiting, as long as a few were in this turn.
+    pub(super) fn find_at_once(&mut self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
+        let used = if self.told < AT_ONCE { self.find(scope, now) } else { None };
+        self.told += usize::from(used.is_some());
+        used
     }
 
     /// The committer begins its next turn.
     pub(super) fn next_turn(&mut self) {
-        self.turn += 1;
+        self.told = 0;
     }
 
     /// Keeps what this key stands for, which was looked up after `arrived`; unless that may change meanwhile.
@@ -94,8 +85,8 @@ impl Recent {
         arrived: Instant,
     ) -> Generation {
         let mut gone = Generation::new();
-        let (now, until) = (Instant::now(), arrived + KEPT);
-        let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < until) else {
+        let (now, end) = (Instant::now(), arrived + KEPT);
+        let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < end) else {
             return gone;
         };
         let headers: usize = response.headers().map(|(name, value)| name.len() + value.len()).sum();
@@ -110,8 +101,7 @@ impl Recent {
             self.since = Some(now);
         }
         self.bytes += bytes;
-        let known = Known { used: Arc::clone(used), until, told: self.turn };
-        self.young.insert(scope.clone(), known);
+        self.young.insert(scope.clone(), (end, Arc::clone(used)));
         gone
     }
 }
@@ -155,20 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn each_turn_one_is_told_without_waiting() {
+    fn in_each_turn_a_few_are_told_without_waiting() {
         let (mut recent, now) = (Recent::new(1), Instant::now());
         recent.keep(&scope("k"), &Arc::new(used(1)), now);
-        recent.keep(&scope("other"), &Arc::new(used(1)), now);
-        assert!(recent.find_first(&scope("k"), now).is_none(), "its own look-up had this turn");
         for _ in 0..3 {
-            recent.next_turn();
-            assert!(recent.find_first(&scope("k"), now).is_some());
-            assert!(recent.find_first(&scope("k"), now).is_none());
-            assert!(recent.find_first(&scope("other"), now).is_some());
+            assert!(recent.find_at_once(&scope("other"), now).is_none(), "it isn't known");
+            for _ in 0..AT_ONCE {
+                assert!(recent.find_at_once(&scope("k"), now).is_some());
+            }
+            assert!(recent.find_at_once(&scope("k"), now).is_none());
             assert!(recent.find(&scope("k"), now).is_some());
+            recent.next_turn();
         }
-        recent.next_turn();
-        assert!(recent.find_first(&scope("k"), now + KEPT).is_none());
+        assert!(recent.find_at_once(&scope("k"), now + KEPT).is_none());
     }
 
     #[test]
