@@ -1,9 +1,10 @@
 //! The same with many keys in the tables, while the sweeper runs: at each size, with keys at random and in order of time.
 //!
-//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Before each run as many answers
-//! are put in that have expired as the run makes new ones, which is what the sweeper has to do in the long run. Each run
-//! begins with a checkpoint, and is measured in two parts: right after it, when the first change of each page writes all
-//! of the page to the log, and when most of that is over. The sizes take turns, round by round.
+//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Each run begins with a checkpoint,
+//! and is measured twice: right after it, when the first change of each page writes all of the page to the log, and when
+//! most of that is over, which the load goes on for in between. Empty tables are measured once. Before each time as many
+//! answers are put in that have expired as will be new, which is what the sweeper has to do in the long run. The sizes
+//! take turns, round by round.
 
 use sqlx::{Connection, PgConnection};
 
@@ -13,7 +14,7 @@ use super::{
     load::{Load, Requests},
     machine::Machine,
     meters::Meters,
-    results::{Collected, Results, float},
+    results::{Collected, Results, Sample, float},
     support::{TestDatabase, binary::Serve},
 };
 
@@ -25,6 +26,9 @@ pub const ORDERED_AT_FIRST: &str = "keys in order of time, right after a checkpo
 
 /// Large tables need longer to show what they cost.
 const TIMES_AS_LONG: u64 = 4;
+
+/// For how many times that long payments go on between the two times.
+pub const BETWEEN: u64 = 2;
 
 /// About the rate of new payments.
 const EXPIRING_A_SECOND: u64 = 20_000;
@@ -45,27 +49,49 @@ pub async fn run(knobs: &Knobs) -> Results {
                 (RANDOM_AT_FIRST, RANDOM, Requests::New),
                 (ORDERED_AT_FIRST, ORDERED, Requests::Ordered),
             ] {
+                let expire = async || insert_expired(filled, seconds * EXPIRING_A_SECOND).await;
+                if *keys > 0 {
+                    expire().await;
+                }
                 // What this run makes would be much, where there was nothing.
                 let empty = if *keys == 0 { Some(filled.copy().await) } else { None };
                 let database = empty.as_ref().unwrap_or(filled);
-                if *keys > 0 {
-                    insert_expired(database, 2 * seconds * EXPIRING_A_SECOND).await;
-                }
                 let serve = Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")]);
                 database.execute("CHECKPOINT").await;
-                for scenario in [at_first, scenario] {
-                    let before = swept(database).await;
-                    let meters = Meters::go_on(database, Some(serve.child.id())).await;
-                    let mut sample = Load::run(serve.address, requests, CLIENTS, seconds);
-                    meters.stop(&mut sample).await;
-                    sample.insert("swept".to_owned(), swept(database).await - before);
+                let sample = measured(database, &serve, requests, seconds).await;
+                collected.add(at_first, *keys, sample.clone());
+                if *keys == 0 {
+                    // It has no pages to write, and isn't empty any more.
                     collected.add(scenario, *keys, sample);
+                } else {
+                    Load::run(serve.address, requests, CLIENTS, BETWEEN * seconds);
+                    expire().await;
+                    collected.add(
+                        scenario,
+                        *keys,
+                        measured(database, &serve, requests, seconds).await,
+                    );
                 }
                 stop(serve);
             }
         }
     }
     collected.results(machine, seconds, knobs.rounds)
+}
+
+/// A load on a server that goes on, what it cost, and what was swept meanwhile.
+async fn measured(
+    database: &TestDatabase,
+    serve: &Serve,
+    requests: Requests,
+    seconds: u64,
+) -> Sample {
+    let before = swept(database).await;
+    let meters = Meters::go_on(database, Some(serve.child.id())).await;
+    let mut sample = Load::run(serve.address, requests, CLIENTS, seconds);
+    meters.stop(&mut sample).await;
+    sample.insert("swept".to_owned(), swept(database).await - before);
+    sample
 }
 
 /// How many answers were deleted so far.

@@ -189,11 +189,13 @@ pub fn growth(results: &Results) -> String {
         "log, bytes",
         "answers swept a run",
     ];
+    let (seconds, between) = (results.seconds, growth::BETWEEN * results.seconds);
     format!(
         "## With many keys\n\n{}{} New payments of 64 clients beside tables \
          filled with random keys, beside the sweeper, for which as many answers have expired as come in. Each run begins with a \
-         checkpoint, after which every page is written to the log whole once: its first half is right after that, its second when \
-         most of that is over, which is how things are until the next checkpoint, half an hour later.\n\n{}![With many keys](growth.svg)\n\n",
+         checkpoint, after which every page is written to the log whole once. It is measured for {seconds} s right after that, and for as \
+         long again {between} s later, when most of that is over, which is how things are until the next checkpoint, half an hour later; \
+         empty tables, once.\n\n{}![With many keys](growth.svg)\n\n",
         described(results),
         match results.machine.settings.get("shared_buffers").map(String::as_str) {
             Some("128MB") => "PostgreSQL is as it comes, which is for trying things out.",
