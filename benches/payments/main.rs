@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scripts/with-postgres cargo bench --bench payments                       the comparison: nine minutes
-//! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: twelve
+//! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: fourteen
 //! scripts/with-postgres cargo bench --bench payments -- scaling            partitions, committers, servers: two
 //! scripts/with-postgres cargo bench --bench payments -- report             only the tables and pictures, anew
 //! scripts/with-postgres cargo bench --bench payments -- comparison growth scaling
@@ -13,8 +13,7 @@
 //! machine's cores; each figure is the median of several rounds, in which all scenarios take turns.
 //!
 //! `growth` is about tables for which nobody leaves PostgreSQL as it comes: it wants what docs/operations.md advises,
-//! `POSTGRES_OPTIONS="-c shared_buffers=6GB -c max_wal_size=16GB -c min_wal_size=16GB -c checkpoint_timeout=30min -c wal_compression=lz4"`
-//! (with a quarter of the memory for `shared_buffers`).
+//! `POSTGRES_OPTIONS="-c shared_buffers=3GB -c max_wal_size=16GB -c min_wal_size=16GB -c checkpoint_timeout=30min -c wal_compression=lz4"`.
 //!
 //! `PAYONCE_BENCH_SECONDS` (2), `PAYONCE_BENCH_ROUNDS` (3), `PAYONCE_BENCH_PAYMENTS` (1000000; for the server's memory)
 //! and `PAYONCE_BENCH_GROWTH` (0,1000000,10000000; keys) make it longer or shorter.
