@@ -52,8 +52,11 @@ pub async fn run(knobs: &Knobs) -> Results {
                 // What this run makes would be much, where there was nothing.
                 let empty = if *keys == 0 { Some(filled.copy().await) } else { None };
                 let database = empty.as_ref().unwrap_or(filled);
-                let serve = start(database, *keys, seconds).await;
+                if *keys > 0 {
+                    insert_expired(database, seconds * EXPIRING_A_SECOND).await;
+                }
                 database.execute("CHECKPOINT").await;
+                let serve = start(database);
                 let sample = measured(database, &serve, requests, seconds).await;
                 collected.add(at_first, *keys, sample.clone());
                 if *keys == 0 {
@@ -64,7 +67,8 @@ pub async fn run(knobs: &Knobs) -> Results {
                 }
                 Load::run(serve.address, requests, CLIENTS, BETWEEN * seconds);
                 stop(serve);
-                let serve = start(database, *keys, seconds).await;
+                insert_expired(database, seconds * EXPIRING_A_SECOND).await;
+                let serve = start(database);
                 collected.add(scenario, *keys, measured(database, &serve, requests, seconds).await);
                 stop(serve);
             }
@@ -73,12 +77,9 @@ pub async fn run(knobs: &Knobs) -> Results {
     collected.results(machine, seconds, knobs.rounds)
 }
 
-/// A server whose sweeper has as much to do, where there are keys, as comes in. It begins with the oldest answers
-/// when the server starts; later it would not come back to them.
-async fn start(database: &TestDatabase, keys: u32, seconds: u64) -> Serve {
-    if keys > 0 {
-        insert_expired(database, seconds * EXPIRING_A_SECOND).await;
-    }
+/// A server that sweeps all the time. It begins with the oldest answers, and doesn't come back to them: so what is put
+/// in later needs another one.
+fn start(database: &TestDatabase) -> Serve {
     Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")])
 }
 
