@@ -94,8 +94,6 @@ pub(super) trait AnyCommand: Any + Send + Sync {
         batch: Vec<Execution<'_, dyn AnyCommand>>,
     ) -> Result<Option<Insert>, sqlx::Error>;
 
-    fn locks(&self) -> Option<Uuid>;
-
     fn execute_all<'a>(
         &self,
         batch: Vec<Execution<'a, dyn AnyCommand>>,
@@ -109,10 +107,6 @@ impl<C: Command> AnyCommand for C {
         batch: Vec<Execution<'_, dyn AnyCommand>>,
     ) -> Result<Option<Insert>, sqlx::Error> {
         C::insert(&typed(batch))
-    }
-
-    fn locks(&self) -> Option<Uuid> {
-        Command::locks(self)
     }
 
     fn execute_all<'a>(

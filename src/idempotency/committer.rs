@@ -218,6 +218,7 @@ impl Committer {
             execution_id: Uuid::now_v7(),
             operation: C::OPERATION,
             fingerprint: command.fingerprint(),
+            row: command.locks(),
             command: Box::new(command),
             arrived,
             deadline,

@@ -116,12 +116,17 @@ impl Connector {
         }
     }
 
+    /// Whether there is a connection, as far as is known.
+    pub(super) fn is_connected(&self) -> bool {
+        self.session.is_some() && self.committing.is_none()
+    }
+
     /// Makes sure that there is a connection.
     ///
     /// # Errors
     /// When the server can't be reached, or isn't fit.
     pub(super) async fn connect(&mut self) -> Result<(), UnfitServer> {
-        if self.session.is_some() && self.committing.is_none() {
+        if self.is_connected() {
             return Ok(());
         }
         let limit = self.timeouts.connect;

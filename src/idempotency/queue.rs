@@ -92,7 +92,7 @@ impl Queue {
             drop(state);
             let reply = submission.judged_by(Standing::from(&*used));
             self.answer(submission, reply);
-            return Ok(Seat::left(self, scope, number));
+            return Ok(Seat::not_needed(self, scope, number));
         }
         let state = &mut *state;
         let (keys, copies) =
@@ -127,6 +127,13 @@ impl Queue {
         Some(recent.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The committer begins its next turn.
+    pub(super) fn next_turn(&self) {
+        if let Some(mut recent) = self.recent() {
+            recent.next_turn();
+        }
+    }
+
     /// What this key stands for, if that was found a moment ago.
     pub(super) fn known(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
         self.recent().and_then(|recent| recent.find(scope, now))
@@ -135,7 +142,7 @@ impl Queue {
     /// Whoever comes with this one's key in a moment finds what it stands for.
     pub(super) fn note(&self, running: &Running, used: &Arc<UsedKey>) {
         let Submission { scope, arrived, .. } = &running.leader;
-        let gone = self.recent().map(|mut recent| recent.keep(scope, used, *arrived));
+        let gone = self.recent().map(|mut recent| recent.keep(scope, used, *arrived, Instant::now()));
         // With the lock given back.
         drop(gone);
     }
@@ -143,19 +150,19 @@ impl Queue {
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
     /// and again.
     pub(super) fn take(&self, limit: usize) -> Vec<Running> {
-        if let Some(mut recent) = self.recent() {
-            recent.next_turn();
-        }
-        let mut state = self.state();
-        let state = &mut *state;
-        let now = Instant::now();
+        let mut guard = self.state();
+        let state = &mut *guard;
         let mut taken = Vec::with_capacity(limit.min(state.groups.len()));
         while taken.len() < limit {
             let Some(scope) = state.next_waiting() else { break };
             let Some(group) = state.groups.get_mut(&scope) else { continue };
             let Some((_, leader)) = group.leader.take() else { continue };
-            self.observe(Event::Taken(now - leader.arrived));
             taken.push(Running { leader, losses: 0, in_doubt: false, delays: 0 });
+        }
+        drop(guard);
+        let now = Instant::now();
+        for running in &taken {
+            self.observe(Event::Taken(now - running.leader.arrived));
         }
         taken
     }

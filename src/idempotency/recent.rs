@@ -6,9 +6,9 @@
 //!
 //! Nothing gets here but what the database said of a key that is used up, after standbys that have to confirm it
 //! did, and that never changes while the key is kept. So an answer from here is never a wrong one, only one that
-//! may be out of date in two ways. Its response may expire: the database has said that it won't meanwhile
-//! ([`UsedKey::lasts`]). And somebody may have changed rows by hand, or restored a backup: that shows after a
-//! second.
+//! may be out of date. Its response may expire: the database has said that it won't meanwhile
+//! ([`UsedKey::lasts`]). And rows may be other than they were, where somebody has changed them by hand or restored a
+//! backup, a standby without them was promoted, or another server lets keys expire: that shows after a second.
 
 use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
@@ -64,7 +64,7 @@ impl Recent {
         (*end > now).then(|| Arc::clone(used))
     }
 
-    /// The same, for somebody who would be told without waiting, as long as a few were in this turn.
+    /// The same, for somebody who would be told without waiting, unless a few were in this turn already.
     pub(super) fn find_at_once(&mut self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
         let used = if self.told < AT_ONCE { self.find(scope, now) } else { None };
         self.told += usize::from(used.is_some());
@@ -83,9 +83,10 @@ impl Recent {
         scope: &ScopedKey,
         used: &Arc<UsedKey>,
         arrived: Instant,
+        now: Instant,
     ) -> Generation {
         let mut gone = Generation::new();
-        let (now, end) = (Instant::now(), arrived + KEPT);
+        let end = arrived + KEPT;
         let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < end) else {
             return gone;
         };
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn a_key_is_known_for_a_second_to_its_own_account() {
         let (mut recent, now) = (Recent::new(1), Instant::now());
-        recent.keep(&scope("k"), &Arc::new(used(1)), now);
+        recent.keep(&scope("k"), &Arc::new(used(1)), now, now);
         let last = now + KEPT - Duration::from_nanos(1);
         assert!(recent.find(&scope("k"), now).is_some());
         assert!(recent.find(&scope("k"), last).is_some());
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn in_each_turn_a_few_are_told_without_waiting() {
         let (mut recent, now) = (Recent::new(1), Instant::now());
-        recent.keep(&scope("k"), &Arc::new(used(1)), now);
+        recent.keep(&scope("k"), &Arc::new(used(1)), now, now);
         for _ in 0..3 {
             assert!(recent.find_at_once(&scope("other"), now).is_none(), "it isn't known");
             for _ in 0..AT_ONCE {
@@ -163,8 +164,8 @@ mod tests {
     #[test]
     fn what_may_change_meanwhile_is_not_kept() {
         let (mut recent, now) = (Recent::new(1), Instant::now());
-        recent.keep(&scope("ends"), &Arc::new(UsedKey { lasts: false, ..used(1) }), now);
-        recent.keep(&scope("ended"), &Arc::new(UsedKey { response: None, ..used(1) }), now);
+        recent.keep(&scope("ends"), &Arc::new(UsedKey { lasts: false, ..used(1) }), now, now);
+        recent.keep(&scope("ended"), &Arc::new(UsedKey { response: None, ..used(1) }), now, now);
         for key in ["ends", "ended"] {
             assert!(recent.find(&scope(key), now).is_none(), "{key}");
         }
@@ -175,9 +176,9 @@ mod tests {
         let (mut recent, now) = (Recent::new(1), Instant::now());
         let bytes = 64 * 1024;
         for number in 0..1000 {
-            recent.keep(&scope(&format!("k{number}")), &Arc::new(used(bytes)), now);
+            recent.keep(&scope(&format!("k{number}")), &Arc::new(used(bytes)), now, now);
         }
-        recent.keep(&scope("vast"), &Arc::new(used(BYTES)), now);
+        recent.keep(&scope("vast"), &Arc::new(used(BYTES)), now, now);
         let known = |number: usize| recent.find(&scope(&format!("k{number}")), now).is_some();
         let kept = (0..1000).filter(|number| known(*number)).count();
         assert!(known(999) && !known(0), "the last are kept, not the first");

@@ -16,8 +16,8 @@ impl<'a> Seat<'a> {
         Self { queue, scope, number, left: false }
     }
 
-    /// That of a caller who was answered without a place.
-    pub(super) fn left(queue: &'a Queue, scope: ScopedKey, number: u64) -> Self {
+    /// That of a caller who was answered at once.
+    pub(super) fn not_needed(queue: &'a Queue, scope: ScopedKey, number: u64) -> Self {
         Self { queue, scope, number, left: true }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Submission {
     pub(super) execution_id: Uuid,
     pub(super) operation: &'static str,
     pub(super) fingerprint: Fingerprint,
+    /// A row of others' that the command locks.
+    pub(super) row: Option<Uuid>,
     pub(super) command: Box<dyn AnyCommand>,
     pub(super) arrived: Instant,
     pub(super) deadline: Instant,

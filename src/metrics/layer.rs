@@ -128,7 +128,7 @@ impl Layer {
             queued: histogram(
                 registry,
                 "payonce_queue_wait_seconds",
-                "How long a key waits before it is executed.",
+                "How long a key waits for its turn.",
                 &SECONDS,
             )?,
             batch: histogram(

@@ -103,7 +103,7 @@ impl Lane {
                     suspect.leader.scope
                 );
             }
-            let row = suspect.leader.command.locks();
+            let row = suspect.leader.row;
             if let Role::Main { sidestepped, .. } = &mut self.role
                 && let Some(row) = row
             {
@@ -112,7 +112,7 @@ impl Lane {
             self.put_aside(suspect);
             let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
             let wants_it =
-                |running: &mut Running| row.is_some() && running.leader.command.locks() == row;
+                |running: &mut Running| row.is_some() && running.leader.row == row;
             for running in rest.extract_if(.., wants_it).collect::<Vec<_>>() {
                 self.put_aside(running);
             }

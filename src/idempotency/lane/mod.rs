@@ -60,8 +60,8 @@ pub(super) struct Lane {
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
     /// What is committed, and whose callers hear so once the next part is on its way: PostgreSQL would
-    /// wait for as long as answering takes. There is a connection for that part, since these came over it; or they
-    /// are known, and answered all the same where there is none.
+    /// wait for as long as answering takes. Where there is no connection for that part they hear it before one is
+    /// made.
     /// They stay here until they are answered, so that no panic can lose them.
     decided: VecDeque<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
@@ -157,6 +157,7 @@ impl Lane {
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { aside, sidestepped } = &mut self.role {
+            self.queue.next_turn();
             // Until there is a batch, or nothing left: what is known or put aside makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
@@ -167,7 +168,7 @@ impl Lane {
                     let leader = &running.leader;
                     if let Some(used) = self.queue.known(&leader.scope, now) {
                         self.decided.push_back((running, Fate::Used(used)));
-                    } else if sidestepped.has(&leader.scope, leader.command.locks(), now) {
+                    } else if sidestepped.has(&leader.scope, leader.row, now) {
                         put_aside(aside, &self.queue, running);
                     } else {
                         batch.push(running);
@@ -224,6 +225,10 @@ impl Lane {
             return;
         }
         self.parts.push(part);
+        if !self.connector.is_connected() {
+            // Those who are known need no server, and nobody may join them for as long as one is looked for.
+            answer(&self.queue, &mut self.decided);
+        }
         let run = match self.connector.connect().await {
             Ok(()) => {
                 if !self.begin() {
@@ -240,11 +245,7 @@ impl Lane {
                 let (run, ()) = join(run, answers).await;
                 run
             }
-            Err(unfit) => {
-                // Those who are known need no server.
-                answer(&self.queue, &mut self.decided);
-                Err(Fault::no_server(&unfit))
-            }
+            Err(unfit) => Err(Fault::no_server(&unfit)),
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
@@ -313,11 +314,7 @@ impl Lane {
         self.parts.push(part);
         for (running, used) in self.looked_up(Look::Last).await {
             match used {
-                Some(used) => {
-                    let used = Arc::new(used);
-                    self.queue.note(&running, &used);
-                    self.queue.settle_used(running, &used);
-                }
+                Some(used) => self.decide(running, Fate::Used(Arc::new(used))),
                 None => self.delay(running),
             }
         }
