@@ -142,7 +142,8 @@ impl Queue {
     /// Whoever comes with this one's key in a moment finds what it stands for.
     pub(super) fn note(&self, running: &Running, used: &Arc<UsedKey>) {
         let Submission { scope, arrived, .. } = &running.leader;
-        let gone = self.recent().map(|mut recent| recent.keep(scope, used, *arrived, Instant::now()));
+        let gone =
+            self.recent().map(|mut recent| recent.keep(scope, used, *arrived, Instant::now()));
         // With the lock given back.
         drop(gone);
     }

@@ -111,8 +111,7 @@ impl Lane {
             }
             self.put_aside(suspect);
             let mut rest: Vec<Running> = self.parts.drain(..).flatten().collect();
-            let wants_it =
-                |running: &mut Running| row.is_some() && running.leader.row == row;
+            let wants_it = |running: &mut Running| row.is_some() && running.leader.row == row;
             for running in rest.extract_if(.., wants_it).collect::<Vec<_>>() {
                 self.put_aside(running);
             }
