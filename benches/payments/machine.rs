@@ -1,6 +1,6 @@
 //! What the figures are of: the machine, PostgreSQL and its settings. No names of hosts or folders.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs, process::Command, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
@@ -96,8 +96,14 @@ fn memory_kib() -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
-/// The version, and the commit where this is a checkout of one.
+/// The version, and the commit where this is a checkout of one, as it was when it was first asked for: the results
+/// of one part make the next one's checkout another.
 fn commit() -> String {
+    static COMMIT: OnceLock<String> = OnceLock::new();
+    COMMIT.get_or_init(commit_now).clone()
+}
+
+fn commit_now() -> String {
     let git = Command::new("git").args(["describe", "--always", "--dirty", "--exclude=*"]).output();
     let commit = git.ok().filter(|git| git.status.success()).map(|git| git.stdout);
     let commit = commit.and_then(|commit| String::from_utf8(commit).ok()).unwrap_or_default();
