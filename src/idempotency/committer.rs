@@ -168,7 +168,11 @@ impl Committer {
                 settings.queue_limit.div_ceil(committers),
                 settings.account_queue_limit.div_ceil(committers),
             );
-            let recent = settings.key_ttl.is_none().then(|| Recent::new(committers));
+            let recent = match settings.key_ttl {
+                None => Recent::new(committers),
+                // Another server may use a key anew at any moment.
+                Some(_) => Recent::nothing(),
+            };
             let queue = Arc::new(Queue::new(limits, recent, Arc::clone(&observer)));
             let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);

@@ -37,9 +37,8 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 /// One committer's queue.
 pub(super) struct Queue {
     state: Mutex<Places>,
-    /// What keys were found to stand for a moment ago. Nothing where keys expire: another server may use one anew
-    /// at any moment.
-    recent: Option<Mutex<Recent>>,
+    /// What keys were found to stand for a moment ago.
+    pub(super) recent: Recent,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -50,12 +49,12 @@ impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
     pub(super) fn new(
         (limit, account_limit): (usize, usize),
-        recent: Option<Recent>,
+        recent: Recent,
         observer: Arc<dyn Observer>,
     ) -> Self {
         Self {
             state: Mutex::default(),
-            recent: recent.map(Mutex::new),
+            recent,
             arrivals: Notify::new(),
             limit,
             account_limit,
@@ -86,9 +85,7 @@ impl Queue {
             return Err(Failure::Overloaded);
         }
         let number = state.number();
-        let known =
-            self.recent().and_then(|mut recent| recent.find_at_once(&scope, submission.arrived));
-        if let Some(used) = known {
+        if let Some(used) = self.recent.find_at_once(&scope, submission.arrived) {
             drop(state);
             let reply = submission.judged_by(Standing::from(&*used));
             self.answer(submission, reply);
@@ -120,32 +117,6 @@ impl Queue {
             self.arrivals.notify_one();
         }
         Ok(Seat::taken(self, scope, number))
-    }
-
-    fn recent(&self) -> Option<MutexGuard<'_, Recent>> {
-        let recent = self.recent.as_ref()?;
-        Some(recent.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The committer begins its next turn.
-    pub(super) fn next_turn(&self) {
-        if let Some(mut recent) = self.recent() {
-            recent.next_turn();
-        }
-    }
-
-    /// What this key stands for, if that was found a moment ago.
-    pub(super) fn known(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        self.recent().and_then(|recent| recent.find(scope, now))
-    }
-
-    /// Whoever comes with this one's key in a moment finds what it stands for.
-    pub(super) fn note(&self, running: &Running, used: &Arc<UsedKey>) {
-        let Submission { scope, arrived, .. } = &running.leader;
-        let gone =
-            self.recent().map(|mut recent| recent.keep(scope, used, *arrived, Instant::now()));
-        // With the lock given back.
-        drop(gone);
     }
 
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,

@@ -10,7 +10,12 @@
 //! ([`UsedKey::lasts`]). And rows may be other than they were, where somebody has changed them by hand or restored a
 //! backup, a standby without them was promoted, or another server lets keys expire: that shows after a second.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -28,82 +33,99 @@ const BYTES_OF_A_KEY: usize = 512;
 /// How many are told in each turn of the committer without waiting for it: enough that replays alone seldom wake it.
 const AT_ONCE: usize = 8;
 
-/// The keys of one committer that were looked up a moment ago. The young become the old as soon as they fill their
-/// part, or some of them may be out of date; and the old go.
+/// The keys of one committer that were looked up a moment ago.
 pub(super) struct Recent {
+    /// What the young may take; nothing, where nothing is kept.
+    most: usize,
+    known: Mutex<Known>,
+}
+
+/// The young become the old as soon as they fill their part, or some of them may be out of date; and the old go.
+#[derive(Default)]
+struct Known {
     young: Generation,
     old: Generation,
     /// What the young take.
     bytes: usize,
-    /// What they may take.
-    most: usize,
     /// Since when they are collected; `None` before the first.
     since: Option<Instant>,
     /// How many were told in this turn without waiting for it.
     told: usize,
 }
 
-pub(super) type Generation = HashMap<ScopedKey, (Instant, Arc<UsedKey>)>;
+type Generation = HashMap<ScopedKey, (Instant, Arc<UsedKey>)>;
 
 impl Recent {
     /// For one of so many committers.
     pub(super) fn new(committers: usize) -> Self {
-        Self {
-            young: Generation::new(),
-            old: Generation::new(),
-            bytes: 0,
-            most: BYTES / committers.max(1),
-            since: None,
-            told: 0,
-        }
+        Self { most: BYTES / committers.max(1), known: Mutex::default() }
+    }
+
+    /// Where nothing may be kept.
+    pub(super) fn nothing() -> Self {
+        Self { most: 0, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What this key stands for, if that is known still.
     pub(super) fn find(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let (end, used) = self.young.get(scope).or_else(|| self.old.get(scope))?;
-        (*end > now).then(|| Arc::clone(used))
+        self.known().find(scope, now)
     }
 
     /// The same, for somebody who would be told without waiting, unless a few were in this turn already.
-    pub(super) fn find_at_once(&mut self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let used = if self.told < AT_ONCE { self.find(scope, now) } else { None };
-        self.told += usize::from(used.is_some());
+    pub(super) fn find_at_once(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
+        let mut known = self.known();
+        let used = if known.told < AT_ONCE { known.find(scope, now) } else { None };
+        known.told += usize::from(used.is_some());
         used
     }
 
     /// The committer begins its next turn.
-    pub(super) fn next_turn(&mut self) {
-        self.told = 0;
+    pub(super) fn next_turn(&self) {
+        self.known().told = 0;
     }
 
     /// Keeps what this key stands for, which was looked up after `arrived`; unless that may change meanwhile.
-    /// What has to go for it comes back: dropping it may take longer than anybody should wait.
     pub(super) fn keep(
-        &mut self,
+        &self,
         scope: &ScopedKey,
         used: &Arc<UsedKey>,
         arrived: Instant,
         now: Instant,
-    ) -> Generation {
-        let mut gone = Generation::new();
+    ) {
         let end = arrived + KEPT;
         let Some(response) = used.response.as_ref().filter(|_| used.lasts && now < end) else {
-            return gone;
+            return;
         };
         let headers: usize = response.headers().map(|(name, value)| name.len() + value.len()).sum();
         let bytes = BYTES_OF_A_KEY + response.body().len() + headers;
         if bytes > self.most {
-            return gone;
+            return;
         }
-        let full = self.bytes + bytes > self.most;
-        if full || self.since.is_none_or(|since| since + KEPT <= now) {
-            gone = mem::replace(&mut self.old, mem::take(&mut self.young));
-            self.bytes = 0;
-            self.since = Some(now);
+        let mut known = self.known();
+        let full = known.bytes + bytes > self.most;
+        let mut gone = Generation::new();
+        if full || known.since.is_none_or(|since| since + KEPT <= now) {
+            let young = mem::take(&mut known.young);
+            gone = mem::replace(&mut known.old, young);
+            known.bytes = 0;
+            known.since = Some(now);
         }
-        self.bytes += bytes;
-        self.young.insert(scope.clone(), (end, Arc::clone(used)));
-        gone
+        known.bytes += bytes;
+        known.young.insert(scope.clone(), (end, Arc::clone(used)));
+        // Dropping them takes longer than anybody should wait.
+        drop(known);
+        drop(gone);
+    }
+}
+
+impl Known {
+    fn find(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
+        let (end, used) = self.young.get(scope).or_else(|| self.old.get(scope))?;
+        (*end > now).then(|| Arc::clone(used))
     }
 }
 
@@ -134,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_key_is_known_for_a_second_to_its_own_account() {
-        let (mut recent, now) = (Recent::new(1), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(&scope("k"), &Arc::new(used(1)), now, now);
         let last = now + KEPT - Duration::from_nanos(1);
         assert!(recent.find(&scope("k"), now).is_some());
@@ -147,7 +169,7 @@ mod tests {
 
     #[test]
     fn in_each_turn_a_few_are_told_without_waiting() {
-        let (mut recent, now) = (Recent::new(1), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(&scope("k"), &Arc::new(used(1)), now, now);
         for _ in 0..3 {
             assert!(recent.find_at_once(&scope("other"), now).is_none(), "it isn't known");
@@ -163,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_may_change_meanwhile_is_not_kept() {
-        let (mut recent, now) = (Recent::new(1), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(&scope("ends"), &Arc::new(UsedKey { lasts: false, ..used(1) }), now, now);
         recent.keep(&scope("ended"), &Arc::new(UsedKey { response: None, ..used(1) }), now, now);
         for key in ["ends", "ended"] {
@@ -172,8 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_may_be_kept_nothing_is() {
+        let (recent, now) = (Recent::nothing(), Instant::now());
+        recent.keep(&scope("k"), &Arc::new(used(0)), now, now);
+        assert!(recent.find(&scope("k"), now).is_none());
+    }
+
+    #[test]
     fn what_is_kept_takes_no_more_than_its_memory() {
-        let (mut recent, now) = (Recent::new(1), Instant::now());
+        let (recent, now) = (Recent::new(1), Instant::now());
         let bytes = 64 * 1024;
         for number in 0..1000 {
             recent.keep(&scope(&format!("k{number}")), &Arc::new(used(bytes)), now, now);

@@ -19,7 +19,7 @@ use super::{
     queue::Queue,
     sidestepped::Sidestepped,
     store::UsedKey,
-    submission::{Running, Stage},
+    submission::{Running, Stage, Submission},
 };
 
 use amend::put_aside;
@@ -157,7 +157,7 @@ impl Lane {
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { aside, sidestepped } = &mut self.role {
-            self.queue.next_turn();
+            self.queue.recent.next_turn();
             // Until there is a batch, or nothing left: what is known or put aside makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
@@ -166,7 +166,7 @@ impl Lane {
                 }
                 for running in taken {
                     let leader = &running.leader;
-                    if let Some(used) = self.queue.known(&leader.scope, now) {
+                    if let Some(used) = self.queue.recent.find(&leader.scope, now) {
                         self.decided.push_back((running, Fate::Used(used)));
                     } else if sidestepped.has(&leader.scope, leader.row, now) {
                         put_aside(aside, &self.queue, running);
@@ -304,7 +304,9 @@ impl Lane {
     /// Its callers hear of it once the next part is on its way.
     fn decide(&mut self, running: Running, fate: Fate) {
         if let Fate::Used(used) = &fate {
-            self.queue.note(&running, used);
+            // Whoever comes with its key in a moment is to find it.
+            let Submission { scope, arrived, .. } = &running.leader;
+            self.queue.recent.keep(scope, used, *arrived, Instant::now());
         }
         self.decided.push_back((running, fate));
     }
