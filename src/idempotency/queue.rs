@@ -129,7 +129,7 @@ impl Queue {
             let Some(scope) = state.next_waiting() else { break };
             let Some(group) = state.groups.get_mut(&scope) else { continue };
             let Some((_, leader)) = group.leader.take() else { continue };
-            taken.push(Running { leader, losses: 0, in_doubt: false, delays: 0 });
+            taken.push(Running::new(leader));
         }
         drop(guard);
         let now = Instant::now();
@@ -196,11 +196,16 @@ impl Queue {
         let followers = self.followers(&running);
         let standing = Standing::from(used);
         let Standing { execution_id, replayable_until, .. } = standing;
-        let own = running.leader.execution_id == execution_id;
+        let left = running.left_in_doubt.iter().find(|left| left.execution_id == execution_id);
+        let own = left.is_some() || running.leader.execution_id == execution_id;
         self.settled(
             running.in_doubt,
             if own { Resolution::Committed } else { Resolution::NotCommitted },
         );
+        if let (Some(left), Some(response)) = (left, standing.response) {
+            // None of those who are answered below was executed.
+            self.observe(Event::Executed { command: &*left.command, response });
+        }
         for submission in std::iter::once(running.leader).chain(followers) {
             let reply = match standing.response {
                 // Committed by a connection that was lost before it could say so.
@@ -293,7 +298,7 @@ impl Queue {
                 running.leader.answer(reply);
                 return None;
             };
-            std::mem::replace(&mut running.leader, next).answer(reply);
+            running.succeed(next, reply);
         }
     }
 

@@ -1,12 +1,15 @@
 //! The idempotency layer as another service would use it: with commands of its own, some of which
 //! misbehave.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use payonce::idempotency::{
-    COPIES_FOR_A_KEY, Command, Committer, Execution, Failure, Fingerprint, IdempotencyKey, Insert,
-    Outcome, Response, Settings,
+    COPIES_FOR_A_KEY, Command, Committer, Event, Execution, Failure, Fingerprint, IdempotencyKey,
+    Insert, Observer, Outcome, Response, Settings,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::{
@@ -18,7 +21,7 @@ use uuid::Uuid;
 use crate::support::{
     TestDatabase,
     database::{maintenance, take_lock},
-    proxy::Proxy,
+    proxy::{Fault, Proxy, Step},
 };
 
 /// What a command does, besides having its effect.
@@ -564,6 +567,62 @@ async fn a_follower_leads_when_its_leader_has_left() {
     assert!(left.is_err());
     assert!(matches!(outcome, Ok(Outcome::New { response, .. }) if response.status() == 402));
     busy.await.unwrap();
+}
+
+/// What an observer hears of keys in doubt, and of what was executed.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn observe(&self, event: Event<'_>) {
+        let heard = match event {
+            Event::InDoubt => "in doubt".to_owned(),
+            Event::Settled(resolution) => format!("{resolution:?}"),
+            Event::Executed { command, .. } => {
+                format!("executed {:?}", command.downcast_ref::<Effect>().unwrap().0)
+            }
+            _ => return,
+        };
+        self.0.lock().unwrap().push(heard);
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_unheard_is_said_to_be_though_its_caller_has_left() {
+    for (step, follower, heard) in [
+        // Another one leads then, which sends the same or something else.
+        (Step::Committed, Act::Succeed, ["in doubt", "Committed", "executed Succeed"]),
+        (Step::Committed, Act::Refuse, ["in doubt", "Committed", "executed Succeed"]),
+        (Step::CommitSent, Act::Refuse, ["in doubt", "NotCommitted", "executed Refuse"]),
+    ] {
+        let database = Arc::new(TestDatabase::create().await);
+        database.execute("CREATE TABLE effects (execution_id uuid PRIMARY KEY)").await;
+        let proxy = Proxy::start(&database.options).await;
+        let options = proxy.through(&database.options);
+        let (settings, observer) = (Settings::default(), Arc::new(Heard::default()));
+        let heard_by = Arc::<Heard>::clone(&observer);
+        let committer = Committer::start_observed(&options, &settings, heard_by).await.unwrap();
+        let layer = Layer { committer, database };
+        proxy.arm(step, Fault::Hold);
+        let mut leader = Box::pin(layer.submit("k", Act::Succeed));
+        tokio::select! {
+            outcome = &mut leader => panic!("{outcome:?}"),
+            () = proxy.reached() => {}
+        }
+        let follows = layer.submit("k", follower);
+        let leaves = async {
+            drop(leader);
+            proxy.cut_all();
+        };
+        let (outcome, ()) = tokio::join!(follows, leaves);
+        assert_eq!(*observer.0.lock().unwrap(), heard, "{step:?} {follower:?} {outcome:?}");
+        assert_eq!(layer.effects().await, 1);
+        match (step, follower) {
+            (Step::CommitSent, _) => assert!(is_new(&outcome), "{outcome:?}"),
+            (_, Act::Succeed) => assert!(is_replay(&outcome), "{outcome:?}"),
+            _ => assert!(matches!(outcome, Ok(Outcome::Reused { .. })), "{outcome:?}"),
+        }
+    }
 }
 
 #[tokio::test]
