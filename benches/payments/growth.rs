@@ -66,10 +66,10 @@ pub async fn run(knobs: &Knobs) -> Results {
                     continue;
                 }
                 Load::run(serve.address, requests, CLIENTS, BETWEEN * seconds);
-                stop(serve);
                 insert_expired(database, seconds * EXPIRING_A_SECOND).await;
-                let serve = start(database);
+                let sweeping = start(database);
                 collected.add(scenario, *keys, measured(database, &serve, requests, seconds).await);
+                stop(sweeping);
                 stop(serve);
             }
         }
@@ -77,8 +77,7 @@ pub async fn run(knobs: &Knobs) -> Results {
     collected.results(machine, seconds, knobs.rounds)
 }
 
-/// A server that sweeps all the time. It begins with the oldest answers, and doesn't come back to them: so what is put
-/// in later needs another one.
+/// A server that sweeps all the time.
 fn start(database: &TestDatabase) -> Serve {
     Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")])
 }
