@@ -165,7 +165,7 @@ impl Queue {
         let mut state = self.state();
         for running in batch {
             if let Some(group) = state.groups.get_mut(&running.leader.scope) {
-                group.stage = if running.in_doubt { Stage::Begun } else { stage };
+                group.stage = if running.is_in_doubt() { Stage::Begun } else { stage };
             }
         }
     }
@@ -173,7 +173,8 @@ impl Queue {
     /// Answers the leader, whose command was executed, and all who follow it.
     pub(super) fn settle_new(&self, running: Running, executed: Executed) {
         let followers = self.followers(&running);
-        let Running { leader, in_doubt, .. } = running;
+        self.settled(&running, Resolution::NotCommitted);
+        let leader = running.leader;
         let Executed { response, replayable_until } = executed;
         let standing = Standing {
             execution_id: leader.execution_id,
@@ -182,7 +183,6 @@ impl Queue {
             response: Some(&response),
             replayable_until,
         };
-        self.settled(in_doubt, Resolution::NotCommitted);
         for follower in followers {
             let reply = follower.judged_by(standing);
             self.answer(follower, reply);
@@ -198,10 +198,8 @@ impl Queue {
         let Standing { execution_id, replayable_until, .. } = standing;
         let left = running.left_in_doubt.iter().find(|left| left.execution_id == execution_id);
         let own = left.is_some() || running.leader.execution_id == execution_id;
-        self.settled(
-            running.in_doubt,
-            if own { Resolution::Committed } else { Resolution::NotCommitted },
-        );
+        let resolution = if own { Resolution::Committed } else { Resolution::NotCommitted };
+        self.settled(&running, resolution);
         if let (Some(left), Some(response)) = (left, standing.response) {
             // None of those who are answered below was executed.
             self.observe(Event::Executed { command: &*left.command, response });
@@ -233,9 +231,17 @@ impl Queue {
         submission.answer(reply);
     }
 
+    /// A COMMIT with this one in it was sent and never answered.
+    pub(super) fn put_in_doubt(&self, running: &mut Running) {
+        if !running.is_in_doubt() {
+            self.observe(Event::InDoubt);
+        }
+        running.in_doubt = true;
+    }
+
     /// A key that was in doubt is so no longer.
-    fn settled(&self, in_doubt: bool, resolution: Resolution) {
-        if in_doubt {
+    fn settled(&self, running: &Running, resolution: Resolution) {
+        if running.is_in_doubt() {
             self.observe(Event::Settled(resolution));
         }
     }
@@ -250,8 +256,8 @@ impl Queue {
     /// answered, none of them can be told more than that. Others with its key haven't been tried: the
     /// first of them leads.
     pub(super) fn fail(&self, running: Running, failure: &Failure) {
-        self.settled(running.in_doubt, Resolution::Unknown);
-        let failure = if running.in_doubt { &Failure::OutcomeUnknown } else { failure };
+        self.settled(&running, Resolution::Unknown);
+        let failure = if running.is_in_doubt() { &Failure::OutcomeUnknown } else { failure };
         let mut state = self.state();
         let Some(mut group) = self.remove(&mut state, &running.leader.scope) else { return };
         let Running { leader, .. } = running;
@@ -285,7 +291,7 @@ impl Queue {
             let reply = if in_flight_wait.is_some_and(|wait| leader.arrived.elapsed() >= wait) {
                 Ok(Outcome::InFlight)
             } else if leader.reply.is_closed() || leader.deadline <= Instant::now() {
-                Err(if running.in_doubt {
+                Err(if running.is_in_doubt() {
                     Failure::OutcomeUnknown
                 } else {
                     Failure::DatabaseUnavailable
@@ -294,11 +300,11 @@ impl Queue {
                 return Some(running);
             };
             let Some(next) = self.next_leader(&leader.scope) else {
-                self.settled(running.in_doubt, Resolution::Unknown);
+                self.settled(&running, Resolution::Unknown);
                 running.leader.answer(reply);
                 return None;
             };
-            running.succeed(next, reply);
+            running.hand_over(next, reply);
         }
     }
 

@@ -101,15 +101,15 @@ pub(super) struct Running {
     pub(super) leader: Submission,
     /// How often the connection was lost with this one in the transaction.
     pub(super) losses: u32,
-    /// A COMMIT with this one in it, or with one that led before, was sent and never answered.
+    /// A COMMIT with this one in it was sent and never answered.
     pub(super) in_doubt: bool,
-    /// Those that led while that was so, and whose callers have left.
+    /// Those of which that is true, and which lead no longer.
     pub(super) left_in_doubt: Vec<LeftInDoubt>,
     /// How often it was found in flight elsewhere.
     pub(super) delays: u32,
 }
 
-/// What may have been executed, though its caller has stopped waiting.
+/// What may have been executed, though nobody waits to hear it.
 pub(super) struct LeftInDoubt {
     pub(super) execution_id: Uuid,
     pub(super) command: Box<dyn AnyCommand>,
@@ -121,15 +121,19 @@ impl Running {
         Self { leader, losses: 0, in_doubt: false, left_in_doubt: Vec::new(), delays: 0 }
     }
 
-    /// Lets another lead. The one that led hears this.
-    pub(super) fn succeed(&mut self, next: Submission, reply: Reply) {
+    /// Lets another lead. The one that led hears this, if it hasn't gone.
+    pub(super) fn hand_over(&mut self, next: Submission, reply: Reply) {
         let Submission { execution_id, command, reply: caller, .. } =
             std::mem::replace(&mut self.leader, next);
-        // It may have gone.
         let _ = caller.send(reply);
-        if self.in_doubt {
+        if std::mem::take(&mut self.in_doubt) {
             self.left_in_doubt.push(LeftInDoubt { execution_id, command });
         }
+    }
+
+    /// Whether its key may have been committed, by this one or by one that led before.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt || !self.left_in_doubt.is_empty()
     }
 
     /// Whether nothing is known of it that speaks for its key having been used.

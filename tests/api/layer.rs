@@ -589,11 +589,14 @@ impl Observer for Heard {
 
 #[tokio::test]
 async fn what_was_committed_unheard_is_said_to_be_though_its_caller_has_left() {
-    for (step, follower, heard) in [
-        // Another one leads then, which sends the same or something else.
-        (Step::Committed, Act::Succeed, ["in doubt", "Committed", "executed Succeed"]),
-        (Step::Committed, Act::Refuse, ["in doubt", "Committed", "executed Succeed"]),
-        (Step::CommitSent, Act::Refuse, ["in doubt", "NotCommitted", "executed Refuse"]),
+    const SENT: (Step, Act) = (Step::CommitSent, Act::Succeed);
+    const COMMITTED: (Step, Act) = (Step::Committed, Act::Succeed);
+    for (leaders, last, heard) in [
+        // The last one sends the same as the first, or something else.
+        (vec![COMMITTED], Act::Succeed, ["in doubt", "Committed", "executed Succeed"]),
+        (vec![COMMITTED], Act::Refuse, ["in doubt", "Committed", "executed Succeed"]),
+        (vec![SENT], Act::Refuse, ["in doubt", "NotCommitted", "executed Refuse"]),
+        (vec![SENT, COMMITTED], Act::Refuse, ["in doubt", "Committed", "executed Succeed"]),
     ] {
         let database = Arc::new(TestDatabase::create().await);
         database.execute("CREATE TABLE effects (execution_id uuid PRIMARY KEY)").await;
@@ -603,23 +606,26 @@ async fn what_was_committed_unheard_is_said_to_be_though_its_caller_has_left() {
         let heard_by = Arc::<Heard>::clone(&observer);
         let committer = Committer::start_observed(&options, &settings, heard_by).await.unwrap();
         let layer = Layer { committer, database };
-        proxy.arm(step, Fault::Hold);
-        let mut leader = Box::pin(layer.submit("k", Act::Succeed));
-        tokio::select! {
-            outcome = &mut leader => panic!("{outcome:?}"),
-            () = proxy.reached() => {}
-        }
-        let follows = layer.submit("k", follower);
-        let leaves = async {
-            drop(leader);
+        let was_committed = leaders.contains(&COMMITTED);
+        let mut others: Vec<_> =
+            leaders.iter().map(|(_, act)| Box::pin(layer.submit("k", *act))).collect();
+        others.push(Box::pin(layer.submit("k", last)));
+        for (step, _) in leaders {
+            proxy.arm(step, Fault::Hold);
+            // All of them join before the first has come so far, and it leaves then.
+            tokio::select! {
+                outcome = join_all(&mut others) => panic!("{outcome:?}"),
+                () = proxy.reached() => {}
+            }
+            drop(others.remove(0));
             proxy.cut_all();
-        };
-        let (outcome, ()) = tokio::join!(follows, leaves);
-        assert_eq!(*observer.0.lock().unwrap(), heard, "{step:?} {follower:?} {outcome:?}");
+        }
+        let outcome = others.remove(0).await;
+        assert_eq!(*observer.0.lock().unwrap(), heard, "{last:?} {outcome:?}");
         assert_eq!(layer.effects().await, 1);
-        match (step, follower) {
-            (Step::CommitSent, _) => assert!(is_new(&outcome), "{outcome:?}"),
-            (_, Act::Succeed) => assert!(is_replay(&outcome), "{outcome:?}"),
+        match last {
+            _ if !was_committed => assert!(is_new(&outcome), "{outcome:?}"),
+            Act::Succeed => assert!(is_replay(&outcome), "{outcome:?}"),
             _ => assert!(matches!(outcome, Ok(Outcome::Reused { .. })), "{outcome:?}"),
         }
     }

@@ -33,10 +33,9 @@ impl Lane {
         let Fault { remedy, in_doubt, message } = fault;
         for running in &mut part {
             running.losses += u32::from(remedy == Remedy::Reconnect);
-            if in_doubt && !running.in_doubt {
-                self.queue.observe(Event::InDoubt);
+            if in_doubt {
+                self.queue.put_in_doubt(running);
             }
-            running.in_doubt |= in_doubt;
         }
         self.queue.observe(Event::Failed(remedy));
         self.queue.mark(&part, Stage::Waiting);
@@ -162,10 +161,7 @@ impl Lane {
         let Some(mut part) = self.parts.pop() else { return };
         if self.connector.may_have_committed() {
             for running in &mut part {
-                if !running.in_doubt {
-                    self.queue.observe(Event::InDoubt);
-                }
-                running.in_doubt = true;
+                self.queue.put_in_doubt(running);
             }
             self.parts.push(part);
         } else {
