@@ -3,8 +3,11 @@
 //! The tables are filled by SQL: keys at random, ids in order of time over the last day. Each run begins with a checkpoint,
 //! and is measured twice: right after it, when the first change of each page writes all of the page to the log, and when
 //! most of that is over, which the load goes on for in between. Empty tables are measured once. Before each time as many
-//! answers are put in that have expired as will be new, which is what the sweeper has to do in the long run. The sizes
-//! take turns, round by round.
+//! answers are put in that have expired as will be new, which is what a sweeper has to do in the long run. The sizes take
+//! turns, round by round.
+//!
+//! Each time the sweeper is that of a second server, which gets no requests: one begins with the oldest answers and doesn't
+//! come back to them, while the server that gets the requests goes on.
 
 use sqlx::{Connection, PgConnection};
 
@@ -56,7 +59,7 @@ pub async fn run(knobs: &Knobs) -> Results {
                     insert_expired(database, seconds * EXPIRING_A_SECOND).await;
                 }
                 database.execute("CHECKPOINT").await;
-                let serve = start(database);
+                let serve = start(database, "never");
                 let sample = measured(database, &serve, requests, seconds).await;
                 collected.add(at_first, *keys, sample.clone());
                 if *keys == 0 {
@@ -67,9 +70,7 @@ pub async fn run(knobs: &Knobs) -> Results {
                 }
                 Load::run(serve.address, requests, CLIENTS, BETWEEN * seconds);
                 insert_expired(database, seconds * EXPIRING_A_SECOND).await;
-                let sweeping = start(database);
                 collected.add(scenario, *keys, measured(database, &serve, requests, seconds).await);
-                stop(sweeping);
                 stop(serve);
             }
         }
@@ -77,12 +78,12 @@ pub async fn run(knobs: &Knobs) -> Results {
     collected.results(machine, seconds, knobs.rounds)
 }
 
-/// A server that sweeps all the time.
-fn start(database: &TestDatabase) -> Serve {
-    Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")])
+/// A server that sweeps so often.
+fn start(database: &TestDatabase, sweep_interval: &str) -> Serve {
+    Serve::start(&database.options, &[("SWEEP_INTERVAL", sweep_interval)])
 }
 
-/// A load on a server that goes on, what it cost, and what was swept meanwhile.
+/// A load on a server that goes on, beside a sweeper; what it cost, and what was swept meanwhile.
 async fn measured(
     database: &TestDatabase,
     serve: &Serve,
@@ -90,9 +91,11 @@ async fn measured(
     seconds: u64,
 ) -> Sample {
     let before = swept(database).await;
+    let sweeping = start(database, "1s");
     let meters = Meters::go_on(database, Some(serve.child.id())).await;
     let mut sample = Load::run(serve.address, requests, CLIENTS, seconds);
     meters.stop(&mut sample).await;
+    stop(sweeping);
     sample.insert("swept".to_owned(), swept(database).await - before);
     sample
 }
