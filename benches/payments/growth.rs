@@ -6,8 +6,8 @@
 //! answers are put in that have expired as will be new, which is what a sweeper has to do in the long run. The sizes take
 //! turns, round by round.
 //!
-//! Each time the sweeper is that of a second server, which gets no requests: one begins with the oldest answers and doesn't
-//! come back to them, while the server that gets the requests goes on.
+//! Each time the sweeper is that of another server, started for it, which gets no requests: a sweeper begins with the oldest
+//! answers and doesn't come back to them, and the server that gets the requests goes on.
 
 use sqlx::{Connection, PgConnection};
 

@@ -192,7 +192,7 @@ pub fn growth(results: &Results) -> String {
     let (seconds, between) = (results.seconds, growth::BETWEEN * results.seconds);
     format!(
         "## With many keys\n\n{}{} New payments of 64 clients beside tables \
-         filled with random keys, beside the sweeper, which each time has as many expired answers to go through as come in. Each run begins with a \
+         filled with random keys, beside a second server's sweeper, which each time has about as many expired answers to go through as come in. Each run begins with a \
          checkpoint, after which every page is written to the log whole once. It is measured for {seconds} s right after that, and for as \
          long again {between} s later, when most of that is over, which is how things are until the next checkpoint, half an hour later; \
          empty tables, once.\n\n{}![With many keys](growth.svg)\n\n",

@@ -101,9 +101,9 @@ pub(super) struct Running {
     pub(super) leader: Submission,
     /// How often the connection was lost with this one in the transaction.
     pub(super) losses: u32,
-    /// A COMMIT with this one in it was sent and never answered.
+    /// A COMMIT with this leader in it was sent and never answered.
     pub(super) in_doubt: bool,
-    /// Those of which that is true, and which lead no longer.
+    /// Those that led before, and of which the same is true.
     pub(super) left_in_doubt: Vec<LeftInDoubt>,
     /// How often it was found in flight elsewhere.
     pub(super) delays: u32,
