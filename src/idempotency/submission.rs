@@ -150,3 +150,44 @@ pub(super) enum Stage {
     /// It is in a transaction, or was in one whose fate isn't known.
     Begun,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::idempotency::IdempotencyKey;
+
+    fn submission() -> Submission {
+        let scope =
+            ScopedKey { account_id: Uuid::nil(), key: IdempotencyKey::parse(b"k").unwrap() };
+        Submission {
+            scope,
+            lock_number: 0,
+            execution_id: Uuid::now_v7(),
+            operation: Void::OPERATION,
+            fingerprint: Void.fingerprint(),
+            row: None,
+            command: Box::new(Void),
+            arrived: Instant::now(),
+            deadline: Instant::now(),
+            reply: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn who_led_is_kept_only_where_its_own_commit_is_in_doubt() {
+        let (first, reply) = (submission(), || Err(Failure::OutcomeUnknown));
+        let id = first.execution_id;
+        let mut running = Running::new(first);
+        running.hand_over(submission(), reply());
+        assert!(!running.is_in_doubt());
+
+        let in_doubt = running.leader.execution_id;
+        running.in_doubt = true;
+        for _ in 0..3 {
+            running.hand_over(submission(), reply());
+            assert!(running.is_in_doubt(), "its key is, whoever leads");
+        }
+        let left: Vec<Uuid> = running.left_in_doubt.iter().map(|left| left.execution_id).collect();
+        assert_eq!(left, [in_doubt], "neither {id} nor those after it");
+    }
+}

@@ -598,14 +598,12 @@ async fn what_was_committed_unheard_is_said_to_be_though_its_caller_has_left() {
         (vec![SENT], Act::Succeed, ["in doubt", "NotCommitted", "executed Succeed"]),
         (vec![SENT, COMMITTED], Act::Refuse, ["in doubt", "Committed", "executed Succeed"]),
     ] {
-        let database = Arc::new(TestDatabase::create().await);
-        database.execute("CREATE TABLE effects (execution_id uuid PRIMARY KEY)").await;
-        let proxy = Proxy::start(&database.options).await;
-        let options = proxy.through(&database.options);
+        let mut layer = Layer::start().await;
+        let proxy = Proxy::start(&layer.database.options).await;
+        let options = proxy.through(&layer.database.options);
         let (settings, observer) = (Settings::default(), Arc::new(Heard::default()));
         let heard_by = Arc::<Heard>::clone(&observer);
-        let committer = Committer::start_observed(&options, &settings, heard_by).await.unwrap();
-        let layer = Layer { committer, database };
+        layer.committer = Committer::start_observed(&options, &settings, heard_by).await.unwrap();
         let was_committed = leaders.contains(&COMMITTED);
         let mut others: Vec<_> =
             leaders.iter().map(|(_, act)| Box::pin(layer.submit("k", *act))).collect();
@@ -628,6 +626,45 @@ async fn what_was_committed_unheard_is_said_to_be_though_its_caller_has_left() {
             Act::Succeed => assert!(is_replay(&outcome), "{outcome:?}"),
             _ => assert!(matches!(outcome, Ok(Outcome::Reused { .. })), "{outcome:?}"),
         }
+    }
+}
+
+/// How one fails that leads after one in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Its deadline passes, and its caller stops waiting.
+    Elapses,
+    /// The same, and the committer is the first to notice.
+    IsNoticed,
+    /// It can't be executed.
+    Fails,
+}
+
+#[tokio::test]
+async fn who_leads_after_one_in_doubt_never_hears_that_nothing_was_executed() {
+    for end in [End::Elapses, End::IsNoticed, End::Fails] {
+        let mut layer = Layer::start().await;
+        let proxy = Proxy::start(&layer.database.options).await;
+        let options = proxy.through(&layer.database.options);
+        let settings =
+            Settings { request_deadline: Duration::from_millis(1500), ..Settings::default() };
+        layer.committer = Committer::start(&options, &settings).await.unwrap();
+        proxy.arm(Step::CommitSent, Fault::Hold);
+        let mut leader = Box::pin(layer.submit("k", Act::Succeed));
+        let mut follower = Box::pin(layer.submit("k", Act::Run("SELECT 1 / 0")));
+        tokio::select! {
+            outcome = async { tokio::join!(&mut leader, &mut follower) } => panic!("{outcome:?}"),
+            () = proxy.reached() => {}
+        }
+        drop(leader);
+        if end != End::Fails {
+            proxy.redirect(&options.clone().port(1)).await;
+        }
+        proxy.cut_all();
+        while end == End::IsNoticed && layer.committer.queued() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(follower.await, Err(Failure::OutcomeUnknown), "{end:?}");
     }
 }
 
