@@ -4,7 +4,7 @@
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
-//! Where it is known already what a key stands for, a few who bring it are answered at once.
+//! Where it is known already what a key stands for, those who bring it are answered at once, unless others pay.
 //!
 //! No account takes more than its share of the places, and those that wait take turns: whoever has a
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.

@@ -1,8 +1,8 @@
 //! What used keys were found to stand for a moment ago, in memory: so a client that sends one request again and
 //! again, without a pause, costs the database one look-up a second, and not one each time.
 //!
-//! A few are answered at once in each turn of the committer. Whoever else brings a known key waits for the next turn
-//! in the queue, as a payment does, or those who ask again and again would have more of the server than those who pay.
+//! Whoever brings a known key is answered at once. While others pay it waits for the committer's next turn in the queue,
+//! as they do, or those who ask again and again would have more of the server than those who pay.
 //!
 //! Nothing gets here but what the database said of a key that is used up, after standbys that have to confirm it
 //! did, and that never changes while the key is kept. So an answer from here is never a wrong one, only one that
@@ -30,9 +30,6 @@ const BYTES: usize = 8 * 1024 * 1024;
 /// What a key takes besides its response's text: about that of its row, its fields and its place in the map.
 const BYTES_OF_A_KEY: usize = 512;
 
-/// How many are told in each turn of the committer without waiting for it: enough that replays alone seldom wake it.
-const AT_ONCE: usize = 8;
-
 /// The keys of one committer that were looked up a moment ago.
 pub(super) struct Recent {
     /// What the young may take; nothing, where nothing is kept.
@@ -49,8 +46,8 @@ struct Known {
     bytes: usize,
     /// Since when they are collected; `None` before the first.
     since: Option<Instant>,
-    /// How many were told in this turn without waiting for it.
-    told: usize,
+    /// Whether whoever asks is told without waiting for the committer's next turn.
+    at_once: bool,
 }
 
 type Generation = HashMap<ScopedKey, (Instant, Arc<UsedKey>)>;
@@ -75,17 +72,15 @@ impl Recent {
         self.known().find(scope, now)
     }
 
-    /// The same, for somebody who would be told without waiting, unless a few were in this turn already.
+    /// The same, for somebody who would be told without waiting for the committer's next turn, if that may be.
     pub(super) fn find_at_once(&self, scope: &ScopedKey, now: Instant) -> Option<Arc<UsedKey>> {
-        let mut known = self.known();
-        let used = if known.told < AT_ONCE { known.find(scope, now) } else { None };
-        known.told += usize::from(used.is_some());
-        used
+        let known = self.known();
+        if known.at_once { known.find(scope, now) } else { None }
     }
 
-    /// The committer begins its next turn.
-    pub(super) fn next_turn(&self) {
-        self.known().told = 0;
+    /// Whether that may be, from now on.
+    pub(super) fn tell_at_once(&self, at_once: bool) {
+        self.known().at_once = at_once;
     }
 
     /// Keeps what this key stands for, which was looked up after `arrived`; unless that may change meanwhile.
@@ -168,19 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn in_each_turn_a_few_are_told_without_waiting() {
+    fn nobody_is_told_at_once_unless_that_may_be() {
         let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(&scope("k"), &Arc::new(used(1)), now, now);
-        for _ in 0..3 {
-            assert!(recent.find_at_once(&scope("other"), now).is_none(), "it isn't known");
-            for _ in 0..AT_ONCE {
-                assert!(recent.find_at_once(&scope("k"), now).is_some());
-            }
-            assert!(recent.find_at_once(&scope("k"), now).is_none());
+        for at_once in [true, false, true] {
+            recent.tell_at_once(at_once);
+            assert_eq!(recent.find_at_once(&scope("k"), now).is_some(), at_once);
             assert!(recent.find(&scope("k"), now).is_some());
-            recent.next_turn();
+            assert!(recent.find_at_once(&scope("other"), now).is_none(), "it isn't known");
+            assert!(recent.find_at_once(&scope("k"), now + KEPT).is_none(), "not any more");
         }
-        assert!(recent.find_at_once(&scope("k"), now + KEPT).is_none());
     }
 
     #[test]

@@ -347,26 +347,40 @@ async fn what_many_wait_for_is_done_in_two_halves() {
     assert_eq!(layer.database.number(sizes).await, 21_003);
 }
 
+/// How long 20 copies of a request with a known key wait each, which are sent while something else is executed.
+async fn waits_of_copies(layer: &Layer) -> Vec<Duration> {
+    sleep(Duration::from_millis(50)).await;
+    let begun = Instant::now();
+    let waits = [(); 20].map(async |()| {
+        let outcome = layer.submit("k", Act::Succeed).await;
+        assert!(is_replay(&outcome), "{outcome:?}");
+        begun.elapsed()
+    });
+    join_all(waits).await
+}
+
 #[tokio::test]
-async fn in_each_turn_a_few_known_keys_are_answered_at_once_and_the_others_with_the_next_batch() {
+async fn known_keys_wait_for_their_turn_while_others_are_executed() {
     let layer = Layer::start().await;
     assert!(is_new(&layer.submit("k", Act::Succeed).await));
-    for turn in ["one", "another"] {
-        // From now on it is known.
-        assert!(is_replay(&layer.submit("k", Act::Succeed).await));
-        let busy = layer.busy_as(turn, 400);
-        sleep(Duration::from_millis(50)).await;
-        let begun = Instant::now();
-        let waits = [(); 20].map(async |()| {
-            let outcome = layer.submit("k", Act::Succeed).await;
-            assert!(is_replay(&outcome), "{outcome:?}");
-            begun.elapsed()
-        });
-        let waits = join_all(waits).await;
-        busy.await.unwrap();
-        let at_once = waits.iter().filter(|wait| **wait < Duration::from_millis(200)).count();
-        assert_eq!(at_once, 8, "{turn}: {waits:?}");
-    }
+    // From now on it is known.
+    assert!(is_replay(&layer.submit("k", Act::Succeed).await));
+    let busy = layer.busy_as("busy", 400);
+    let waits = waits_of_copies(&layer).await;
+    busy.await.unwrap();
+    assert!(waits.iter().all(|wait| *wait > Duration::from_millis(200)), "{waits:?}");
+}
+
+#[tokio::test]
+async fn all_known_keys_are_answered_at_once_where_nothing_was_executed_for_a_second() {
+    let layer = Layer::start().await;
+    assert!(is_new(&layer.submit("k", Act::Succeed).await));
+    sleep(Duration::from_millis(1100)).await;
+    assert!(is_replay(&layer.submit("k", Act::Succeed).await));
+    let in_vain = Act::Run("SELECT pg_sleep(0.4); SELECT 1 / 0");
+    let (failed, waits) = tokio::join!(layer.submit("busy", in_vain), waits_of_copies(&layer));
+    assert!(matches!(failed, Err(Failure::Internal(_))), "{failed:?}");
+    assert!(waits.iter().all(|wait| *wait < Duration::from_millis(200)), "{waits:?}");
 }
 
 #[tokio::test]
@@ -384,7 +398,7 @@ async fn what_is_known_is_told_where_no_connection_can_be_made() {
         timeout(patience, layer.submit(name, Act::Succeed)).await.ok()
     };
     assert_eq!(submit("finds-out", 100).await, None);
-    // More than are answered at once: the others are taken out together with what has to wait.
+    // They are taken out together with what has to wait.
     let names = [&["new"], &["k"; 20][..]].concat();
     let outcomes = join_all(names.into_iter().map(|name| submit(name, 800))).await;
     let told = outcomes.iter().flatten().filter(|outcome| is_replay(outcome)).count();

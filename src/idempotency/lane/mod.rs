@@ -33,6 +33,10 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// Up to so many keys a batch isn't split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
 
+/// How long after something was executed those who ask for what is known still take turns with those who may have more
+/// to execute.
+const CONTENDED: Duration = Duration::from_secs(1);
+
 /// How long a connection may idle before it is looked after: less than the time after which
 /// firewalls and load balancers forget a connection.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -66,6 +70,8 @@ pub(super) struct Lane {
     decided: VecDeque<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
+    /// When something new was executed last.
+    executed: Option<Instant>,
     /// How often in a row a batch had to be repeated because it met other transactions.
     repeats: u32,
     /// Whether these parts are being run to find out whose row is locked.
@@ -88,6 +94,7 @@ pub(super) fn lanes(
         parts: Vec::new(),
         decided: VecDeque::new(),
         delayed: Vec::new(),
+        executed: None,
         repeats: 0,
         searching: false,
     };
@@ -157,7 +164,8 @@ impl Lane {
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { aside, sidestepped } = &mut self.role {
-            self.queue.recent.next_turn();
+            let contended = self.executed.is_some_and(|executed| now < executed + CONTENDED);
+            self.queue.recent.tell_at_once(!contended);
             // Until there is a batch, or nothing left: what is known or put aside makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
@@ -303,10 +311,14 @@ impl Lane {
 
     /// Its callers hear of it once the next part is on its way.
     fn decide(&mut self, running: Running, fate: Fate) {
-        if let Fate::Used(used) = &fate {
+        let now = Instant::now();
+        match &fate {
+            Fate::New(_) => self.executed = Some(now),
             // Whoever comes with its key in a moment is to find it.
-            let Submission { scope, arrived, .. } = &running.leader;
-            self.queue.recent.keep(scope, used, *arrived, Instant::now());
+            Fate::Used(used) => {
+                let Submission { scope, arrived, .. } = &running.leader;
+                self.queue.recent.keep(scope, used, *arrived, now);
+            }
         }
         self.decided.push_back((running, fate));
     }
