@@ -8,13 +8,14 @@ use sqlx::Row;
 use super::support::TestDatabase;
 
 /// What decides how fast PostgreSQL is, and how durable.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
     "fsync",
     "synchronous_commit",
     "full_page_writes",
     "wal_level",
     "wal_compression",
     "shared_buffers",
+    "huge_pages",
     "max_wal_size",
     "checkpoint_timeout",
     "commit_delay",
