@@ -13,8 +13,8 @@
 //! machine's cores; each figure is the median of several rounds, in which all scenarios take turns.
 //!
 //! `growth` is about tables for which nobody leaves PostgreSQL as it comes: it wants what docs/operations.md advises,
-//! `sysctl vm.nr_hugepages=1650` and
-//! `POSTGRES_OPTIONS="-c shared_buffers=3GB -c huge_pages=on -c max_wal_size=16GB -c min_wal_size=16GB -c checkpoint_timeout=30min -c wal_compression=lz4"`.
+//! `sysctl vm.nr_hugepages=3200` and
+//! `POSTGRES_OPTIONS="-c shared_buffers=6GB -c huge_pages=on -c max_wal_size=16GB -c min_wal_size=16GB -c checkpoint_timeout=30min -c wal_compression=lz4"`.
 //!
 //! `PAYONCE_BENCH_SECONDS` (2), `PAYONCE_BENCH_ROUNDS` (3), `PAYONCE_BENCH_PAYMENTS` (1000000; for the server's memory)
 //! and `PAYONCE_BENCH_GROWTH` (0,1000000,10000000; keys) make it longer or shorter.
