@@ -44,8 +44,8 @@ async fn insert(conn: &mut PgConnection, batch: u32) -> Result<(), sqlx::Error> 
     let claimed: Vec<Uuid> = sqlx::query_scalar(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[]) AS claim(account_id, key)
-         ORDER BY account_id, key COLLATE \"C\"
-         ON CONFLICT (account_id, key) DO NOTHING RETURNING execution_id",
+         ORDER BY key COLLATE \"C\"
+         ON CONFLICT (key, account_id) DO NOTHING RETURNING execution_id",
     )
     .bind(&accounts)
     .bind(&keys)

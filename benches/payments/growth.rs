@@ -159,7 +159,7 @@ async fn fill(database: &TestDatabase, keys: u32) {
     database
         .execute(
             "SET maintenance_work_mem = '1GB';
-             ALTER TABLE idempotency_keys ADD PRIMARY KEY (account_id, key)",
+             ALTER TABLE idempotency_keys ADD PRIMARY KEY (key, account_id)",
         )
         .await;
     // Or autovacuum would do it in the middle of a run.

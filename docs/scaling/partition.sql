@@ -3,7 +3,7 @@
 --   psql "$DATABASE_URL" -c "SET payonce.partitions = 8" -f docs/scaling/partition.sql
 --
 -- No statement of payonce changes. A unique constraint of a partitioned table must contain the columns that it is split by,
--- and the two promises rest on the primary keys alone: (account_id, key) is used once, an id names one execution. So the
+-- and the two promises rest on the primary keys alone: (key, account_id) is used once, an id names one execution. So the
 -- tables are split by exactly these.
 --
 -- Indexes and constraints keep their names and partitions get the table's storage parameters, so that later migrations find

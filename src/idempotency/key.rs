@@ -111,8 +111,8 @@ impl fmt::Debug for IdempotencyKey {
 /// takes rows in the order in which every other server takes them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ScopedKey {
-    pub(super) account_id: Uuid,
     pub(super) key: IdempotencyKey,
+    pub(super) account_id: Uuid,
 }
 
 impl ScopedKey {

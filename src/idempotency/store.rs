@@ -119,7 +119,7 @@ pub(super) enum Used {
 fn claim_sql(first: usize, judge: Judge) -> String {
     let [accounts, keys, ids, operations, fingerprints, locks] = places(first);
     let (unused, on_conflict) = match judge {
-        Judge::Constraint => ("", "ON CONFLICT (account_id, key) DO NOTHING"),
+        Judge::Constraint => ("", "ON CONFLICT (key, account_id) DO NOTHING"),
         // In this form it is a look into the index for each, whatever the tables' size.
         Judge::Snapshot => (
             "AND (SELECT true FROM idempotency_keys AS k

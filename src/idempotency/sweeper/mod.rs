@@ -49,7 +49,7 @@ enum Phase {
         resume: Uuid,
     },
     Keys {
-        after: (Uuid, String),
+        after: (String, Uuid),
         /// When the oldest key was made of those that this walk has left, or will find made meanwhile.
         oldest: DateTime<Utc>,
     },
@@ -160,7 +160,7 @@ impl Sweeper {
     fn begin_keys(&mut self) -> Phase {
         match self.key_ttl {
             Some(ttl) if is_due(&mut self.last_key_walk, ttl / KEY_WALKS_PER_TTL) => {
-                Phase::Keys { after: (Uuid::nil(), String::new()), oldest: Utc::now() }
+                Phase::Keys { after: (String::new(), Uuid::nil()), oldest: Utc::now() }
             }
             _ => Phase::Idle,
         }

@@ -63,15 +63,15 @@ pub(super) async fn first_to_expire(
 /// responses; and says when the oldest of the others was made.
 pub(super) async fn sweep_keys(
     conn: &mut PgConnection,
-    after: &(Uuid, String),
+    after: &(String, Uuid),
     ttl: f64,
     limit: i64,
-) -> Result<(SweptPage<(Uuid, String)>, Option<DateTime<Utc>>), sqlx::Error> {
+) -> Result<(SweptPage<(String, Uuid)>, Option<DateTime<Utc>>), sqlx::Error> {
     let sql = format!(
         "WITH page AS MATERIALIZED (
-             SELECT account_id, key, created_at FROM idempotency_keys
-             WHERE (account_id, key) > ($1, $2 COLLATE \"C\")
-             ORDER BY account_id, key LIMIT {limit}
+             SELECT key, account_id, created_at FROM idempotency_keys
+             WHERE (key, account_id) > ($1 COLLATE \"C\", $2)
+             ORDER BY key, account_id LIMIT {limit}
          ), old AS (
              DELETE FROM idempotency_keys AS k USING page
              WHERE k.account_id = page.account_id AND k.key = page.key
@@ -81,21 +81,21 @@ pub(super) async fn sweep_keys(
          ), deleted AS (
              DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id
          ), last AS (
-             SELECT account_id, key FROM page ORDER BY account_id DESC, key DESC LIMIT 1
+             SELECT key, account_id FROM page ORDER BY key DESC, account_id DESC LIMIT 1
          )
          SELECT (SELECT count(*) FROM old) AS deleted, (SELECT count(*) FROM page) AS seen,
-                (SELECT account_id FROM last) AS last_account, (SELECT key FROM last) AS last_key,
+                (SELECT key FROM last) AS last_key, (SELECT account_id FROM last) AS last_account,
                 (SELECT min(created_at) FROM page
                  WHERE created_at > now() - make_interval(secs => $3)) AS oldest_left",
     );
     let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(after.0)
-        .bind(&after.1)
+        .bind(&after.0)
+        .bind(after.1)
         .bind(ttl)
         .fetch_one(conn)
         .await?;
-    let account: Option<Uuid> = row.try_get("last_account")?;
-    let last = account.zip(row.try_get("last_key")?);
+    let key: Option<String> = row.try_get("last_key")?;
+    let last = key.zip(row.try_get("last_account")?);
     let page = SweptPage { deleted: count(&row, "deleted")?, next: next(&row, limit, last)? };
     Ok((page, row.try_get("oldest_left")?))
 }
