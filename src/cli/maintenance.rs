@@ -62,7 +62,10 @@ pub(super) async fn sweep(
     options: &PgConnectOptions,
     json: bool,
 ) -> Result<(), Box<dyn Error>> {
-    connect(options).await?.close().await.map_err(CommandError::Database)?;
+    let mut conn = connect(options).await?;
+    // Without its indexes a page would be a walk through everything.
+    database::migrated(&mut conn).await.map_err(CommandError::Database)??;
+    conn.close().await.map_err(CommandError::Database)?;
     let done = |responses: u64, keys: u64| {
         format!("{responses} expired responses and {keys} expired keys deleted")
     };

@@ -107,8 +107,9 @@ impl fmt::Debug for IdempotencyKey {
 
 /// A key in the account whose it is. Two accounts' keys never meet.
 ///
-/// Ordered as the table's primary key is (`COLLATE "C"` compares bytes), so that a sorted batch
-/// takes rows in the order in which every other server takes them.
+/// Ordered as the table's primary key is (`COLLATE "C"` compares bytes), so that a sorted batch goes through the
+/// index once, and takes rows in the order in which every other server takes them. (Versions before migration 0014
+/// take them account by account. Claims don't wait for each other; deletions that meet are run again.)
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ScopedKey {
     pub(super) key: IdempotencyKey,

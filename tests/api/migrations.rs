@@ -65,7 +65,14 @@ async fn a_database_of_the_first_version_keeps_payments_keys_and_replays() {
 #[tokio::test]
 async fn a_server_of_the_version_before_can_go_on_taking_payments() {
     let server = TestServer::start().await;
-    // Its statement, without a currency.
+    // Its statements, the second one without a currency. What it says of conflicts is in the order of its own index.
+    let claim =
+        "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+                 SELECT '00000000-0000-0000-0000-000000000000', 'k', gen_random_uuid(), 'pay', ''
+                 ON CONFLICT (account_id, key) DO NOTHING";
+    server.database.execute(claim).await;
+    server.database.execute(claim).await;
+    assert_eq!(server.database.number("SELECT count(*) FROM idempotency_keys").await, 1);
     server
         .database
         .execute(
@@ -150,12 +157,19 @@ async fn an_index_that_was_not_built_to_its_end_is_not_taken_for_one() {
     database
         .execute(
             "CREATE INDEX payments_by_user ON payments (transaction_id);
-             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'payments_by_user'::regclass",
+             CREATE UNIQUE INDEX idempotency_keys_by_key ON idempotency_keys (key, account_id);
+             UPDATE pg_index SET indisvalid = false
+             WHERE indexrelid IN ('payments_by_user'::regclass, 'idempotency_keys_by_key'::regclass)",
         )
         .await;
-    let refused = payonce::database::migrate(&database.options).await.unwrap_err().to_string();
-    assert!(refused.contains("an index of payments is invalid"), "{refused}");
-    database.execute("DROP INDEX payments_by_user").await;
+    for (index, said) in [
+        ("payments_by_user", "an index of payments is invalid"),
+        ("idempotency_keys_by_key", "idempotency_keys_by_key is invalid"),
+    ] {
+        let refused = payonce::database::migrate(&database.options).await.unwrap_err().to_string();
+        assert!(refused.contains(said), "{refused}");
+        database.execute(&format!("DROP INDEX {index}")).await;
+    }
     payonce::database::migrate(&database.options).await.unwrap();
 }
 

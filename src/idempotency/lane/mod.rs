@@ -33,8 +33,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// Up to so many keys a batch isn't split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
 
-/// How long after something was executed those who ask for what is known still take turns with those who may have more
-/// to execute.
+/// How long after this committer executed something those who ask it for what is known still take turns with those who
+/// may have more to execute. It is decided turn by turn.
 const CONTENDED: Duration = Duration::from_secs(1);
 
 /// How long a connection may idle before it is looked after: less than the time after which
