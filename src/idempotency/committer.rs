@@ -211,7 +211,7 @@ impl Committer {
         key: IdempotencyKey,
         command: C,
     ) -> Result<Outcome, Failure> {
-        let scope = ScopedKey { account_id, key };
+        let scope = ScopedKey { key, account_id };
         let lock_number = scope.lock_number();
         let arrived = Instant::now();
         let deadline = arrived + self.0.request_deadline;

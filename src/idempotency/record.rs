@@ -52,7 +52,7 @@ impl KeyRecord {
         key: IdempotencyKey,
         key_ttl: Option<Duration>,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let scope = ScopedKey { account_id, key };
+        let scope = ScopedKey { key, account_id };
         let key_ttl = key_ttl.map(|ttl| ttl.as_secs_f64());
         let used = store::used(conn, &[&scope], key_ttl).await?.pop().transpose()?;
         Ok(used.map(|(_, used)| Self {
