@@ -16,6 +16,8 @@ use crate::problem::{Kind, MemberError, Problem};
 pub struct Members<'a> {
     /// Names with values: the JSON of each as it is written, or the text of a query's parameter.
     left: Vec<(String, Cow<'a, str>)>,
+    /// Those that were asked for.
+    names: Vec<&'static str>,
     errors: Vec<MemberError>,
     /// Of what problem the errors are.
     kind: Kind,
@@ -38,7 +40,7 @@ impl<'a> Members<'a> {
 
     /// Members that were read elsewhere.
     pub(crate) fn new(left: Vec<(String, Cow<'a, str>)>, kind: Kind) -> Self {
-        Self { left, errors: Vec::new(), kind }
+        Self { left, names: Vec::new(), errors: Vec::new(), kind }
     }
 
     /// Takes the member of this name and reads its value with `read`, which gives nothing when it
@@ -62,6 +64,7 @@ impl<'a> Members<'a> {
         expected: &str,
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<Option<T>> {
+        self.names.push(name);
         let named: Vec<Cow<'a, str>> =
             self.left.extract_if(.., |(found, _)| found == name).map(|(_, value)| value).collect();
         match named.as_slice() {
@@ -70,7 +73,7 @@ impl<'a> Members<'a> {
                 None => self.wrong(name, &format!("expected {expected}")),
                 right => Some(right),
             },
-            [..] => self.wrong(name, "occurs more than once"),
+            [..] => self.wrong(name, "occurs more than once: expected it once"),
         }
     }
 
@@ -85,7 +88,11 @@ impl<'a> Members<'a> {
     /// When anything was wrong, or members are left that nobody took.
     pub fn finish<T>(mut self, complete: Option<T>) -> Result<T, Problem> {
         for (name, _) in std::mem::take(&mut self.left) {
-            self.wrong::<()>(&name, "is not known here");
+            let unknown = match self.names.as_slice() {
+                [] => "is not known here: expected nothing".to_owned(),
+                names => format!("is not known here: expected no others than {}", names.join(", ")),
+            };
+            self.wrong::<()>(&name, &unknown);
         }
         match complete {
             Some(complete) if self.errors.is_empty() => Ok(complete),
@@ -97,8 +104,8 @@ impl<'a> Members<'a> {
 /// A body that isn't JSON: what is wrong, and where it is, and what was expected.
 pub(crate) fn malformed(wrong: &str, expected: &str) -> Problem {
     let detail = format!(
-        "The body is not JSON: {wrong}. Send {expected}. The key is still free: send the corrected request with the \
-         same one."
+        "The body is not JSON: {wrong}. Send {expected}. This request has not used the key: send the corrected one with the \
+         same key."
     );
     let error = format!("is not JSON ({wrong}): expected {expected}");
     wrong_as_a_whole(Kind::MalformedJson, error).with_detail(detail)

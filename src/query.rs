@@ -18,7 +18,7 @@ const MAX_LENGTH: usize = 4096;
 /// `invalid-query` when it is too long, or not UTF-8.
 pub fn read(query: &str) -> Result<Members<'_>, Problem> {
     if query.len() > MAX_LENGTH {
-        let detail = format!("is longer than {MAX_LENGTH} characters");
+        let detail = format!("is too long: expected at most {MAX_LENGTH} characters");
         return Err(wrong_as_a_whole(Kind::InvalidQuery, detail));
     }
     let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
@@ -28,7 +28,7 @@ pub fn read(query: &str) -> Result<Members<'_>, Problem> {
     });
     match members.collect() {
         Some(members) => Ok(Members::new(members, Kind::InvalidQuery)),
-        None => Err(wrong_as_a_whole(Kind::InvalidQuery, "is not UTF-8".to_owned())),
+        None => Err(wrong_as_a_whole(Kind::InvalidQuery, "is not text: expected UTF-8".to_owned())),
     }
 }
 

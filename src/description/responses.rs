@@ -191,7 +191,10 @@ fn example_of(kind: Kind) -> Problem {
             "EOF while parsing an object at line 1 column 21",
             payments::http::EXPECTED,
         ),
-        Kind::InvalidPayment => wrong("/ammount", "is not known here"),
+        Kind::InvalidPayment => wrong(
+            "/ammount",
+            "is not known here: expected no others than user_id, amount, currency",
+        ),
         Kind::InvalidRefund => wrong("/amount", "expected a whole number of minor units"),
         Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),
         Kind::KeyReused => Problem::new(kind).with_members(vec!["amount"]),

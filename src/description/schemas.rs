@@ -215,7 +215,7 @@ fn about() -> Map<String, Value> {
             "retry": {
                 "enum": [Retry::SameRequest, Retry::CorrectedRequest, Retry::NewKey, Retry::None],
                 "description": "What may be sent next. `same_request`: the very same, with the same key, after `Retry-After`. \
-                                `corrected_request`: the key is still free. `new_key`: nothing was made with this one, nor \
+                                `corrected_request`: this one has not used the key. `new_key`: nothing was made with this one, nor \
                                 will be. `none`: nothing that is sent changes it."
             },
             "errors": {

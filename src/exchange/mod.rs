@@ -53,7 +53,8 @@ pub struct BodyLimits {
 
 impl BodyLimits {
     fn exceeded(&self) -> Problem {
-        let detail = format!("Send at most {} bytes. The key is still free.", self.size);
+        let detail =
+            format!("Send at most {} bytes. This request has not used the key.", self.size);
         Problem::new(Kind::BodyTooLarge).with_detail(detail)
     }
 }
@@ -101,6 +102,8 @@ impl Exchange {
 /// leaves the connection where the next request begins. A body that is too large by its Content-Length
 /// isn't waited for: actix reads on for a moment, so that its sender gets to the answer, and closes.
 ///
+/// Who asks to change to another protocol is answered in this one, as a server may (RFC 9110 §7.8).
+///
 /// # Errors
 /// Those of what it wraps.
 pub async fn exchange<B: MessageBody>(
@@ -112,12 +115,16 @@ pub async fn exchange<B: MessageBody>(
     let began = Instant::now();
     let _under_way = req.conn_data().map(Connection::begin_request);
     let request_id = request_id(&req);
+    let (length, is_endless) = (declared_length(&req), is_endless(&req));
+    // actix closes the connection after this one's answer, whatever the answer says of it.
+    let wants_change = req.head().connection_type() == ConnectionType::Upgrade;
     let body = match req.take_payload() {
         Payload::None => Ok(Bytes::new()),
-        _ if declared_length(&req).is_some_and(|length| length > limits.size) => {
-            Err(limits.exceeded())
+        _ if length.is_some_and(|length| length > limits.size) => Err(limits.exceeded()),
+        payload => {
+            let end = if is_endless { length.unwrap_or(0) } else { usize::MAX };
+            read(payload, end, **limits).await
         }
-        payload => read(payload, **limits).await,
     };
     let broken_off =
         body.as_ref().is_err_and(|problem: &Problem| problem.kind() != Kind::BodyTooLarge);
@@ -131,7 +138,7 @@ pub async fn exchange<B: MessageBody>(
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
     // Of a body without an end nobody knows where the next request would begin.
-    if broken_off || stopping.has_begun() {
+    if broken_off || is_endless || wants_change || stopping.has_begun() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     let account_id =
@@ -140,12 +147,14 @@ pub async fn exchange<B: MessageBody>(
     Ok(response)
 }
 
-async fn read(mut payload: Payload, limits: BodyLimits) -> Result<Bytes, Problem> {
+/// A body whole: up to its end, or to where it is known to end.
+async fn read(mut payload: Payload, end: usize, limits: BodyLimits) -> Result<Bytes, Problem> {
+    let mut left = end;
     let whole = async {
-        let Some(first) = part(&mut payload).await? else { return Ok(Bytes::new()) };
+        let Some(first) = part(&mut payload, &mut left).await? else { return Ok(Bytes::new()) };
         let mut body = BytesMut::new();
         let mut size = first.len();
-        while let Some(chunk) = part(&mut payload).await? {
+        while let Some(chunk) = part(&mut payload, &mut left).await? {
             size += chunk.len();
             if size > limits.size {
                 return Err(Kind::BodyTooLarge);
@@ -165,7 +174,7 @@ async fn read(mut payload: Payload, limits: BodyLimits) -> Result<Bytes, Problem
     body.map_err(|kind| match kind {
         Kind::BodyTooLarge => limits.exceeded(),
         Kind::MalformedJson => wrong_as_a_whole(kind, "expected chunks".to_owned()).with_detail(
-            "The body doesn't come in chunks as its Transfer-Encoding says (RFC 9112 §7.1). The key is still free.",
+            "The body doesn't come in chunks as its Transfer-Encoding says (RFC 9112 §7.1). This request has not used the key.",
         ),
         _ => Problem::new(kind),
     })
@@ -176,9 +185,25 @@ fn declared_length(req: &ServiceRequest) -> Option<usize> {
     req.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// The next part of a body; nothing at its end.
-async fn part(payload: &mut Payload) -> Result<Option<Bytes>, Kind> {
-    payload.next().await.transpose().map_err(|error| match error {
+/// Whether actix takes everything that follows for the body. Who asks for WebSocket, or a tunnel, is to get the
+/// connection itself.
+fn is_endless(req: &ServiceRequest) -> bool {
+    let headers = req.headers();
+    let asks_for_websocket = || {
+        let mut upgrades = headers.get_all(header::UPGRADE);
+        upgrades.any(|upgrade| upgrade.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+    };
+    let asks_for_tunnel =
+        || req.method() == Method::CONNECT && declared_length(req).is_none_or(|length| length == 0);
+    !headers.contains_key(header::TRANSFER_ENCODING) && (asks_for_websocket() || asks_for_tunnel())
+}
+
+/// The next part of a body of which so many bytes are left; nothing at its end.
+async fn part(payload: &mut Payload, left: &mut usize) -> Result<Option<Bytes>, Kind> {
+    if *left == 0 {
+        return Ok(None);
+    }
+    let mut part = payload.next().await.transpose().map_err(|error| match error {
         // actix has one error for a client that breaks off and for what are no chunks. Only a body that is
         // broken off has an end.
         PayloadError::Incomplete(_) if payload.next().now_or_never().is_none() => {
@@ -187,7 +212,12 @@ async fn part(payload: &mut Payload) -> Result<Option<Bytes>, Kind> {
         PayloadError::EncodingCorrupted => Kind::MalformedJson,
         PayloadError::Overflow => Kind::BodyTooLarge,
         _ => Kind::RequestTimeout,
-    })
+    })?;
+    if let Some(part) = &mut part {
+        part.truncate(*left);
+        *left -= part.len();
+    }
+    Ok(part)
 }
 
 /// A client's own id for its request, where it may stand in a header and in a log.

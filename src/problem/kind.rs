@@ -9,11 +9,11 @@ use serde::Serialize;
 pub enum Retry {
     /// The very same request with the same key, after `Retry-After`.
     SameRequest,
-    /// A corrected one; the key is still free.
+    /// A corrected one, with the same key: this one has not used it.
     CorrectedRequest,
     /// Another one with a new key: nothing was made with this one, nor will be.
     NewKey,
-    /// Nothing: sending it again, in whatever form, changes nothing.
+    /// Nothing: sending it again changes nothing.
     None,
 }
 
@@ -141,23 +141,23 @@ impl Kind {
                 "malformed-json",
                 CorrectedRequest,
                 "The body is not valid JSON",
-                "Correct the body. The key is still free: send the corrected request with the same one.",
+                "Correct the body. This request has not used the key: send the corrected one with the same key.",
             ),
             Self::InvalidPayment => entry(
                 StatusCode::BAD_REQUEST,
                 "invalid-payment",
                 CorrectedRequest,
                 "The body is not a valid payment",
-                "Correct the members that `errors` names. The key is still free: send the corrected request with the \
-                 same one.",
+                "Correct the members that `errors` names. This request has not used the key: send the corrected one \
+                 with the same key.",
             ),
             Self::InvalidRefund => entry(
                 StatusCode::BAD_REQUEST,
                 "invalid-refund",
                 CorrectedRequest,
                 "The body is not a valid refund",
-                "Correct the members that `errors` names. The key is still free: send the corrected request with the \
-                 same one.",
+                "Correct the members that `errors` names. This request has not used the key: send the corrected one \
+                 with the same key.",
             ),
             Self::InvalidQuery => entry(
                 StatusCode::BAD_REQUEST,
@@ -171,7 +171,7 @@ impl Kind {
                 "unauthorized",
                 CorrectedRequest,
                 "It is not known who is calling",
-                "Send a valid API key: Authorization: Bearer payonce_… The Idempotency-Key is still free.",
+                "Send a valid API key: Authorization: Bearer payonce_… This request has not used its Idempotency-Key.",
             ),
             Self::RefundRefused => entry(
                 StatusCode::PAYMENT_REQUIRED,
@@ -200,7 +200,7 @@ impl Kind {
                 "request-timeout",
                 SameRequest,
                 "The body did not arrive in time",
-                "Nothing was executed. Send the same request again, with the same key.",
+                "This request executed nothing. Send it again as it was, with the same key.",
             ),
             Self::KeyInFlight => entry(
                 StatusCode::CONFLICT,
@@ -230,15 +230,16 @@ impl Kind {
                 "body-too-large",
                 CorrectedRequest,
                 "The body is too large",
-                "Send less: BODY_LIMIT of the server says how much it reads, 16 KiB where nothing else was set. The key \
-                 is still free.",
+                "Send less: BODY_LIMIT of the server says how much it reads, 16 KiB where nothing else was set. This \
+                 request has not used the key.",
             ),
             Self::UnsupportedMediaType => entry(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 CorrectedRequest,
                 "The body is of a type that is not read here",
-                "Send JSON in UTF-8 with Content-Type: application/json and no Content-Encoding. The key is still free.",
+                "Send JSON in UTF-8 with Content-Type: application/json and no Content-Encoding. This request has not \
+                 used the key.",
             ),
             Self::KeyReused => entry(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -253,8 +254,8 @@ impl Kind {
                 "too-many-requests",
                 SameRequest,
                 "This account has as many requests waiting as it may",
-                "Nothing was executed. Send the same request again, with the same key, after Retry-After; and fewer \
-                 at the same time.",
+                "This request executed nothing. Send it again as it was, with the same key, after Retry-After; and \
+                 fewer at the same time.",
             ),
             Self::Internal => entry(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -269,7 +270,7 @@ impl Kind {
                 "overloaded",
                 SameRequest,
                 "The server has more work than it can do",
-                "Nothing was executed. Send the same request again, with the same key, after Retry-After.",
+                "This request executed nothing. Send it again as it was, with the same key, after Retry-After.",
             ),
             Self::ShuttingDown => entry(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -284,7 +285,8 @@ impl Kind {
                 "database-unavailable",
                 SameRequest,
                 "The database can't be reached",
-                "Nothing was executed. Send the same request again, with the same key if it has one, after Retry-After.",
+                "This request executed nothing. Send it again as it was, with the same key if it has one, after \
+                 Retry-After: where an earlier one with that key was executed, its answer comes then.",
             ),
             Self::OutcomeUnknown => entry(
                 StatusCode::SERVICE_UNAVAILABLE,

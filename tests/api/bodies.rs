@@ -23,6 +23,13 @@ async fn assert_invalid(server: &TestServer, body: &str, pointers: &[&str]) {
     assert_eq!(answer.pointers(), pointers, "{body}");
 }
 
+/// Asserts that one member is wrong, and that it is said of it what was expected.
+async fn assert_expected(server: &TestServer, body: &str, pointer: &str, expected: &str) {
+    assert_invalid(server, body, &[pointer]).await;
+    let detail = server.pay("k", body).await.json()["errors"][0]["detail"].take();
+    assert!(detail.as_str().unwrap().ends_with(expected), "{body}: {detail}");
+}
+
 #[tokio::test]
 async fn an_amount_is_a_whole_number_of_minor_units() {
     let server = TestServer::start().await;
@@ -46,7 +53,8 @@ async fn an_amount_is_a_whole_number_of_minor_units() {
         "1e300",
         "1e999",
     ] {
-        assert_invalid(&server, &with_amount(amount), &["/amount"]).await;
+        let expected = "a whole number of minor units, 1 to 9007199254740991, without fraction, exponent or quotes";
+        assert_expected(&server, &with_amount(amount), "/amount", expected).await;
     }
     for (key, amount) in [("least", "1"), ("most", "9007199254740991")] {
         let answer = server.pay(key, &with_amount(amount)).await;
@@ -71,7 +79,8 @@ async fn a_user_id_is_1_to_255_characters_and_not_blank() {
         "[]",
         &too_long,
     ] {
-        assert_invalid(&server, &with_user(user), &["/user_id"]).await;
+        let expected = "1 to 255 characters, not blank, without control characters";
+        assert_expected(&server, &with_user(user), "/user_id", expected).await;
     }
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     assert_invalid(&server, &with_user(&deep), &["/user_id"]).await;
@@ -95,12 +104,16 @@ async fn every_member_that_is_wrong_is_named_at_once() {
 #[tokio::test]
 async fn unknown_and_repeated_members_are_refused() {
     let server = TestServer::start().await;
-    assert_invalid(&server, r#"{"user_id": "u", "amount": 1, "amout": 2}"#, &["/amout"]).await;
-    assert_invalid(&server, r#"{"user_id": "u", "amount": 1, "amount": 1}"#, &["/amount"]).await;
-    assert_invalid(&server, r#"{"user_id": "u", "user_id": "u", "amount": 1}"#, &["/user_id"])
-        .await;
-    assert_invalid(&server, r#"{"user_id": "u", "amount": 1, "\u0061mount": 2}"#, &["/amount"])
-        .await;
+    let unknown = r#"{"user_id": "u", "amount": 1, "amout": 2}"#;
+    let known = "expected no others than user_id, amount, currency";
+    assert_expected(&server, unknown, "/amout", known).await;
+    for (repeated, pointer) in [
+        (r#"{"user_id": "u", "amount": 1, "amount": 1}"#, "/amount"),
+        (r#"{"user_id": "u", "user_id": "u", "amount": 1}"#, "/user_id"),
+        (r#"{"user_id": "u", "amount": 1, "\u0061mount": 2}"#, "/amount"),
+    ] {
+        assert_expected(&server, repeated, pointer, "expected it once").await;
+    }
 }
 
 #[tokio::test]
@@ -233,6 +246,39 @@ async fn a_body_that_is_broken_off_may_be_sent_again_as_it_was() {
     }
     assert_eq!(server.database.payments().await, 0);
     assert_eq!(server.pay("k", PAYMENT).await.status, 201, "the key is still free");
+}
+
+#[tokio::test]
+async fn who_asks_for_another_protocol_is_answered_at_once_and_told_that_the_connection_ends() {
+    let server = TestServer::start_with(&["--body-timeout", "1m"]).await;
+    for (key, upgrade) in [
+        ("a", "Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+        ("b", "Upgrade: WebSocket\r\n"),
+        (
+            "c",
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+        ),
+    ] {
+        let mut wire = server.wire().await;
+        let head = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{upgrade}");
+        wire.send_payment(&head, PAYMENT).await;
+        // What comes after the body is none of it.
+        wire.send("GET /").await;
+        let (head, payment) = wire.answer().await.unwrap();
+        assert!(head.starts_with("http/1.1 201") && payment.contains("success"), "{head}{payment}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+    }
+    for (request, status) in [
+        ("GET /health/live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n", 200),
+        ("CONNECT localhost:443 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        ("CONNECT localhost:443 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 404),
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(request).await;
+        assert_eq!(wire.status().await, status, "{request}");
+        assert_eq!(wire.status().await, 0, "the connection is closed");
+    }
 }
 
 #[tokio::test]

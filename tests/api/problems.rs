@@ -60,6 +60,11 @@ fn every_problem_has_a_code_of_its_own_a_status_of_an_error_and_texts_without_ga
     codes.sort_unstable();
     codes.dedup();
     assert_eq!(codes.len(), Kind::ALL.len());
+    // Client libraries send every 409 again, and a 422 is never to be sent again.
+    for (status, only) in [(409, Kind::KeyInFlight), (422, Kind::KeyReused)] {
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.entry().status.as_u16() == status);
+        assert_eq!(kinds.collect::<Vec<_>>(), [only]);
+    }
     for kind in Kind::ALL {
         let entry = kind.entry();
         assert!(entry.status.is_client_error() || entry.status.is_server_error());
