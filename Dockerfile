@@ -46,6 +46,7 @@ EXPOSE 5000
 # A number, so that Kubernetes can tell that it isn't root (runAsNonRoot). The program writes no files.
 USER 10001:10001
 STOPSIGNAL SIGTERM
-# Ready, not just up. It gives up after 6 s by itself and says why. A first start may wait a minute for a migration's lock.
-HEALTHCHECK --interval=5s --timeout=7s --start-period=90s --retries=3 CMD ["payonce", "healthcheck"]
+# Ready, not just up. It gives up after 9 s by itself (with REQUEST_DEADLINE=10s) and says why. A first start may wait a
+# minute for a migration's lock.
+HEALTHCHECK --interval=5s --timeout=10s --start-period=90s --retries=3 CMD ["payonce", "healthcheck"]
 ENTRYPOINT ["payonce"]

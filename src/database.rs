@@ -58,21 +58,34 @@ fn describe(error: &MigrateError) -> String {
     }
 }
 
-/// A connection for what happens besides requests: it doesn't wait for ever for a server, nor for a lock.
+/// A connection for what happens besides requests: it doesn't wait for ever for a server, nor for a lock. A
+/// statement may take its time, whatever the role or the database has as `statement_timeout`: an index is built in
+/// one.
 ///
 /// # Errors
 /// When the server can't be reached, or doesn't answer.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let connecting = async {
-        let mut conn = PgConnection::connect_with(options).await?;
+        let mut conn =
+            PgConnection::connect_with(options).await.map_err(|error| at(options, error))?;
         let settings = format!(
-            "SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce'",
+            "SET statement_timeout = 0; SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce'",
             LOCK_TIMEOUT.as_millis()
         );
         conn.execute(AssertSqlSafe(settings)).await?;
         Ok(conn)
     };
     timeout(CONNECT_LIMIT, connecting).await.map_err(|_| silent())?
+}
+
+/// Says of an error that tells nothing else where it happened.
+fn at(options: &PgConnectOptions, error: sqlx::Error) -> sqlx::Error {
+    let sqlx::Error::Io(error) = error else { return error };
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    sqlx::Error::Io(io::Error::new(error.kind(), format!("{place}: {error}")))
 }
 
 /// A server that doesn't answer.

@@ -16,8 +16,8 @@ use crate::{
     server::{self, Server},
 };
 
-/// How long `healthcheck` waits for the server.
-const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long `healthcheck` waits for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs a server until a signal says to stop.
 pub(super) async fn serve(
@@ -55,7 +55,8 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Asks the server at HOST and PORT whether it is ready.
+/// Asks the server at HOST and PORT whether it is ready. That takes it up to half of a request's deadline, where
+/// there is no database.
 pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let host = match settings.host.as_str() {
         "0.0.0.0" => "127.0.0.1",
@@ -63,13 +64,16 @@ pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
         host => host.trim_matches(['[', ']']),
     };
     let address = (host, settings.port).to_socket_addrs()?.next().ok_or("HOST has no address")?;
-    let mut server = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT)
+    let mut server = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
         .map_err(|error| format!("can't reach {address}: {error}"))?;
-    server.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
-    server.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    let limit = settings.request_deadline / 2 + Duration::from_secs(1);
+    server.set_read_timeout(Some(limit))?;
+    server.set_write_timeout(Some(limit))?;
     write!(server, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
-    server.read_to_string(&mut answer)?;
+    server
+        .read_to_string(&mut answer)
+        .map_err(|_| format!("no answer from {address} within {}", Ttl(Some(limit))))?;
     let status = answer.lines().next().unwrap_or("no answer");
     if status.starts_with("HTTP/1.1 200") {
         Ok(())

@@ -24,6 +24,9 @@ pub use variables::{database, log_filter, metrics_token, read_dot_env, shown};
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
 
+/// As long as a row that somebody else has locked is waited for: who is put aside for one is tried once at least.
+const SHORTEST_IN_FLIGHT_WAIT: Duration = Duration::from_millis(100);
+
 /// Longer than any client waits.
 const LONGEST_DEADLINE: Duration = Duration::from_mins(10);
 
@@ -230,6 +233,7 @@ impl Settings {
         let sweep = ("SWEEP_INTERVAL", self.sweep_interval.0.unwrap_or(never));
         for (setting, shortest, longest) in [
             (deadline, SHORTEST_DEADLINE, LONGEST_DEADLINE),
+            (wait, SHORTEST_IN_FLIGHT_WAIT, LONGEST_DEADLINE),
             (sweep, SHORTEST_SWEEP_INTERVAL, never),
             (("KEEP_ALIVE", self.keep_alive), Duration::ZERO, LONGEST_KEEP_ALIVE),
             (("HEADER_TIMEOUT", self.header_timeout), SHORTEST_READ_TIMEOUT, LONGEST_DEADLINE),

@@ -38,7 +38,9 @@ impl Process {
     pub(super) fn update(&self) {
         if let Some((cpu, start)) = times() {
             self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
-            self.start.set(start);
+            if let Some(booted) = booted() {
+                self.start.set(booted + start);
+            }
         }
         if let Some(kilobytes) = number_after("/proc/self/status", "VmRSS:") {
             self.memory.set(kilobytes.saturating_mul(1024));
@@ -50,15 +52,20 @@ impl Process {
     }
 }
 
-/// Seconds on a processor, and when it was started.
+/// Seconds on a processor, and from when the machine was started until this was.
 fn times() -> Option<(f64, f64)> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // After the name, which may hold anything, and is the second field.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
     let (user, system, start) = (ticks(14)?, ticks(15)?, ticks(22)?);
-    let booted = f64::from(i32::try_from(number_after("/proc/stat", "btime ")?).ok()?);
-    Some(((user + system) / TICKS_PER_SECOND, booted + start / TICKS_PER_SECOND))
+    Some(((user + system) / TICKS_PER_SECOND, start / TICKS_PER_SECOND))
+}
+
+/// When the machine was started, in seconds since 1970. A process that is shown no more than processes in `/proc`
+/// (systemd's `ProcSubset=pid`) isn't told.
+fn booted() -> Option<f64> {
+    Some(f64::from(u32::try_from(number_after("/proc/stat", "btime ")?).ok()?))
 }
 
 /// The number in the line of a file that begins with this.

@@ -33,6 +33,17 @@ async fn of_the_first_version() -> TestDatabase {
     database
 }
 
+/// An index takes longer to build than a request may.
+#[tokio::test]
+async fn a_statement_time_out_of_the_database_does_not_end_migrations() {
+    let database = TestDatabase::create().await;
+    database.set("statement_timeout = '5s'").await;
+    let mut conn = payonce::database::connect(&database.options).await.unwrap();
+    let limit: String =
+        sqlx::query_scalar("SHOW statement_timeout").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(limit, "0");
+}
+
 #[tokio::test]
 async fn a_database_of_the_first_version_keeps_payments_keys_and_replays() {
     let database = Arc::new(of_the_first_version().await);

@@ -13,6 +13,7 @@ use crate::support::{
     PAYMENT, TestDatabase,
     binary::{Folder, Serve, payonce, run, url},
     client::Wire,
+    proxy::Proxy,
     server::settings,
 };
 
@@ -51,7 +52,8 @@ fn a_database_that_cannot_be_reached_is_said_plainly() {
     for command in ["serve", "migrate", "sweep"] {
         let (code, _, stderr) = run(payonce(&[command]).env("DATABASE_URL", url));
         assert_eq!(code, 1, "{stderr}");
-        assert!(stderr.contains("Connection refused") && !stderr.contains("se-cret"), "{stderr}");
+        let told = stderr.contains("127.0.0.1:1: Connection refused");
+        assert!(told && !stderr.contains("se-cret"), "{stderr}");
     }
 }
 
@@ -141,6 +143,7 @@ fn settings_that_contradict_each_other_are_refused() {
         ),
         (["--idempotency-response-ttl=200years", "--port=0"], "must be never, or at most"),
         (["--request-deadline=11m", "--port=0"], "REQUEST_DEADLINE (11m) must be at most"),
+        (["--in-flight-wait=0s", "--port=0"], "IN_FLIGHT_WAIT (0s) must be at least"),
         (["--sweep-interval=0s", "--port=0"], "SWEEP_INTERVAL (0s) must be at least"),
         (["--keep-alive=25h", "--port=0"], "KEEP_ALIVE (1day 1h) must be at most"),
         (["--header-timeout=99ms", "--port=0"], "HEADER_TIMEOUT (99ms) must be at least"),
@@ -512,18 +515,36 @@ async fn sweep_says_what_it_deleted() {
     assert_eq!((code, stdout.as_str()), (0, "1 expired responses and 0 expired keys deleted\n"));
 }
 
-#[tokio::test]
-async fn healthcheck_exits_by_whether_the_server_is_ready() {
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_exits_by_whether_the_server_is_ready_and_says_why_not() {
     let database = TestDatabase::create().await;
-    let mut serve = Serve::start(&database.options, &[]);
+    let proxy = Proxy::start(&database.options).await;
+    // As the server counts: a half of it is what readiness takes where nobody answers.
+    let mut serve = Serve::start(&proxy.through(&database.options), &[("REQUEST_DEADLINE", "8s")]);
     let port = serve.address.port().to_string();
-    let check = |host: &str| run(payonce(&["healthcheck"]).env("PORT", &port).env("HOST", host)).0;
-    assert_eq!((check("127.0.0.1"), check("0.0.0.0"), check("localhost")), (0, 0, 0));
+    let check = |host: &str| {
+        let settings = [("PORT", port.as_str()), ("HOST", host), ("REQUEST_DEADLINE", "8s")];
+        run(payonce(&["healthcheck"]).envs(settings))
+    };
+    for host in ["127.0.0.1", "0.0.0.0", "localhost"] {
+        assert_eq!(check(host).0, 0, "{host}");
+    }
+    let assert_not = |why: &str| {
+        let (code, _, stderr) = check("127.0.0.1");
+        assert!(code == 1 && stderr.contains(why), "{why}: {stderr}");
+    };
     database.execute("UPDATE _sqlx_migrations SET success = false").await;
-    assert_eq!(check("127.0.0.1"), 1);
+    assert_not("not ready: HTTP/1.1 503");
+    database.execute("UPDATE _sqlx_migrations SET success = true").await;
+    assert_eq!(check("127.0.0.1").0, 0);
+    proxy.redirect(&database.options.clone().port(1)).await;
+    proxy.cut_all();
+    assert_not("not ready: HTTP/1.1 503");
+    serve.signal("STOP");
+    assert_not(&format!("no answer from 127.0.0.1:{port} within 5s"));
     serve.signal("KILL");
     serve.wait(SECOND);
-    assert_eq!(check("127.0.0.1"), 1);
+    assert_not("can't reach 127.0.0.1");
 }
 
 /// Makes every payment wait until the table is free, for up to a second.

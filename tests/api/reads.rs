@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use reqwest::Method;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer};
+use crate::support::{PAYMENT, TestDatabase, TestServer, proxy::Proxy};
 
 #[tokio::test]
 async fn a_payment_can_be_read_where_its_answer_says() {
@@ -96,6 +96,22 @@ async fn a_server_is_not_ready_while_a_migration_that_it_needs_is_missing() {
     answer.assert_problem(503, "database-unavailable");
     assert_eq!(server.get("/health/live").await.status, 200);
     server.database.execute("UPDATE _sqlx_migrations SET success = true").await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_is_up_and_not_ready_while_its_database_is_away() {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let through = proxy.through(&database.options);
+    let flags = ["--request-deadline", "2s", "--in-flight-wait", "1s"];
+    let server = TestServer::start_through(&database, &through, &flags).await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+    proxy.redirect(&database.options.clone().port(1)).await;
+    proxy.cut_all();
+    server.get("/health/ready").await.assert_problem(503, "database-unavailable");
+    assert_eq!(server.get("/health/live").await.status, 200);
+    proxy.redirect(&database.options).await;
     assert_eq!(server.get("/health/ready").await.status, 200);
 }
 
