@@ -40,7 +40,8 @@ pub struct Settings {
     /// places. Copies of a request that waits already take none; an account may have
     /// [`COPIES_FOR_A_KEY`](super::COPIES_FOR_A_KEY) times as many of them.
     pub account_queue_limit: usize,
-    /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it.
+    /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it, but that of
+    /// connecting: it is a second at least.
     pub request_deadline: Duration,
     /// How long to wait for a key that another server is executing.
     pub in_flight_wait: Duration,

@@ -171,7 +171,9 @@ impl Connector {
         let run = batch::look_up(&mut session.conn, batch, look, terms, &mut self.commit_sent);
         let run = timed(&*self.observer, Step::LookUp, run);
         let ended = timeout(self.timeouts.batch, run).await;
-        let used = self.give_back(session, ended)?;
+        let found = self.give_back(session, ended);
+        // What it may commit claims nothing.
+        let used = found.map_err(|fault| Fault { in_doubt: false, ..fault })?;
         if look == Look::First {
             // Of the others it is known when they have been claimed.
             let found = used.iter().flatten().count();

@@ -96,7 +96,12 @@ pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     error
         .try_downcast_ref::<PgDatabaseError>()
-        .is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
+        .is_some_and(|error| undoes(error.severity(), error.code()))
+}
+
+/// A connection that was lost (class 08) is what a pooler says of a server that it has lost itself.
+fn undoes(severity: PgSeverity, code: &str) -> bool {
+    matches!(severity, PgSeverity::Error) && !code.starts_with("08")
 }
 
 /// Whether a statement breaks a unique constraint.
@@ -127,7 +132,16 @@ pub fn loggable(error: &sqlx::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Remedy;
+    use super::{PgSeverity, Remedy, undoes};
+
+    #[test]
+    fn only_an_error_of_postgresql_itself_undoes_a_transaction() {
+        assert!(undoes(PgSeverity::Error, "23505"));
+        assert!(undoes(PgSeverity::Error, "57014"));
+        assert!(!undoes(PgSeverity::Error, "08006"), "a pooler lost its server");
+        assert!(!undoes(PgSeverity::Fatal, "57P01"));
+        assert!(!undoes(PgSeverity::Panic, "XX000"));
+    }
 
     #[test]
     fn every_class_of_the_failure_table_has_its_remedy() {

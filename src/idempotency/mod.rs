@@ -24,7 +24,9 @@
 //!   same request again is always safe.
 //! - No account takes more than its share of the places ([`Settings::account_queue_limit`]), and those
 //!   that wait take turns, key by key: one that floods the queue does not hold up the others.
-//! - What one command provokes fails that command alone: others in its batch succeed.
+//! - What one command provokes fails that command alone: others in its batch succeed. (Not where it takes so long
+//!   that PostgreSQL ends its statement, after a fifth of the deadline: then all of them hear
+//!   [`Failure::Overloaded`].)
 //! - A server that hangs with keys claimed holds up nobody else's keys, and PostgreSQL frees its own.
 //!
 //! # What is not

@@ -272,7 +272,8 @@ impl Queue {
             state.insert(leader.scope.clone(), group);
             self.arrivals.notify_one();
         }
-        drop(state);
+        // Before anybody can find that the key waits again: whose deadline passes in this moment would hear that
+        // nothing of it was begun.
         for submission in std::iter::once(leader).chain(failed.into_values()) {
             submission.answer(Err(failure.clone()));
         }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::key::ScopedKey;
 
-/// A key is sent again by its own client alone, who loses nothing by running aside.
+/// A key is sent again by its own client alone, and holds up nobody else where it runs aside.
 const KEY_FOR: Duration = Duration::from_mins(1);
 
 /// A row is wanted by many, who would all run one by one, long after it was let go.

@@ -105,7 +105,7 @@ pub(super) struct Running {
     pub(super) in_doubt: bool,
     /// Those that led before, and of which the same is true.
     pub(super) left_in_doubt: Vec<LeftInDoubt>,
-    /// How often it was found in flight elsewhere.
+    /// How often it was found in flight elsewhere, or put aside.
     pub(super) delays: u32,
 }
 
@@ -138,7 +138,7 @@ impl Running {
 
     /// Whether nothing is known of it that speaks for its key having been used.
     pub(super) fn is_untried(&self) -> bool {
-        self.losses == 0 && self.delays == 0
+        self.losses == 0 && self.delays == 0 && !self.is_in_doubt()
     }
 }
 

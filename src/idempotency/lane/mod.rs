@@ -33,7 +33,7 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// Up to so many keys a batch isn't split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
 
-/// How long after this committer executed something those who ask it for what is known still take turns with those who
+/// For so long after it executed something a committer answers known keys in its turns alone, and not at once: others
 /// may have more to execute. It is decided turn by turn.
 const CONTENDED: Duration = Duration::from_secs(1);
 
@@ -354,7 +354,8 @@ impl Lane {
     /// Leaves out whose callers are gone. Who was found in flight elsewhere waits only so long;
     /// unless that may be its own transaction, on a connection that was lost.
     fn relead(&self, running: Running) -> Option<Running> {
-        let patience = (running.delays > 0 && running.losses == 0).then_some(self.in_flight_wait);
+        let elsewhere = running.delays > 0 && running.losses == 0 && !running.is_in_doubt();
+        let patience = elsewhere.then_some(self.in_flight_wait);
         self.queue.relead(running, patience)
     }
 
