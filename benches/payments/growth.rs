@@ -1,10 +1,12 @@
 //! The same with many keys in the tables, while the sweeper runs: at each size, with keys at random and in order of time.
 //!
-//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Each run begins with a checkpoint,
-//! and is measured twice: right after it, when the first change of each page writes all of the page to the log, and when
-//! most of that is over, which the load goes on for in between. Empty tables are measured once. Before each time as many
-//! answers are put in that have expired as will be new, which is what a sweeper has to do in the long run. The sizes take
-//! turns, round by round.
+//! The tables are filled by SQL: keys at random, ids in order of time over the last day. Those of their indexes that grow
+//! all over are then read into memory, where a database that has run for a while has them. Each run begins with a
+//! checkpoint, and is measured twice: right after it, when the first change of each page writes all of the page to the log,
+//! and when most of that is over, which the load goes on for in between. Before each time as many answers are put in that
+//! have expired as will be new, which is what a sweeper has to do in the long run. Empty tables are measured once, and once
+//! more with as much to sweep, which tells what of the difference is not of the keys. The sizes take turns, round by round;
+//! what a run adds stays, so how many keys there are is counted each time.
 //!
 //! Each time the sweeper is that of another server, started for it, which gets no requests: a sweeper begins with the oldest
 //! answers and doesn't come back to them, and the server that gets the requests goes on.
@@ -24,8 +26,10 @@ use super::{
 pub const CLIENTS: u32 = 64;
 pub const RANDOM: &str = "keys at random";
 pub const RANDOM_AT_FIRST: &str = "keys at random, right after a checkpoint";
+pub const RANDOM_SWEEPING: &str = "keys at random, with as much to sweep";
 pub const ORDERED: &str = "keys in order of time";
 pub const ORDERED_AT_FIRST: &str = "keys in order of time, right after a checkpoint";
+pub const ORDERED_SWEEPING: &str = "keys in order of time, with as much to sweep";
 
 /// Large tables need longer to show what they cost.
 const TIMES_AS_LONG: u64 = 4;
@@ -48,34 +52,41 @@ pub async fn run(knobs: &Knobs) -> Results {
     for round in 1..=knobs.rounds {
         eprintln!("round {round} of {}", knobs.rounds);
         for (keys, filled) in &databases {
-            for (at_first, scenario, requests) in [
-                (RANDOM_AT_FIRST, RANDOM, Requests::New),
-                (ORDERED_AT_FIRST, ORDERED, Requests::Ordered),
+            for (scenario, at_first, sweeping, requests) in [
+                (RANDOM, RANDOM_AT_FIRST, RANDOM_SWEEPING, Requests::New),
+                (ORDERED, ORDERED_AT_FIRST, ORDERED_SWEEPING, Requests::Ordered),
             ] {
-                // What this run makes would be much, where there was nothing.
-                let empty = if *keys == 0 { Some(filled.copy().await) } else { None };
-                let database = empty.as_ref().unwrap_or(filled);
-                if *keys > 0 {
-                    insert_expired(database, seconds * EXPIRING_A_SECOND).await;
-                }
-                database.execute("CHECKPOINT").await;
-                let serve = start(database, "never");
-                let sample = measured(database, &serve, requests, seconds).await;
-                collected.add(at_first, *keys, sample.clone());
                 if *keys == 0 {
-                    // It has no pages to write, and isn't empty any more.
-                    collected.add(scenario, *keys, sample);
-                    stop(serve);
+                    // It has no pages to write whole, and isn't empty any more after one time.
+                    for (scenario, expired) in
+                        [(scenario, 0), (sweeping, seconds * EXPIRING_A_SECOND)]
+                    {
+                        let database = filled.copy().await;
+                        let serve = begin(&database, expired).await;
+                        let sample = measured(&database, &serve, requests, seconds).await;
+                        collected.add(scenario, *keys, sample);
+                        stop(serve);
+                    }
                     continue;
                 }
+                let expired = seconds * EXPIRING_A_SECOND;
+                let serve = begin(filled, expired).await;
+                collected.add(at_first, *keys, measured(filled, &serve, requests, seconds).await);
                 Load::run(serve.address, requests, CLIENTS, BETWEEN * seconds);
-                insert_expired(database, seconds * EXPIRING_A_SECOND).await;
-                collected.add(scenario, *keys, measured(database, &serve, requests, seconds).await);
+                insert_expired(filled, expired).await;
+                collected.add(scenario, *keys, measured(filled, &serve, requests, seconds).await);
                 stop(serve);
             }
         }
     }
     collected.results(machine, seconds, knobs.rounds)
+}
+
+/// So many answers that have expired, a checkpoint, and a server that doesn't sweep.
+async fn begin(database: &TestDatabase, expired: u64) -> Serve {
+    insert_expired(database, expired).await;
+    database.execute("CHECKPOINT").await;
+    start(database, "never")
 }
 
 /// A server that sweeps so often.
@@ -90,6 +101,7 @@ async fn measured(
     requests: Requests,
     seconds: u64,
 ) -> Sample {
+    let keys = float(database.number("SELECT count(*) FROM idempotency_keys").await);
     let before = swept(database).await;
     let sweeping = start(database, "1s");
     let meters = Meters::go_on(database, Some(serve.child.id())).await;
@@ -97,6 +109,7 @@ async fn measured(
     meters.stop(&mut sample).await;
     stop(sweeping);
     sample.insert("swept".to_owned(), swept(database).await - before);
+    sample.insert("keys_before".to_owned(), keys);
     sample
 }
 
@@ -164,6 +177,12 @@ async fn fill(database: &TestDatabase, keys: u32) {
         .await;
     // Or autovacuum would do it in the middle of a run.
     database.execute("VACUUM (ANALYZE)").await;
+    database
+        .execute(
+            "CREATE EXTENSION pg_prewarm;
+             SELECT pg_prewarm('idempotency_keys_pkey'), pg_prewarm('payments_by_user')",
+        )
+        .await;
     database.execute("CHECKPOINT").await;
 }
 

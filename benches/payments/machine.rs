@@ -46,6 +46,10 @@ impl Machine {
         .unwrap();
         let mut settings: BTreeMap<String, String> =
             rows.iter().map(|row| (row.get("name"), row.get("value"))).collect();
+        if let Ok(bytes) = fs::read_to_string("/proc/sys/vm/dirty_background_bytes") {
+            // 0 is how it comes.
+            settings.insert("vm.dirty_background_bytes".to_owned(), bytes.trim().to_owned());
+        }
         Self {
             cores: std::thread::available_parallelism().map_or(0, Into::into),
             processor: processor(),

@@ -97,7 +97,7 @@ fn draw_comparison(results: &Results, file: &Path) {
         (USUAL, "usual design"),
         (FIVE, "pgbench, five statements"),
         (ONE, "pgbench, one statement"),
-        (CEILING, "one connection, full batches (PostgreSQL's limit)"),
+        (CEILING, "one connection, full batches, no HTTP"),
     ];
     let series = names.map(|(scenario, name)| {
         (name, CLIENTS.map(|clients| results.figure(scenario, clients, "rate")).to_vec())

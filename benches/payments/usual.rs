@@ -1,7 +1,7 @@
 //! The usual design: one pooled transaction a request (BEGIN, claim, insert, update, COMMIT).
 //!
 //! It is given its best: the same framework, a process of its own, ids in order of time,
-//! prepared statements, a pool of the size that was fastest here and without its extra pings. It checks and answers as
+//! prepared statements, a pool of the size that was fastest here and without the ping before each transaction. It checks and answers as
 //! payonce does, to the byte, but only as far as new payments go.
 
 use std::process::Command;
@@ -58,7 +58,7 @@ pub fn start_at(url: &str) -> Serve {
 pub fn serve() {
     let url = std::env::var("DATABASE_URL").unwrap();
     actix_web::rt::System::new().block_on(async {
-        // The pool would send a ping for each request before it, besides the one after it.
+        // A pool of sqlx's pings twice for each request, unless it is told not to before: once is left, after it.
         let pool = PgPoolOptions::new().max_connections(POOL).test_before_acquire(false);
         let pool = pool.connect(&url).await.unwrap();
         // Opened now, not while the first requests wait.
