@@ -6,6 +6,8 @@
 -- and the two promises rest on the primary keys alone: (key, account_id) is used once, an id names one execution. So the
 -- tables are split by exactly these.
 --
+-- Rights are not kept: where deploy/server-role.sql was used, run it again afterwards.
+--
 -- Indexes and constraints keep their names and partitions get the table's storage parameters, so that later migrations find
 -- what they look for. Rows are copied, in one transaction: for a large database rather partition before it is filled.
 

@@ -151,7 +151,7 @@ impl Layer {
             connections: counter(
                 registry,
                 "payonce_connections_opened_total",
-                "Connections opened to commit with: all but the first of each are reconnections.",
+                "Connections opened to commit with: the first ones, those that replace a lost one, and those for what is put aside.",
             )?,
             in_doubt: counter(
                 registry,
