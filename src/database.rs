@@ -75,7 +75,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::E
         conn.execute(AssertSqlSafe(settings)).await?;
         Ok(conn)
     };
-    timeout(CONNECT_LIMIT, connecting).await.map_err(|_| silent())?
+    timeout(CONNECT_LIMIT, connecting).await.map_err(|_| at(options, silent()))?
 }
 
 /// Says of an error that tells nothing else where it happened.

@@ -1,9 +1,13 @@
 //! What watches over processes asks: is this one up, and can it do its work?
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     database::{self, Reads},
@@ -25,6 +29,24 @@ impl Stopping {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What tells whether the database can be reached and is migrated. On a connection of its own: whoever keeps those
+/// busy that read would else make the server seem to be down, to those who watch it and send it payments.
+#[derive(Debug)]
+pub struct Readiness(Reads);
+
+impl Readiness {
+    /// Looks for no longer than `limit`.
+    #[must_use]
+    pub fn new(options: &PgConnectOptions, limit: Duration) -> Self {
+        Self(Reads::new(options, 1, limit))
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) {
+        self.0.close().await;
     }
 }
 
@@ -52,12 +74,12 @@ pub async fn live() -> HttpResponse {
 /// `shutting-down`, `database-unavailable`.
 pub async fn ready(
     stopping: web::Data<Stopping>,
-    reads: web::Data<Reads>,
+    readiness: web::Data<Readiness>,
 ) -> Result<HttpResponse, Problem> {
     if stopping.has_begun() {
         return Err(Kind::ShuttingDown.into());
     }
-    match reads.run(async |conn| database::migrated(conn).await).await? {
+    match readiness.0.run(async |conn| database::migrated(conn).await).await? {
         Ok(()) => Ok(healthy("ready")),
         Err(unmigrated) => Err(Problem::new(Kind::DatabaseUnavailable).with_message(&unmigrated)),
     }

@@ -17,7 +17,7 @@ use crate::{
     config::{self, Settings, Ttl},
     database::{self, MigrationError, Reads, Unmigrated},
     exchange::{BodyLimits, exchange, watched},
-    health::Stopping,
+    health::{Readiness, Stopping},
     idempotency::{Committer, UnfitServer},
     idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
@@ -74,6 +74,7 @@ pub struct Server {
     metrics: Option<(Vec<SocketAddr>, ServerHandle)>,
     committer: Committer,
     reads: Reads,
+    readiness: web::Data<Readiness>,
     authenticator: web::Data<Authenticator>,
     sweeper: Option<JoinHandle<()>>,
     stopping: web::Data<Stopping>,
@@ -104,6 +105,8 @@ impl Server {
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
         let policy = web::Data::new(IdempotencyPolicy::new(settings));
         let reads_data = web::Data::new(reads.clone());
+        let readiness = web::Data::new(Readiness::new(options, settings.request_deadline / 2));
+        let readiness_data = readiness.clone();
         let deadline = settings.request_deadline;
         let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error));
         let directory = Directory::start(options).await.map_err(unreadable)?;
@@ -129,6 +132,7 @@ impl Server {
             App::new()
                 .app_data(keyed.clone())
                 .app_data(reads_data.clone())
+                .app_data(readiness_data.clone())
                 .app_data(default_currency.clone())
                 .app_data(authenticator_data.clone())
                 .app_data(limits.clone())
@@ -161,6 +165,7 @@ impl Server {
             metrics: metrics_server,
             committer,
             reads,
+            readiness,
             authenticator,
             sweeper: settings.sweep_interval.0.map(|pause| {
                 rt::spawn(sweep::forever(settings.clone(), options.clone(), pause, sweeps))
@@ -205,7 +210,9 @@ impl Server {
         if let Some((_, metrics)) = &self.metrics {
             metrics.stop(false).await;
         }
-        let closing = async { tokio::join!(self.reads.close(), self.authenticator.close()) };
+        let closing = async {
+            tokio::join!(self.reads.close(), self.readiness.close(), self.authenticator.close())
+        };
         let _ = timeout(STOPPING_MARGIN / 2, closing).await;
     }
 }

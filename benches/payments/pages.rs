@@ -170,7 +170,9 @@ pub fn growth(results: &Results) -> String {
         (growth::ORDERED, growth::ORDERED),
     ];
     let rows = scenarios.iter().flat_map(|(with_none, scenario)| {
-        results.scenarios[*scenario].keys().map(|keys| {
+        // With none alone, or without, there is less of it.
+        let sizes = results.scenarios.get(*scenario).into_iter().flat_map(|sizes| sizes.keys());
+        sizes.map(|keys| {
             let figure = |name| results.figure(scenario, *keys, name);
             let median = |name, digits| number(results.median(scenario, *keys, name), digits);
             let rate = results.median(scenario, *keys, "rate");
@@ -269,7 +271,7 @@ fn accounts(results: &Results) -> String {
 }
 
 /// A count, where it was measured.
-fn count(value: Option<f64>) -> String {
+pub fn count(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), whole)
 }
 

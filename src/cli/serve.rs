@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     time::Duration,
 };
@@ -71,9 +71,12 @@ pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
     server.set_write_timeout(Some(limit))?;
     write!(server, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
-    server
-        .read_to_string(&mut answer)
-        .map_err(|_| format!("no answer from {address} within {}", Ttl(Some(limit))))?;
+    server.read_to_string(&mut answer).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("no answer from {address} within {}", Ttl(Some(limit)))
+        }
+        _ => format!("no answer from {address}: {error}"),
+    })?;
     let status = answer.lines().next().unwrap_or("no answer");
     if status.starts_with("HTTP/1.1 200") {
         Ok(())

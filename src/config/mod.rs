@@ -24,7 +24,7 @@ pub use variables::{database, log_filter, metrics_token, read_dot_env, shown};
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
 
-/// As long as a row that somebody else has locked is waited for: who is put aside for one is tried once at least.
+/// As long as a row that somebody else has locked is waited for: who is put aside for one, and alone there, is tried.
 const SHORTEST_IN_FLIGHT_WAIT: Duration = Duration::from_millis(100);
 
 /// Longer than any client waits.

@@ -116,7 +116,7 @@ pub async fn exchange<B: MessageBody>(
     let _under_way = req.conn_data().map(Connection::begin_request);
     let request_id = request_id(&req);
     let (length, is_endless) = (declared_length(&req), is_endless(&req));
-    // actix closes the connection after this one's answer, whatever the answer says of it.
+    // actix ends the connection after this one's answer, or after those to what was sent together with it.
     let wants_change = req.head().connection_type() == ConnectionType::Upgrade;
     let body = match req.take_payload() {
         Payload::None => Ok(Bytes::new()),

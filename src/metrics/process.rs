@@ -1,7 +1,10 @@
 //! What this process takes of its machine, as Linux tells it in `/proc` (proc(5)); elsewhere it is not
 //! shown.
 
-use std::fs;
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use prometheus::{Counter, Gauge, IntGauge, Registry};
 
@@ -14,7 +17,6 @@ pub(super) struct Process {
     cpu: Counter,
     memory: IntGauge,
     open_fds: IntGauge,
-    start: Gauge,
 }
 
 impl Process {
@@ -22,25 +24,25 @@ impl Process {
         let shown = if cfg!(target_os = "linux") { registry } else { &Registry::new() };
         let cpu =
             Counter::new("process_cpu_seconds_total", "Time on a processor, user and system.");
+        let start: Gauge = gauge(
+            shown,
+            "process_start_time_seconds",
+            "When the process was started, since 1970.",
+        )?;
+        // It makes this first thing.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        start.set(now.map_or(0.0, |now| now.as_secs_f64()));
         Ok(Self {
             cpu: registered(shown, cpu?)?,
             memory: gauge(shown, "process_resident_memory_bytes", "Memory that is resident.")?,
             open_fds: gauge(shown, "process_open_fds", "Open file descriptors.")?,
-            start: gauge(
-                shown,
-                "process_start_time_seconds",
-                "When the process was started, since 1970.",
-            )?,
         })
     }
 
     /// Reads how it is now.
     pub(super) fn update(&self) {
-        if let Some((cpu, start)) = times() {
+        if let Some(cpu) = cpu_seconds() {
             self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
-            if let Some(booted) = booted() {
-                self.start.set(booted + start);
-            }
         }
         if let Some(kilobytes) = number_after("/proc/self/status", "VmRSS:") {
             self.memory.set(kilobytes.saturating_mul(1024));
@@ -52,20 +54,13 @@ impl Process {
     }
 }
 
-/// Seconds on a processor, and from when the machine was started until this was.
-fn times() -> Option<(f64, f64)> {
+/// Seconds on a processor.
+fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // After the name, which may hold anything, and is the second field.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
-    let (user, system, start) = (ticks(14)?, ticks(15)?, ticks(22)?);
-    Some(((user + system) / TICKS_PER_SECOND, start / TICKS_PER_SECOND))
-}
-
-/// When the machine was started, in seconds since 1970. A process that is shown no more than processes in `/proc`
-/// (systemd's `ProcSubset=pid`) isn't told.
-fn booted() -> Option<f64> {
-    Some(f64::from(u32::try_from(number_after("/proc/stat", "btime ")?).ok()?))
+    Some((ticks(14)? + ticks(15)?) / TICKS_PER_SECOND)
 }
 
 /// The number in the line of a file that begins with this.

@@ -261,9 +261,12 @@ async fn who_asks_for_another_protocol_is_answered_at_once_and_told_that_the_con
     ] {
         let mut wire = server.wire().await;
         let head = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{upgrade}");
-        wire.send_payment(&head, PAYMENT).await;
-        // What comes after the body is none of it.
-        wire.send("GET /").await;
+        // What comes after the body, together with it, is none of it.
+        let length = PAYMENT.len();
+        wire.send(format!(
+            "POST /payment HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{PAYMENT}GET /"
+        ))
+        .await;
         let (head, payment) = wire.answer().await.unwrap();
         assert!(head.starts_with("http/1.1 201") && payment.contains("success"), "{head}{payment}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");

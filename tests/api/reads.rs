@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use futures_util::future::{join, join_all};
 use reqwest::Method;
+use sqlx::{Connection, raw_sql};
+use tokio::time::sleep;
 
 use crate::support::{PAYMENT, TestDatabase, TestServer, proxy::Proxy};
 
@@ -113,6 +116,28 @@ async fn a_server_is_up_and_not_ready_while_its_database_is_away() {
     assert_eq!(server.get("/health/live").await.status, 200);
     proxy.redirect(&database.options).await;
     assert_eq!(server.get("/health/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn readers_who_keep_all_connections_busy_do_not_make_a_server_unready() {
+    let server = TestServer::start().await;
+    let mut holder = server.database.connect().await;
+    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let path = "/payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
+    let ready = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while server.database.number(waiting).await < 4 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let answer = server.get("/health/ready").await;
+        holder.close().await.unwrap();
+        answer
+    };
+    // Twice as many as there are connections.
+    let (waited, answer) = join(join_all((0..8).map(|_| server.get(path))), ready).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(waited.iter().all(|answer| answer.status == 404));
 }
 
 #[tokio::test]
