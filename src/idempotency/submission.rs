@@ -182,7 +182,9 @@ mod tests {
         assert!(!running.is_in_doubt());
 
         let in_doubt = running.leader.execution_id;
+        assert!(running.is_untried());
         running.in_doubt = true;
+        assert!(!running.is_untried(), "its key may be used");
         for _ in 0..3 {
             running.hand_over(submission(), reply());
             assert!(running.is_in_doubt(), "its key is, whoever leads");
