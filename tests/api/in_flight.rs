@@ -114,9 +114,7 @@ async fn a_key_that_is_committed_elsewhere_while_a_batch_claims_it_costs_the_bat
     let keys = ["a", "held", "z"];
     let (answers, ()) = tokio::join!(join_all(keys.map(|key| server.pay(key, PAYMENT))), async {
         // The statement has begun, finds the key unused, and waits for its row.
-        let waits = "SELECT count(*) FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while server.database.number(waits).await == 0 {}
+        server.database.until_locks_are_waited_for(1).await;
         raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     });
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();

@@ -33,9 +33,9 @@ async fn of_the_first_version() -> TestDatabase {
     database
 }
 
-/// An index takes longer to build than a request may.
+/// What migrates, too, has its connection from there: an index takes longer to build than a request may.
 #[tokio::test]
-async fn a_statement_time_out_of_the_database_does_not_end_migrations() {
+async fn a_connection_besides_requests_has_no_statement_time_out_whatever_the_database_has() {
     let database = TestDatabase::create().await;
     database.set("statement_timeout = '5s'").await;
     let mut conn = payonce::database::connect(&database.options).await.unwrap();

@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use futures_util::future::{join, join_all};
 use reqwest::Method;
 use sqlx::{Connection, raw_sql};
-use tokio::time::sleep;
 
 use crate::support::{PAYMENT, TestDatabase, TestServer, proxy::Proxy};
 
@@ -125,11 +124,7 @@ async fn readers_who_keep_all_connections_busy_do_not_make_a_server_unready() {
     raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
     let path = "/payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
     let ready = async {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while server.database.number(waiting).await < 4 {
-            sleep(Duration::from_millis(10)).await;
-        }
+        server.database.until_locks_are_waited_for(4).await;
         let answer = server.get("/health/ready").await;
         holder.close().await.unwrap();
         answer

@@ -6,7 +6,7 @@
 use std::{
     process,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use sqlx::{
@@ -120,6 +120,16 @@ impl TestDatabase {
     /// Sets a parameter for all who connect from now on.
     pub async fn set(&self, parameter: &str) {
         self.execute(&format!("ALTER DATABASE {} SET {parameter}", self.name)).await;
+    }
+
+    /// Returns as soon as so many of this database's sessions wait for a lock, on a row or on a table.
+    pub async fn until_locks_are_waited_for(&self, sessions: i64) {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let begun = Instant::now();
+        while self.number(waiting).await < sessions {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no {sessions} wait for a lock");
+        }
     }
 
     /// The number that a query gives.
