@@ -170,7 +170,7 @@ pub fn growth(results: &Results) -> String {
         (growth::ORDERED, growth::ORDERED),
     ];
     let rows = scenarios.iter().flat_map(|(with_none, scenario)| {
-        // With none alone, or without, there is less of it.
+        // PAYONCE_BENCH_GROWTH may leave some of it out.
         let sizes = results.scenarios.get(*scenario).into_iter().flat_map(|sizes| sizes.keys());
         sizes.map(|keys| {
             let figure = |name| results.figure(scenario, *keys, name);

@@ -143,7 +143,7 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub idempotency_replay_status: ReplayStatus,
-    /// How long a request waits for another server that is executing its key, before 409
+    /// How long a request waits for another server that is executing its key, before 409; at least 100ms
     #[arg(long, env = "IN_FLIGHT_WAIT", default_value = "2s", value_parser = duration, global = true, hide_env_values = true)]
     pub in_flight_wait: Duration,
     /// When a request is answered at the latest; time-outs towards PostgreSQL are parts of it
