@@ -2,6 +2,7 @@
 //!
 //! The tables are payonce's. There is no HTTP, no advisory lock, nothing to be looked up and nothing to be joined: all
 //! arrays of a batch go to three inserts in one statement, its own transaction, and the next batch is made meanwhile.
+//! bare.rs puts HTTP before it.
 
 use std::time::{Duration, Instant};
 
@@ -10,40 +11,53 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::{
+    endpoint::Taken,
     results::{Sample, float},
     support::TestDatabase,
 };
 
 const ACCOUNT: Uuid = Uuid::nil();
 
+const AMOUNT: i64 = 100;
+
 /// Payments as arrays, by key.
-struct Batch {
+#[derive(Default)]
+pub struct Batch {
     accounts: Vec<Uuid>,
     keys: Vec<String>,
     ids: Vec<Uuid>,
     users: Vec<String>,
+    amounts: Vec<i64>,
     headers: Vec<String>,
     bodies: Vec<Vec<u8>>,
 }
 
 impl Batch {
     fn of(size: u32) -> Self {
-        let ids: Vec<Uuid> = (0..size).map(|_| Uuid::now_v7()).collect();
-        let mut keys: Vec<String> = ids.iter().map(|_| Uuid::new_v4().to_string()).collect();
+        let mut keys: Vec<String> = (0..size).map(|_| Uuid::new_v4().to_string()).collect();
         keys.sort();
-        let users: Vec<String> =
-            ids.iter().map(|_| format!("user_{}", fastrand::u32(1000..=9999))).collect();
-        Self {
-            accounts: vec![ACCOUNT; ids.len()],
-            keys,
-            headers: ids.iter().map(|id| format!("location: /payment/{id}\n")).collect(),
-            bodies: ids.iter().zip(&users).map(|(id, user)| body(id, user)).collect(),
-            users,
-            ids,
+        let mut batch = Self::default();
+        for key in keys {
+            let (id, user) = (Uuid::now_v7(), format!("user_{}", fastrand::u32(1000..=9999)));
+            let body = Taken::body(id, &user, AMOUNT);
+            batch.push(key, id, user, AMOUNT, body);
         }
+        batch
     }
 
-    async fn insert(&self, conn: &mut PgConnection) {
+    /// Adds one.
+    pub fn push(&mut self, key: String, id: Uuid, user: String, amount: i64, body: String) {
+        self.accounts.push(ACCOUNT);
+        self.keys.push(key);
+        self.ids.push(id);
+        self.users.push(user);
+        self.amounts.push(amount);
+        self.headers.push(format!("location: /payment/{id}\n"));
+        self.bodies.push(body.into_bytes());
+    }
+
+    /// Commits them. None of the keys may be there.
+    pub async fn insert(&self, conn: &mut PgConnection) {
         let inserted = sqlx::query(
             "WITH claimed AS (
                  INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
@@ -61,7 +75,7 @@ impl Batch {
         .bind(vec!["pay"; self.ids.len()])
         .bind(vec![[1_u8; 25].to_vec(); self.ids.len()])
         .bind(&self.users)
-        .bind(vec![100_i64; self.ids.len()])
+        .bind(&self.amounts)
         .bind(&self.headers)
         .bind(&self.bodies)
         .execute(conn)
@@ -71,13 +85,17 @@ impl Batch {
     }
 }
 
-/// Commits batches of so many payments for so many seconds.
-pub async fn run(database: &TestDatabase, size: u32, seconds: u64) -> Sample {
-    let mut conn = database.connect().await;
-    // As payonce plans: the tables were empty a moment ago.
+/// Has it plan as payonce does: the tables were empty a moment ago.
+pub async fn prepare(conn: &mut PgConnection) {
     conn.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
         .await
         .unwrap();
+}
+
+/// Commits batches of so many payments for so many seconds.
+pub async fn run(database: &TestDatabase, size: u32, seconds: u64) -> Sample {
+    let mut conn = database.connect().await;
+    prepare(&mut conn).await;
     let (begun, mut batches, mut batch) = (Instant::now(), 0_u32, Batch::of(size));
     while begun.elapsed() < Duration::from_secs(seconds) {
         // In this order: it is sent before the next one is made.
@@ -88,9 +106,4 @@ pub async fn run(database: &TestDatabase, size: u32, seconds: u64) -> Sample {
     conn.close().await.unwrap();
     let requests = float(batches) * float(size);
     Sample::from([("requests".to_owned(), requests), ("rate".to_owned(), requests / seconds)])
-}
-
-fn body(id: &Uuid, user: &str) -> Vec<u8> {
-    format!(r#"{{"status":"success","transaction_id":"{id}","user_id":"{user}","amount":100}}"#)
-        .into_bytes()
 }

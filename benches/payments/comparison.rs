@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Knobs, ceiling,
+    Knobs, bare, ceiling,
     load::{self, Load, Requests, STORED},
     machine::Machine,
     meters::{self, Meters},
@@ -22,7 +22,7 @@ use super::{
 };
 
 pub const CLIENTS: [u32; 4] = [1, 8, 64, 256];
-/// The sizes of batches without HTTP.
+/// The sizes of batches without HTTP, and as many clients of the same with it.
 pub const BATCHES: [u32; 2] = [64, 256];
 /// Clients that send one key, beside others.
 pub const STORM: u32 = 64;
@@ -34,6 +34,7 @@ pub const USUAL: &str = "usual design";
 pub const FIVE: &str = "pgbench, five statements";
 pub const ONE: &str = "pgbench, one statement";
 pub const CEILING: &str = "one connection, full batches";
+pub const BARE: &str = "the same behind HTTP, nothing else";
 pub const BESIDE_STORM: &str = "payonce beside a storm on one key";
 pub const BESIDE_OTHERS: &str = "payonce beside as many other clients";
 
@@ -70,6 +71,10 @@ pub async fn run(knobs: &Knobs) -> Results {
             let mut sample = ceiling::run(&database, batch, knobs.seconds).await;
             meters.stop(&mut sample).await;
             collected.add(CEILING, batch, sample);
+            let database = templates.empty.copy().await;
+            let serve = bare::start(&database);
+            let sample = measured(&database, serve, Requests::New, batch, knobs.seconds).await;
+            collected.add(BARE, batch, sample);
         }
         for _ in 0..TURNS {
             for (scenario, template, api_key) in [

@@ -34,8 +34,10 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod bare;
 mod ceiling;
 mod comparison;
+mod endpoint;
 mod growth;
 mod load;
 mod machine;
@@ -86,8 +88,10 @@ fn main() {
     // cargo adds flags of its own.
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    if words == [usual::WORD] {
-        return usual::serve();
+    match words.first().map(String::as_str) {
+        Some(usual::WORD) => return usual::serve(),
+        Some(bare::WORD) => return bare::serve(),
+        _ => {}
     }
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -13,12 +13,13 @@ use super::{
 };
 
 /// Told apart by those who see few colours, too; payonce's is the first.
-const COLOURS: [RGBColor; 5] = [
+const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 90, 181),
     RGBColor(220, 110, 50),
     RGBColor(150, 150, 150),
     RGBColor(90, 90, 90),
     RGBColor(150, 190, 230),
+    RGBColor(70, 150, 120),
 ];
 const INK: RGBColor = RGBColor(30, 30, 30);
 

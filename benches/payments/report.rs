@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    comparison::{CEILING, CLIENTS, FIVE, ONE, PAYONCE, USUAL},
+    comparison::{BARE, CEILING, CLIENTS, FIVE, ONE, PAYONCE, USUAL},
     growth, pages,
     plot::Bars,
     results::{Figure, Results},
@@ -98,6 +98,7 @@ fn draw_comparison(results: &Results, file: &Path) {
         (FIVE, "pgbench, five statements"),
         (ONE, "pgbench, one statement"),
         (CEILING, "one connection, full batches, no HTTP"),
+        (BARE, BARE),
     ];
     let series = names.map(|(scenario, name)| {
         (name, CLIENTS.map(|clients| results.figure(scenario, clients, "rate")).to_vec())

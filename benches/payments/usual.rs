@@ -6,17 +6,17 @@
 
 use std::process::Command;
 
-use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer, error::ErrorInternalServerError, http::header, web,
-};
-use serde::{Deserialize, Serialize};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error::ErrorInternalServerError, web};
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
-use super::support::{
-    TestDatabase,
-    binary::{Serve, url},
+use super::{
+    endpoint::{Payment, Taken, created, key},
+    support::{
+        TestDatabase,
+        binary::{Serve, url},
+    },
 };
 
 /// The word on the command line that makes the benchmark be this server.
@@ -27,21 +27,6 @@ const POOL: u32 = 16;
 
 /// A day, in seconds.
 const RESPONSE_TTL: f64 = 86_400.0;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Payment {
-    user_id: String,
-    amount: i64,
-}
-
-#[derive(Serialize)]
-struct Taken<'a> {
-    status: &'a str,
-    transaction_id: Uuid,
-    user_id: &'a str,
-    amount: i64,
-}
 
 /// Starts it on this database, which has its tables.
 pub fn start(database: &TestDatabase) -> Serve {
@@ -87,8 +72,7 @@ async fn pay(
     payment: &Payment,
     pool: &PgPool,
 ) -> Result<HttpResponse, sqlx::Error> {
-    let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok());
-    let Some(key) = key.filter(|_| payment.amount > 0 && !payment.user_id.is_empty()) else {
+    let Some(key) = key(request, payment) else {
         return Ok(HttpResponse::BadRequest().finish());
     };
     let (account_id, transaction_id) = (Uuid::nil(), Uuid::now_v7());
@@ -117,29 +101,20 @@ async fn pay(
     .bind(payment.amount)
     .execute(&mut *transaction)
     .await?;
-    let Payment { user_id, amount } = payment;
-    let taken = Taken { status: "success", transaction_id, user_id, amount: *amount };
-    let body = serde_json::to_string(&taken).unwrap();
-    let location = format!("/payment/{transaction_id}");
+    let body = Taken::body(transaction_id, &payment.user_id, payment.amount);
     sqlx::query(
         "UPDATE usual_keys SET status = 201, headers = $3, body = $4, replayable_until = now() + make_interval(secs => $5)
          WHERE account_id = $1 AND key = $2",
     )
     .bind(account_id)
     .bind(key)
-    .bind(format!("location: {location}\n"))
+    .bind(format!("location: /payment/{transaction_id}\n"))
     .bind(body.as_bytes())
     .bind(RESPONSE_TTL)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(HttpResponse::Created()
-        .content_type("application/json")
-        .insert_header(("idempotency-key", key))
-        .insert_header(("idempotent-replayed", "false"))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::LOCATION, location))
-        .body(body))
+    Ok(created(key, transaction_id, body))
 }
 
 /// As long as payonce's, and of one hash.
