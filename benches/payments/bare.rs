@@ -1,10 +1,10 @@
-//! The limit with HTTP before it: what these cores can do for payments that come by HTTP and may be made twice.
+//! The limit with HTTP before it: what payonce's design can do on these cores where payments may be made twice.
 //!
-//! ceiling.rs is given what requests bring, in the same framework, threads and sizes of batches as payonce's. Nothing is
-//! looked up, locked, joined, compared, logged or counted, and nothing is done about errors: a key that comes again ends
-//! the server. What payonce is slower than this is what its promises cost.
+//! ceiling.rs is given what requests bring, in the same framework, by as many threads, and in batches chosen as payonce
+//! chooses them. Nothing is looked up, locked, joined, compared, logged or counted, and at the first error the server
+//! ends. What payonce is slower than this is what its promises cost.
 
-use std::process::Command;
+use std::{num::NonZero, process::Command};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, rt, web};
 use futures_util::future::join;
@@ -55,13 +55,19 @@ pub fn serve() {
         let mut conn = PgConnection::connect(&url).await.unwrap();
         ceiling::prepare(&mut conn).await;
         let (sender, receiver) = unbounded_channel();
-        rt::spawn(commit(conn, receiver));
+        let committer = rt::spawn(commit(conn, receiver));
         let queue = web::Data::new(sender);
         let service =
             move || App::new().app_data(queue.clone()).route("/payment", web::post().to(take));
-        let server = HttpServer::new(service).workers(1).backlog(4096).bind("127.0.0.1:0").unwrap();
+        // One core is the committer's.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let server = HttpServer::new(service).workers(cores.saturating_sub(1).max(1));
+        let server = server.backlog(4096).bind("127.0.0.1:0").unwrap();
         eprintln!("listens on http://{}", server.addrs()[0]);
-        server.run().await.unwrap();
+        tokio::select! {
+            ended = server.run() => ended.unwrap(),
+            ended = committer => ended.unwrap(),
+        }
     });
 }
 

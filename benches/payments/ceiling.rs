@@ -11,7 +11,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    endpoint::Taken,
+    endpoint::{FINGERPRINT, Taken},
     results::{Sample, float},
     support::TestDatabase,
 };
@@ -73,7 +73,7 @@ impl Batch {
         .bind(&self.keys)
         .bind(&self.ids)
         .bind(vec!["pay"; self.ids.len()])
-        .bind(vec![[1_u8; 25].to_vec(); self.ids.len()])
+        .bind(vec![[1_u8; FINGERPRINT].to_vec(); self.ids.len()])
         .bind(&self.users)
         .bind(&self.amounts)
         .bind(&self.headers)

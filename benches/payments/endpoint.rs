@@ -1,9 +1,20 @@
-//! `POST /payment` of the servers that payonce is compared with, as far as new payments go: the same request, and the
-//! same answer to the byte.
+//! `POST /payment` of the servers that payonce is compared with, as far as new payments go: the same request, and an
+//! answer with the same headers and members.
 
-use actix_web::{HttpRequest, HttpResponse, http::header};
+use std::time::{Duration, SystemTime};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HttpDate},
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+/// How many bytes payonce's fingerprint of a payment has.
+pub const FINGERPRINT: usize = 33;
+
+/// How long an answer is kept.
+pub const RESPONSE_TTL: Duration = Duration::from_hours(24);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +50,10 @@ pub fn created(key: &str, transaction_id: Uuid, body: String) -> HttpResponse {
         .insert_header(("idempotency-key", key))
         .insert_header(("idempotent-replayed", "false"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((
+            "idempotency-key-expires",
+            HttpDate::from(SystemTime::now() + RESPONSE_TTL),
+        ))
         .insert_header((header::LOCATION, format!("/payment/{transaction_id}")))
         .body(body)
 }

@@ -4,7 +4,7 @@
 \set id 1000000000000000 + :client_id * 1000000000000 + :n
 \set user random(1000, 9999)
 BEGIN;
-INSERT INTO usual_keys (account_id, key, execution_id, operation, fingerprint) VALUES ('00000000-0000-0000-0000-000000000000', 'a-random-key-of-pgbe' || :number, ('01a20b8ef5ef7000' || :id)::uuid, 'pay', '\x01000102030405060708090a0b0c0d0e0f1011121314151617') ON CONFLICT DO NOTHING;
+INSERT INTO usual_keys (account_id, key, execution_id, operation, fingerprint) VALUES ('00000000-0000-0000-0000-000000000000', 'a-random-key-of-pgbe' || :number, ('01a20b8ef5ef7000' || :id)::uuid, 'pay', '\x01000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f') ON CONFLICT DO NOTHING;
 INSERT INTO usual_payments (transaction_id, account_id, user_id, amount) VALUES (('01a20b8ef5ef7000' || :id)::uuid, '00000000-0000-0000-0000-000000000000', 'user_' || :user, 100);
 UPDATE usual_keys SET status = 201, headers = E'location: /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0\n', body = '{"status":"success","transaction_id":"01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0","user_id":"user_1000","amount":100}', replayable_until = now() + interval '1 day' WHERE account_id = '00000000-0000-0000-0000-000000000000' AND key = 'a-random-key-of-pgbe' || :number;
 COMMIT;
