@@ -188,11 +188,20 @@ impl Server {
         self.metrics.as_ref().map_or(&[], |(addresses, _)| addresses)
     }
 
+    /// Waits for what doesn't happen unless something is badly wrong, like threads that can't be made: that it serves
+    /// no HTTP any more. To be awaited once.
+    ///
+    /// # Errors
+    /// Why it doesn't.
+    pub async fn ended(&mut self) -> io::Result<()> {
+        (&mut self.http_ended).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+
     /// Stops. For `SHUTDOWN_DELAY` it serves as before, but isn't ready, and closes each connection with
     /// its answer: so those who choose between servers turn to others. Then it accepts nothing more, lets
     /// what was accepted be committed and answered, and closes. That takes no longer than the deadline of a
     /// request and four seconds; a request whose body is still on its way then is cut off.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stopping.begin();
         sleep(self.shutdown_delay).await;
         let end = Instant::now() + self.deadline + STOPPING_MARGIN;
@@ -200,7 +209,7 @@ impl Server {
             sweeper.abort();
         }
         self.http.stop(true).await;
-        if let Ok(Err(error)) = self.http_ended.await {
+        if let Err(error) = self.ended().await {
             warn!("the HTTP server ended with an error: {error}");
         }
         // Nobody waits for these any more; what has begun is committed while there is time.

@@ -28,7 +28,7 @@ pub(super) async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     server::raise_file_limit(settings);
-    let server = tokio::select! {
+    let mut server = tokio::select! {
         server = Server::start(settings, options) => server?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
@@ -38,6 +38,11 @@ pub(super) async fn serve(
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+        // Whoever watches over processes is to start another one.
+        ended = server.ended() => {
+            let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
+            return Err(format!("the HTTP server ended{why}").into());
+        }
     };
     if settings.shutdown_delay.is_zero() {
         info!("{signal}: what was accepted is finished, and no more; again to stop at once");
