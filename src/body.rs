@@ -10,6 +10,10 @@ use serde_json::value::RawValue;
 
 use crate::problem::{Kind, MemberError, Problem};
 
+/// So many things that are wrong are named: a body of nothing but mistakes would else be answered with twenty times as
+/// much.
+const MOST_ERRORS: usize = 20;
+
 /// The members of a JSON object, or of a [query](crate::query), to be taken one by one. What is wrong is
 /// gathered, so that one answer names all of it.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub struct Members<'a> {
     /// Those that were asked for.
     names: Vec<&'static str>,
     errors: Vec<MemberError>,
+    /// How many more there are.
+    unnamed: usize,
     /// Of what problem the errors are.
     kind: Kind,
 }
@@ -40,7 +46,7 @@ impl<'a> Members<'a> {
 
     /// Members that were read elsewhere.
     pub(crate) fn new(left: Vec<(String, Cow<'a, str>)>, kind: Kind) -> Self {
-        Self { left, names: Vec::new(), errors: Vec::new(), kind }
+        Self { left, names: Vec::new(), errors: Vec::new(), unnamed: 0, kind }
     }
 
     /// Takes the member of this name and reads its value with `read`, which gives nothing when it
@@ -78,7 +84,11 @@ impl<'a> Members<'a> {
     }
 
     fn wrong<T>(&mut self, name: &str, detail: &str) -> Option<T> {
-        self.errors.push(MemberError { pointer: pointer(name), detail: detail.to_owned() });
+        if self.errors.len() < MOST_ERRORS {
+            self.errors.push(MemberError { pointer: pointer(name), detail: detail.to_owned() });
+        } else {
+            self.unnamed += 1;
+        }
         None
     }
 
@@ -93,6 +103,10 @@ impl<'a> Members<'a> {
                 names => format!("is not known here: expected no others than {}", names.join(", ")),
             };
             self.wrong::<()>(&name, &unknown);
+        }
+        if self.unnamed > 0 {
+            let detail = format!("{} more are wrong: expected none", self.unnamed);
+            self.errors.push(MemberError { pointer: String::new(), detail });
         }
         match complete {
             Some(complete) if self.errors.is_empty() => Ok(complete),

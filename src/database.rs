@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    idempotency::{is_of_outdated_statement, loggable},
+    idempotency::{is_of_outdated_statement, loggable, named},
     problem::{Kind, Problem},
 };
 
@@ -66,10 +66,11 @@ fn describe(error: &MigrateError) -> String {
 /// When the server can't be reached, or doesn't answer.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let connecting = async {
-        let mut conn =
-            PgConnection::connect_with(options).await.map_err(|error| at(options, error))?;
+        let mut conn = PgConnection::connect_with(&named(options.clone(), "payonce"))
+            .await
+            .map_err(|error| at(options, error))?;
         let settings = format!(
-            "SET statement_timeout = 0; SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; SET application_name = 'payonce'",
+            "SET statement_timeout = 0; SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan",
             LOCK_TIMEOUT.as_millis()
         );
         conn.execute(AssertSqlSafe(settings)).await?;
@@ -187,7 +188,7 @@ pub async fn prepare_to_read(conn: &mut PgConnection, limit: Duration) -> Result
     let settings = format!(
         "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
          SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; \
-         SET max_parallel_workers_per_gather = 0; SET application_name = 'payonce reads'",
+         SET max_parallel_workers_per_gather = 0",
         limit.as_millis()
     );
     conn.execute(AssertSqlSafe(settings)).await.map(drop)
@@ -215,7 +216,7 @@ impl Reads {
                     timeout(RELEASE_LIMIT, conn.ping()).await.map_err(|_| silent())?.map(|()| true)
                 })
             })
-            .connect_lazy_with(options.clone());
+            .connect_lazy_with(named(options.clone(), "payonce reads"));
         Self { pool, limit }
     }
 

@@ -8,9 +8,13 @@ use std::{
 use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
-    database::{self, Reads},
+    database::{self, Reads, Unmigrated},
     problem::{Kind, Problem},
 };
 
@@ -34,19 +38,50 @@ impl Stopping {
 
 /// What tells whether the database can be reached and is migrated. On a connection of its own: whoever keeps those
 /// busy that read would else make the server seem to be down, to those who watch it and send it payments.
+///
+/// Anybody may ask. So looks are 50 ms apart at least, and whoever asked before one began is answered by it.
 #[derive(Debug)]
-pub struct Readiness(Reads);
+pub struct Readiness {
+    reads: Reads,
+    last: Mutex<Option<Look>>,
+}
+
+/// What the database was found to be.
+#[derive(Debug)]
+struct Look {
+    began: Instant,
+    found: Result<Result<(), Unmigrated>, Problem>,
+}
+
+/// From one look to the next at least.
+const APART: Duration = Duration::from_millis(50);
 
 impl Readiness {
     /// Looks for no longer than `limit`.
     #[must_use]
     pub fn new(options: &PgConnectOptions, limit: Duration) -> Self {
-        Self(Reads::new(options, 1, limit))
+        Self { reads: Reads::new(options, 1, limit), last: Mutex::default() }
+    }
+
+    /// What the database is found to be by a look that begins from now on.
+    async fn look(&self) -> Result<Result<(), Unmigrated>, Problem> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some(look) = &*last {
+            if look.began >= asked {
+                return look.found.clone();
+            }
+            sleep_until(look.began + APART).await;
+        }
+        let began = Instant::now();
+        let found = self.reads.run(async |conn| database::migrated(conn).await).await;
+        *last = Some(Look { began, found: found.clone() });
+        found
     }
 
     /// Closes the connection.
     pub async fn close(&self) {
-        self.0.close().await;
+        self.reads.close().await;
     }
 }
 
@@ -79,7 +114,7 @@ pub async fn ready(
     if stopping.has_begun() {
         return Err(Kind::ShuttingDown.into());
     }
-    match readiness.0.run(async |conn| database::migrated(conn).await).await? {
+    match readiness.look().await? {
         Ok(()) => Ok(healthy("ready")),
         Err(unmigrated) => Err(Problem::new(Kind::DatabaseUnavailable).with_message(&unmigrated)),
     }

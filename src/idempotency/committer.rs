@@ -1,6 +1,7 @@
 //! The committer: what applications hand their commands to.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use uuid::Uuid;
 
@@ -20,12 +21,21 @@ use super::{
     connection::Connector,
     key::ScopedKey,
     lane::lanes,
-    observer::{Event, Observer},
+    observer::{Contained, Event, Observer},
     queue::Queue,
     recent::Recent,
     record::Void,
     submission::{Stage, Submission},
 };
+
+/// What a deadline may be. Time-outs are parts of it, and PostgreSQL takes those below a millisecond for none at all.
+const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
+
+/// Much longer, and PostgreSQL has no date for when it ends.
+const LONGEST_TTL: Duration = Duration::from_hours(1000 * 365 * 24);
+
+/// How long to wait before looking again whether a queue is drained that somebody else closed.
+const DRAINED_AGAIN: Duration = Duration::from_millis(5);
 
 /// What a committer may do, and how long things may take.
 #[derive(Debug, Clone)]
@@ -41,16 +51,29 @@ pub struct Settings {
     /// [`COPIES_FOR_A_KEY`](super::COPIES_FOR_A_KEY) times as many of them.
     pub account_queue_limit: usize,
     /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it, but that of
-    /// connecting: it is a second at least.
+    /// connecting: it is a second at least. What is shorter than 10 ms or longer than a day counts as that.
     pub request_deadline: Duration,
     /// How long to wait for a key that another server is executing.
     pub in_flight_wait: Duration,
-    /// How long a response of success can be replayed; `None`: as long as its key.
+    /// How long a response of success can be replayed; `None`: as long as its key. A thousand years at most.
     pub response_ttl: Option<Duration>,
-    /// How long a key stays used up; `None`: for ever.
+    /// How long a key stays used up; `None`: for ever. A thousand years at most.
     pub key_ttl: Option<Duration>,
     /// Work on a server with `synchronous_commit = off`, which may lose what it acknowledged.
     pub allow_asynchronous_commit: bool,
+}
+
+impl Settings {
+    /// As far as clocks and PostgreSQL go.
+    fn bounded(&self) -> Self {
+        let (shortest, longest) = DEADLINES.into_inner();
+        Self {
+            request_deadline: self.request_deadline.clamp(shortest, longest),
+            response_ttl: self.response_ttl.map(|ttl| ttl.min(LONGEST_TTL)),
+            key_ttl: self.key_ttl.map(|ttl| ttl.min(LONGEST_TTL)),
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for Settings {
@@ -154,6 +177,8 @@ impl Committer {
         settings: &Settings,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, UnfitServer> {
+        let observer: Arc<dyn Observer> = Arc::new(Contained(observer));
+        let settings = &settings.bounded();
         let connector = || Connector::new(options.clone(), settings, Arc::clone(&observer));
         let committers = settings.committers.max(1);
         let mut connectors = Vec::with_capacity(committers);
@@ -272,6 +297,12 @@ impl Committer {
                 all = false;
             }
         }
+        let drained = || self.0.queues.iter().all(|queue| queue.is_drained());
+        // Whoever closes it a second time has no tasks to wait for.
+        while !drained() && Instant::now() < end {
+            sleep(DRAINED_AGAIN).await;
+        }
+        all &= drained();
         if !all {
             warn!("gave up on commands that were not committed within {limit:?}");
         }
@@ -284,5 +315,22 @@ impl Committer {
         let place = lock_number.cast_unsigned().checked_rem(queues).unwrap_or(0);
         let queue = usize::try_from(place).ok().and_then(|place| self.0.queues.get(place));
         queue.map(|queue| &**queue).ok_or(Failure::Overloaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_leaves_time_outs_that_postgresql_takes_for_some() {
+        for (asked, kept) in [
+            (Duration::ZERO, Duration::from_millis(10)),
+            (Duration::from_secs(10), Duration::from_secs(10)),
+            (Duration::MAX, Duration::from_hours(24)),
+        ] {
+            let settings = Settings { request_deadline: asked, ..Settings::default() };
+            assert_eq!(settings.bounded().request_deadline, kept);
+        }
     }
 }

@@ -49,7 +49,7 @@ impl Timeouts {
             lock: LOCK_TIMEOUT.min(deadline / 10),
             idle_in_transaction: IDLE_IN_TRANSACTION_TIMEOUT.min(deadline / 10),
             statement: deadline / 5,
-            batch: deadline * 3 / 10,
+            batch: deadline / 10 * 3,
         }
     }
 }
@@ -74,6 +74,11 @@ impl Fault {
 struct Session {
     conn: PgConnection,
     server: FitServer,
+}
+
+/// The same with a name by which PostgreSQL shows them, where they have none of their own.
+pub(crate) fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
+    if options.get_application_name().is_some() { options } else { options.application_name(name) }
 }
 
 /// One connection, opened when it is needed.
@@ -102,7 +107,7 @@ impl Connector {
         observer: Arc<dyn Observer>,
     ) -> Self {
         Self {
-            options,
+            options: named(options, "payonce"),
             observer,
             timeouts: Timeouts::within(settings.request_deadline),
             response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
@@ -291,7 +296,7 @@ impl Connector {
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
              SET tcp_user_timeout = {}; SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; \
              SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
-             SET default_transaction_isolation = 'read committed'; SET application_name = 'payonce'",
+             SET default_transaction_isolation = 'read committed'",
             lock.as_millis(),
             idle_in_transaction.as_millis(),
             statement.as_millis(),

@@ -129,6 +129,7 @@ mod used_share;
 
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
+pub(crate) use connection::named;
 pub use error::{Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use fitness::UnfitServer;

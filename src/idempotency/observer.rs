@@ -1,7 +1,13 @@
 //! What the layer says of its work, to whoever counts it. It goes on the same whatever is made of that.
 
-use std::{any::Any, time::Duration};
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
+use log::error;
 use tokio::time::Instant;
 
 use super::{Failure, Outcome, Remedy, Response};
@@ -15,6 +21,17 @@ pub trait Observer: Send + Sync + 'static {
 /// Takes note of nothing.
 impl Observer for () {
     fn observe(&self, _: Event<'_>) {}
+}
+
+/// Keeps what an observer's panic would do to the work that it hears of: the event is lost, and nothing else.
+pub(super) struct Contained(pub(super) Arc<dyn Observer>);
+
+impl Observer for Contained {
+    fn observe(&self, event: Event<'_>) {
+        if catch_unwind(AssertUnwindSafe(|| self.0.observe(event))).is_err() {
+            error!("the observer of the idempotency layer panicked: what it was to note is lost");
+        }
+    }
 }
 
 /// What happened.

@@ -357,3 +357,15 @@ async fn a_request_is_judged_in_the_order_of_the_contract() {
         .await
         .assert_problem(400, "invalid-payment");
 }
+
+#[tokio::test]
+async fn a_body_of_nothing_but_mistakes_gets_a_short_answer_that_counts_them() {
+    let server = TestServer::start().await;
+    let members: Vec<String> = (0..1000).map(|number| format!(r#""m{number}": 1"#)).collect();
+    let answer = server.pay("k", &format!("{{{}}}", members.join(","))).await;
+    answer.assert_problem(400, "invalid-payment");
+    let errors = answer.json()["errors"].as_array().unwrap().clone();
+    assert_eq!((errors.len(), errors[0]["pointer"].as_str()), (21, Some("/user_id")));
+    // Two are missing, and eighteen of the thousand are named.
+    assert_eq!(errors[20]["detail"], "982 more are wrong: expected none");
+}

@@ -603,6 +603,55 @@ impl Observer for Heard {
     }
 }
 
+/// Panics at each event.
+struct Clumsy;
+
+impl Observer for Clumsy {
+    fn observe(&self, _: Event<'_>) {
+        panic!("an observer is clumsy")
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_changes_nothing() {
+    let mut layer = Layer::start().await;
+    let (options, settings) = (&layer.database.options, Settings::default());
+    layer.committer =
+        Committer::start_observed(options, &settings, Arc::new(Clumsy)).await.unwrap();
+    assert!(is_new(&layer.submit("k", Act::Succeed).await));
+    let again = layer.submit("k", Act::Succeed).await;
+    assert!(matches!(again, Ok(Outcome::Replay { .. })), "{again:?}");
+    assert!(matches!(layer.submit("l", Act::Run("SELECT 1 / 0")).await, Err(Failure::Internal(_))));
+    assert!(layer.committer.close(Duration::from_secs(5)).await);
+    assert_eq!(layer.effects().await, 1);
+}
+
+#[tokio::test]
+async fn settings_that_no_clock_can_keep_are_kept_as_far_as_one_can() {
+    let layer = Layer::start_with(Settings {
+        request_deadline: Duration::MAX,
+        in_flight_wait: Duration::MAX,
+        response_ttl: Some(Duration::MAX),
+        ..Settings::default()
+    })
+    .await;
+    assert!(is_new(&layer.submit("k", Act::Succeed).await));
+}
+
+#[tokio::test]
+async fn whoever_closes_it_second_hears_the_truth_too() {
+    let layer = Layer::start().await;
+    let busy = layer.busy(400);
+    sleep(Duration::from_millis(100)).await;
+    let (first, second) = tokio::join!(
+        layer.committer.close(Duration::from_secs(5)),
+        layer.committer.close(Duration::from_millis(50)),
+    );
+    assert_eq!((first, second), (true, false));
+    assert!(layer.committer.close(Duration::ZERO).await);
+    busy.await.unwrap();
+}
+
 #[tokio::test]
 async fn what_was_committed_unheard_is_said_to_be_though_its_caller_has_left() {
     const SENT: (Step, Act) = (Step::CommitSent, Act::Refuse);
@@ -677,7 +726,9 @@ async fn who_leads_after_one_in_doubt_never_hears_that_nothing_was_executed() {
             proxy.redirect(&options.clone().port(1)).await;
         }
         proxy.cut_all();
+        let begun = Instant::now();
         while end == End::IsNoticed && layer.committer.queued() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is never noticed");
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(follower.await, Err(Failure::OutcomeUnknown), "{end:?}");
@@ -777,8 +828,9 @@ async fn what_a_caller_was_told_is_not_executed_is_not_when_the_connection_is_ba
     assert_eq!(layer.submit("k", lost).await, Err(Failure::DatabaseUnavailable));
     sleep(Duration::from_secs(1)).await;
     assert_eq!(layer.effects().await, 0);
-    let mut again = layer.submit("k", lost).await;
+    let (begun, mut again) = (Instant::now(), layer.submit("k", lost).await);
     while again == Err(Failure::DatabaseUnavailable) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "there is never a connection");
         again = layer.submit("k", lost).await;
     }
     assert!(is_new(&again), "{again:?}");

@@ -1,6 +1,9 @@
 //! Reading payments, and asking how the server is.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{join, join_all};
@@ -91,6 +94,39 @@ async fn a_server_that_works_is_live_and_ready() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_asks_whether_it_is_ready_shares_few_looks_at_the_database() {
+    let server = TestServer::start().await;
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(server.get("/health/ready").await.status, 200);
+    }
+    // Nine pauses of 50 ms.
+    assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    for answer in join_all((0..200).map(|_| server.get("/health/ready"))).await {
+        assert_eq!(answer.status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn postgresql_shows_servers_by_the_name_that_they_are_given() {
+    let database = Arc::new(TestDatabase::create().await);
+    let names = "SELECT string_agg(DISTINCT application_name, ' ' ORDER BY application_name) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    for (options, shown) in [
+        (database.options.clone(), "payonce payonce reads"),
+        (database.options.clone().application_name("payments-3"), "payments-3"),
+    ] {
+        let server = TestServer::start_through(&database, &options, &[]).await;
+        assert_eq!(server.get("/payment").await.status, 200);
+        assert_eq!(database.value::<String>(names).await, shown);
+        drop(server);
+        database.until_other_clients_are(0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_is_not_ready_while_a_migration_that_it_needs_is_missing() {
     let server = TestServer::start().await;
     server.database.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 2").await;
@@ -120,8 +156,7 @@ async fn a_server_is_up_and_not_ready_while_its_database_is_away() {
 #[tokio::test]
 async fn readers_who_keep_all_connections_busy_do_not_make_a_server_unready() {
     let server = TestServer::start().await;
-    let mut holder = server.database.connect().await;
-    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let holder = server.database.lock_payments().await;
     let path = "/payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
     let ready = async {
         server.database.until_locks_are_waited_for(4).await;
@@ -154,14 +189,13 @@ async fn a_read_that_takes_too_long_is_refused() {
     let server =
         TestServer::start_with(&["--request-deadline", "600ms", "--in-flight-wait", "100ms"]).await;
     let payment = server.pay("k", PAYMENT).await.header("location").to_owned();
-    let mut holder = server.database.connect().await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let mut holder = server.database.lock_payments().await;
     let begun = std::time::Instant::now();
     let late = server.get(&payment).await;
     late.assert_problem(503, "database-unavailable");
     // What reads has no key.
     assert!(late.member("detail").contains("with the same key if it has one"), "{}", late.body);
     assert!(begun.elapsed() < Duration::from_secs(2));
-    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     assert_eq!(server.get(&payment).await.status, 200);
 }

@@ -11,7 +11,7 @@ use std::{
 
 use sqlx::{
     AssertSqlSafe, Connection, Decode, Executor, PgConnection, Postgres, Type,
-    postgres::PgConnectOptions,
+    postgres::PgConnectOptions, raw_sql,
 };
 use tokio::{sync::OnceCell, time::sleep};
 
@@ -129,6 +129,29 @@ impl TestDatabase {
         let begun = Instant::now();
         while self.number(waiting).await < sessions {
             assert!(begun.elapsed() < Duration::from_secs(10), "no {sessions} wait for a lock");
+        }
+    }
+
+    /// Begins a transaction that holds up every payment, until it is ended.
+    pub async fn lock_payments(&self) -> PgConnection {
+        let mut holder = self.connect().await;
+        raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+        holder
+    }
+
+    /// How many other clients are connected to it.
+    pub async fn other_clients(&self) -> i64 {
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                      AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        self.number(others).await
+    }
+
+    /// Returns as soon as so many other clients are connected to it: PostgreSQL ends connections in its own time.
+    pub async fn until_other_clients_are(&self, clients: i64) {
+        let begun = Instant::now();
+        while self.other_clients().await != clients {
+            assert!(begun.elapsed() < Duration::from_secs(30), "never {clients} other clients");
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
