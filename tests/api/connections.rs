@@ -140,8 +140,7 @@ async fn a_client_that_pauses_for_less_than_keep_alive_is_never_cut_off() {
 async fn a_request_under_way_is_answered_however_long_it_takes() {
     let server =
         TestServer::start_with(&[&SHORT[..], &["--request-deadline", "20s"]].concat()).await;
-    let mut holder = server.database.connect().await;
-    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let mut holder = server.database.lock_payments().await;
     let mut wire = server.wire().await;
     wire.send("GET /payment HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     sleep(2 * LIMIT).await;

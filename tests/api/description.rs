@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     described::Description,
-    support::{PAYMENT, TestServer},
+    support::{PAYMENT, TestServer, database::take_lock},
 };
 
 const EXPIRE: &str =
@@ -110,7 +110,7 @@ async fn every_example_is_what_its_schema_says() {
 
 #[tokio::test]
 async fn answers_are_what_the_description_says() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(&["--in-flight-wait", "200ms"]).await;
     let description = described(&server).await;
     let json = ("content-type", "application/json");
     let (pay, refund) = ("/payment", "/payment/{transaction_id}/refund");
@@ -177,6 +177,12 @@ async fn answers_are_what_the_description_says() {
     let closed = server.showing("Bearer x");
     answers.push(("get", pay, 401, closed.get(pay).await));
     answers.push(("post", pay, 401, closed.pay("k", PAYMENT).await));
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; {}", take_lock("held"));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    answers.push(("post", pay, 409, server.pay("held", PAYMENT).await));
+    server.database.execute("ALTER TABLE payments RENAME TO elsewhere").await;
+    answers.push(("post", pay, 500, server.pay("broken", PAYMENT).await));
 
     for (method, path, status, answer) in &answers {
         assert_eq!(answer.status, *status, "{method} {path}: {}", answer.body);

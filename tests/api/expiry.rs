@@ -1,7 +1,7 @@
 //! Answers that are kept no longer, keys that are free again, and the sweeper. Time is made to pass
 //! by SQL.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use payonce::{
@@ -207,7 +207,8 @@ async fn a_sweep_plans_once_however_many_pages_it_goes_through() {
     let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
     let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
     assert_eq!(swept, (40_000, 0));
-    assert_alone(&database).await;
+    // Only then has PostgreSQL counted what they did.
+    database.until_other_clients_are(0).await;
     let scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_responses_pkey'";
     let scans = database.number(scans).await;
     // The page, its rows, and what expires next; for each of 41 pages.
@@ -229,20 +230,11 @@ async fn a_sweep_of_keys_reads_each_of_them_a_few_times_however_many_there_are()
     let mut sweeper = Sweeper::new(day, day);
     let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
     assert_eq!(swept, (0, 20_000));
-    assert_alone(&database).await;
+    // Only then has PostgreSQL counted what they did.
+    database.until_other_clients_are(0).await;
     let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_keys_pkey'";
     let read = database.number(read).await;
     assert!((20_000..=80_000).contains(&read), "{read}");
-}
-
-/// Waits until all other connections have ended, and PostgreSQL has counted what they did.
-async fn assert_alone(database: &TestDatabase) {
-    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    let begun = Instant::now();
-    while database.number(others).await > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(30));
-        sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test]

@@ -176,7 +176,7 @@ async fn a_key_that_held_up_a_batch_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn one_locked_row_in_a_full_batch_is_put_aside() {
+async fn one_locked_row_among_a_hundred_keys_is_put_aside() {
     let server = TestServer::start_with(&PATIENT).await;
     let mut holder = claim(&server, "key-50", false).await;
     let keys: Vec<String> = (0..100).map(|key| format!("key-{key}")).collect();
@@ -190,7 +190,7 @@ async fn one_locked_row_in_a_full_batch_is_put_aside() {
 }
 
 #[tokio::test]
-async fn many_locked_rows_in_one_batch_are_put_aside_in_time() {
+async fn many_locked_rows_among_hundreds_of_keys_are_put_aside_in_time() {
     let server = TestServer::start_with(&["--max-batch", "512", "--committers", "1"]).await;
     let mut holder = server.database.connect().await;
     raw_sql(
@@ -242,8 +242,7 @@ async fn keys_that_are_put_aside_leave_nobody_waiting_behind_them() {
 #[tokio::test]
 async fn a_locked_table_is_waited_for() {
     let server = TestServer::start().await;
-    let mut holder = server.database.connect().await;
-    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let mut holder = server.database.lock_payments().await;
     let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
     let (answers, ()) =
         tokio::join!(join_all(keys.iter().map(|key| server.pay(key, PAYMENT))), async {

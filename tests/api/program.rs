@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Command};
 use payonce::config::Settings;
-use sqlx::{ConnectOptions, Connection, PgConnection, raw_sql};
+use sqlx::{ConnectOptions, Connection, raw_sql};
 
 use crate::support::{
     PAYMENT, TestDatabase,
@@ -255,6 +255,10 @@ fn the_help_lists_every_setting() {
     // Commands: tests/api/command_line.rs.
     for text in ["DATABASE_URL", "RUST_LOG", "Exit codes"] {
         assert!(stdout.contains(text), "{text}");
+    }
+    // Whoever lists processes would read them.
+    for secret in ["--database-url", "--metrics-token"] {
+        assert!(!stdout.contains(secret), "{secret}");
     }
 }
 
@@ -547,13 +551,6 @@ async fn healthcheck_exits_by_whether_the_server_is_ready_and_says_why_not() {
     assert_not("can't reach 127.0.0.1");
 }
 
-/// Makes every payment wait until the table is free, for up to a second.
-async fn lock_payments(database: &TestDatabase) -> PgConnection {
-    let mut holder = database.connect().await;
-    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
-    holder
-}
-
 #[tokio::test]
 async fn a_signal_lets_what_was_accepted_be_answered() {
     for signal in ["TERM", "INT"] {
@@ -562,9 +559,9 @@ async fn a_signal_lets_what_was_accepted_be_answered() {
         let mut idle = Wire::connect(serve.address).await;
         idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert_eq!(idle.status().await, 200);
-        let holder = lock_payments(&database).await;
+        let holder = database.lock_payments().await;
         let mut accepted = begin_payment(&serve, "k").await;
-        tokio::time::sleep(SECOND / 5).await;
+        database.until_locks_are_waited_for(1).await;
         serve.signal(signal);
         serve.wait_for("what was accepted is finished");
         tokio::time::sleep(SECOND / 5).await;
@@ -611,9 +608,9 @@ async fn an_idle_connection_is_kept_for_keep_alive_and_no_longer() {
 async fn a_second_signal_ends_it_at_once() {
     let database = TestDatabase::create().await;
     let mut serve = Serve::start(&database.options, &[]);
-    let _holder = lock_payments(&database).await;
+    let _holder = database.lock_payments().await;
     let _accepted = begin_payment(&serve, "k").await;
-    tokio::time::sleep(SECOND / 5).await;
+    database.until_locks_are_waited_for(1).await;
     serve.signal("TERM");
     serve.wait_for("again to stop at once");
     let begun = Instant::now();
@@ -628,9 +625,9 @@ async fn stopping_is_bounded_when_the_database_is_stuck() {
     let database = TestDatabase::create().await;
     let mut serve =
         Serve::start(&database.options, &[("REQUEST_DEADLINE", "1s"), ("IN_FLIGHT_WAIT", "500ms")]);
-    let _holder = lock_payments(&database).await;
+    let _holder = database.lock_payments().await;
     let mut accepted = begin_payment(&serve, "k").await;
-    tokio::time::sleep(SECOND / 5).await;
+    database.until_locks_are_waited_for(1).await;
     serve.signal("TERM");
     let status = accepted.status().await;
     assert!([409, 503].contains(&status), "{status}");

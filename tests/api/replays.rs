@@ -89,7 +89,7 @@ async fn a_replay_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn the_key_row_names_the_payment_for_ever() {
+async fn the_key_row_names_the_payment() {
     let server = TestServer::start().await;
     let id = server.pay("k", PAYMENT).await.member("transaction_id");
     let sql = format!(

@@ -8,14 +8,8 @@ use std::{
 use futures_util::future::join_all;
 use sqlx::{PgConnection, raw_sql};
 
+use super::metrics::reaches;
 use crate::support::{PAYMENT, TestServer};
-
-/// Holds up every payment until it is released, for up to a second.
-async fn lock_payments(server: &TestServer) -> PgConnection {
-    let mut holder = server.database.connect().await;
-    raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
-    holder
-}
 
 async fn release(mut holder: PgConnection) {
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
@@ -29,17 +23,17 @@ async fn a_moment() {
 async fn an_account_that_has_its_share_is_refused_at_once_and_others_are_not() {
     let server = TestServer::start_with(&["--account-queue-limit", "4", "--committers", "1"]).await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
-    let holder = lock_payments(&server).await;
+    let holder = server.database.lock_payments().await;
     let keys: Vec<String> = (0..4).map(|key| format!("key-{key}")).collect();
     let waiting = join_all(keys.iter().map(|key| ada.pay(key, PAYMENT)));
     let (waiting, of_bob, ()) = tokio::join!(
         waiting,
         async {
-            a_moment().await;
+            reaches(&server, "payonce_queue_keys", 4).await;
             bob.pay("key-0", PAYMENT).await
         },
         async {
-            a_moment().await;
+            reaches(&server, "payonce_queue_keys", 4).await;
             let begun = Instant::now();
             let refused = ada.pay("one-more", PAYMENT).await;
             assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
@@ -59,7 +53,7 @@ async fn an_account_that_has_its_share_is_refused_at_once_and_others_are_not() {
 #[tokio::test]
 async fn a_crowd_of_copies_is_bounded_too() {
     let server = TestServer::start_with(&["--account-queue-limit", "2", "--committers", "1"]).await;
-    let holder = lock_payments(&server).await;
+    let holder = server.database.lock_payments().await;
     let copies = join_all((0..12).map(|_| server.pay("crowd", PAYMENT)));
     let (copies, ()) = tokio::join!(copies, async {
         a_moment().await;
@@ -77,7 +71,7 @@ async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
     // Small batches, so that the flood takes many of them.
     let server = TestServer::start_with(&["--max-batch", "4", "--committers", "1"]).await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
-    let holder = lock_payments(&server).await;
+    let holder = server.database.lock_payments().await;
     let keys: Vec<String> = (0..800).map(|key| format!("flood-{key}")).collect();
     let answered = AtomicUsize::new(0);
     let flood = join_all(keys.iter().map(async |key| {

@@ -46,9 +46,7 @@ async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
     let quiet = median_latency(&serve, "quiet", 50).await;
-    let connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                       AND pid <> pg_backend_pid()";
-    let connections_before = database.number(connections).await;
+    let connections_before = database.other_clients().await;
 
     // A thousand at once, each as often as it takes: as many sockets as any machine allows.
     let storm = join_all((0..1000).map(|_| {
@@ -75,7 +73,7 @@ async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
     }
     assert_eq!(statuses, BTreeMap::from([(200, 9_999), (201, 1)]));
     assert_eq!(database.payments().await, 1 + 50 + 30);
-    assert_eq!(database.number(connections).await, connections_before);
+    database.until_other_clients_are(connections_before).await;
     eprintln!(
         "other keys: {quiet:?} alone, {others:?} in the storm; {:?} MiB",
         resident(serve.child.id())
@@ -90,8 +88,7 @@ async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() 
     let serve =
         Serve::start(&database.options, &[("QUEUE_LIMIT", "32"), ("ACCOUNT_QUEUE_LIMIT", "32")]);
     let quiet = median_latency(&serve, "quiet", 50).await;
-    let mut holder = database.connect().await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE payments").execute(&mut holder).await.unwrap();
+    let mut holder = database.lock_payments().await;
     let waiting = join_all((0..200).map(|number| {
         let address = serve.address;
         tokio::spawn(async move {
@@ -111,6 +108,7 @@ async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() 
             if wire.status().await == 201 {
                 break;
             }
+            assert!(begun.elapsed() < 20 * SECOND, "it is refused for ever");
             sleep(SECOND / 100).await;
         }
         let after = median_latency(&serve, "after", 20).await;

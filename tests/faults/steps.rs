@@ -1,6 +1,10 @@
 //! Every step of a batch × what can happen there × what the batch is about.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use sqlx::postgres::PgConnectOptions;
@@ -98,7 +102,9 @@ impl Case {
         let of_the_refused = Clients::new(&[]);
         let answers = self.keys().into_iter().map(async |key| {
             if self.refused() == Some(key.as_str()) {
+                let begun = Instant::now();
                 loop {
+                    assert!(begun.elapsed() < Duration::from_mins(1), "{key} is never answered");
                     let server = clients.servers.lock().unwrap()[0];
                     if let Some(answer) = of_the_refused.send(server, &key, REFUSED).await
                         && answer.status != 503
