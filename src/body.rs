@@ -15,7 +15,7 @@ use crate::problem::{Kind, MemberError, Problem};
 const MOST_ERRORS: usize = 20;
 
 /// The members of a JSON object, or of a [query](crate::query), to be taken one by one. What is wrong is
-/// gathered, so that one answer names all of it.
+/// gathered, so that one answer names it, up to twenty mistakes.
 #[derive(Debug)]
 pub struct Members<'a> {
     /// Names with values: the JSON of each as it is written, or the text of a query's parameter.
