@@ -18,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    error::breaks_unique_constraint,
+    error::{Remedy, breaks_unique_constraint},
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
@@ -82,11 +82,16 @@ pub(super) async fn run(
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
-        let run = in_one_statement(conn, batch, insert, terms, commit_sent);
+        let used = expected(batch, terms);
+        let run = in_one_statement(conn, batch, insert, terms.response_ttl, used, commit_sent);
         match timed(observer, Step::OneStatement, run).await {
-            // Another server was first with a key since the statement began, and it was undone. In a transaction
-            // that is no error; one that the effect made is one again.
-            Err(error) if breaks_unique_constraint(&error) => {
+            // A key was used after all, or since the statement began, and it was undone; or it waited for a key
+            // that another server is executing. In a transaction that is no error; one that the effect made is one
+            // again.
+            Err(error)
+                if breaks_unique_constraint(&error)
+                    || used == Used::Unexpected && Remedy::of(&error) == Remedy::Sidestep =>
+            {
                 debug!("a statement of {} lost a race, and is run as a transaction", batch.len());
                 *commit_sent = false;
             }
@@ -94,6 +99,18 @@ pub(super) async fn run(
         }
     }
     in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await
+}
+
+/// What the one statement had better do about used keys.
+fn expected(batch: &[Running], terms: Terms) -> Used {
+    // Whether a standby has what it finds, this transaction wouldn't tell.
+    if terms.expect_used && !terms.synchronous_standby {
+        Used::LookedUp
+    } else if terms.take_for_new && batch.iter().all(Running::is_untried) {
+        Used::Unexpected
+    } else {
+        Used::PassedBy
+    }
 }
 
 /// The batch as an INSERT, if it is all of one type that comes to one.
@@ -115,27 +132,19 @@ async fn in_one_statement(
     conn: &mut PgConnection,
     batch: &[Running],
     mut insert: Insert,
-    terms: Terms,
+    response_ttl: Option<f64>,
+    used: Used,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
-    // Whether a standby has what it finds, this transaction wouldn't tell.
-    let used = if terms.expect_used && !terms.synchronous_standby {
-        Used::LookedUp
-    } else if terms.take_for_new && batch.iter().all(Running::is_untried) {
-        Used::Unexpected
-    } else {
-        Used::PassedBy
-    };
-    let committed =
-        store::commit(conn, &claims, insert, &responses, terms.response_ttl, used).await?;
-    let new: HashMap<Uuid, _> = committed.new.into_iter().collect();
+    let committed = store::commit(conn, &claims, insert, &responses, response_ttl, used).await?;
+    let mut new = committed.new.into_iter().peekable();
     let executed = batch.iter().zip(responses).map(|(running, response)| {
-        new.get(&running.leader.execution_id).map(|replayable_until| {
-            Fate::New(Executed { response, replayable_until: *replayable_until })
-        })
+        new.next_if_eq(&running.leader.execution_id)?;
+        let until = committed.replayable_until.filter(|_| response.is_of_success());
+        Some(Fate::New(Executed { response, replayable_until: until }))
     });
     let mut fates: Vec<Option<Fate>> = executed.collect();
     for (place, used) in committed.used {

@@ -63,7 +63,7 @@ pub trait Command: Send + Sync + Sized + 'static {
         conn: &mut PgConnection,
     ) -> impl Future<Output = Result<Vec<Response>, sqlx::Error>> + Send {
         async move {
-            let claimed = batch.iter().map(|execution| execution.execution_id).collect();
+            let claimed = batch.iter().map(|one| (one.execution_id, one.account_id)).unzip();
             match Self::insert(batch)? {
                 Some(insert) => insert.execute(conn, claimed).await,
                 None => Err(sqlx::Error::Encode(

@@ -1,12 +1,9 @@
 //! A command's whole effect, where that is one INSERT: then a batch is one statement.
 
-use sqlx::{
-    Arguments, AssertSqlSafe, Encode, PgConnection, Postgres, Type, error::BoxDynError,
-    postgres::PgArguments,
-};
+use sqlx::{AssertSqlSafe, Encode, PgConnection, Postgres, Type};
 use uuid::Uuid;
 
-use super::response::Response;
+use super::{columns::Columns, response::Response};
 
 /// The effect of a batch of commands as one INSERT, with the responses to them.
 ///
@@ -17,36 +14,33 @@ use super::response::Response;
 /// For commands whose response is known before they are executed, and which can't be refused.
 pub struct Insert {
     pub(super) sql: &'static str,
-    pub(super) arguments: Result<PgArguments, BoxDynError>,
+    pub(super) columns: Columns,
     pub(super) responses: Vec<Response>,
 }
 
 impl Insert {
-    /// An INSERT of one row for each row of `claimed`, a table with one column, `execution_id`: those
-    /// of the batch whose keys were new. The arguments are arrays with a place for each command of
-    /// the batch; so it reads
+    /// An INSERT of one row for each row of `claimed`: those of the batch whose keys were new. Its columns are
+    /// `execution_id`, `account_id`, and those that are [added](Self::column); so it reads
     ///
     /// ```sql
-    /// INSERT INTO greetings (id, name)
-    /// SELECT execution_id, name
-    /// FROM claimed JOIN (SELECT unnest($1::uuid[]) AS execution_id, unnest($2::text[]) AS name) AS greeting
-    ///      USING (execution_id)
+    /// INSERT INTO greetings (id, name) SELECT execution_id, name FROM claimed
     /// ```
     ///
     /// without RETURNING. If it inserts fewer rows or more, nothing of the batch is committed.
     #[must_use]
     pub fn new(sql: &'static str) -> Self {
-        Self { sql, arguments: Ok(PgArguments::default()), responses: Vec::new() }
+        Self { sql, columns: Columns::new(), responses: Vec::new() }
     }
 
-    /// Binds the next argument.
+    /// Adds a column to `claimed`: an array with a place for each command of the batch, in its order. The name is an
+    /// identifier of PostgreSQL's; those that begin with `_` are the layer's.
     #[must_use]
-    pub fn bind<'t>(mut self, value: impl Encode<'t, Postgres> + Type<Postgres>) -> Self {
-        if let Ok(arguments) = &mut self.arguments
-            && let Err(error) = arguments.add(value)
-        {
-            self.arguments = Err(error);
-        }
+    pub fn column<'t>(
+        mut self,
+        name: &'static str,
+        values: impl Encode<'t, Postgres> + Type<Postgres>,
+    ) -> Self {
+        self.columns.add(name, values);
         self
     }
 
@@ -57,20 +51,19 @@ impl Insert {
         self
     }
 
-    /// Runs it as a statement of its own, in a transaction in which these keys have been claimed.
+    /// Runs it as a statement of its own, in a transaction in which these keys have been claimed, by accounts.
     pub(super) async fn execute(
-        self,
+        mut self,
         conn: &mut PgConnection,
-        claimed: Vec<Uuid>,
+        claimed: (Vec<Uuid>, Vec<Uuid>),
     ) -> Result<Vec<Response>, sqlx::Error> {
-        let mut arguments = self.arguments.map_err(sqlx::Error::Encode)?;
-        let wanted = u64::try_from(claimed.len()).ok();
-        arguments.add(claimed).map_err(sqlx::Error::Encode)?;
-        let place = arguments.len();
-        let sql = format!(
-            "WITH claimed AS (SELECT execution_id FROM unnest(${place}::uuid[]) AS claimed(execution_id)) {}",
-            self.sql
-        );
+        let (ids, accounts) = claimed;
+        let wanted = u64::try_from(ids.len()).ok();
+        self.columns.add("execution_id", ids);
+        self.columns.add("account_id", accounts);
+        let claimed = self.columns.select(&self.columns.names());
+        let sql = format!("WITH claimed AS ({claimed}) {}", self.sql);
+        let arguments = self.columns.into_arguments()?;
         let inserted = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(conn).await?;
         if Some(inserted.rows_affected()) != wanted {
             let what =

@@ -105,6 +105,7 @@
 //! `record` is what became of a key, `sweeper` frees space, and `observer` hears of it all.
 
 mod batch;
+mod columns;
 mod command;
 mod committer;
 mod connection;

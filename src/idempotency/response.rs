@@ -38,6 +38,12 @@ impl Response {
         self.status
     }
 
+    /// Whether it says that what was asked for is done, as the statement that stores it decides, too. Other
+    /// responses, refusals, are kept as long as their key.
+    pub(super) fn is_of_success(&self) -> bool {
+        (200..=299).contains(&self.status)
+    }
+
     /// Names and values, in the order in which they were added.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))

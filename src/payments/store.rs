@@ -29,16 +29,11 @@ macro_rules! select_payments {
 pub(super) fn insert(batch: &[Execution<'_, TakePayment>]) -> Insert {
     Insert::new(
         "INSERT INTO payments (transaction_id, account_id, user_id, amount, currency)
-         SELECT execution_id, account_id, user_id, amount, currency
-         FROM claimed JOIN (SELECT unnest($1::uuid[]) AS execution_id, unnest($2::uuid[]) AS account_id,
-                                   unnest($3::text[]) AS user_id, unnest($4::bigint[]) AS amount,
-                                   unnest($5::text[]) AS currency) AS payment USING (execution_id)",
+         SELECT execution_id, account_id, user_id, amount, currency FROM claimed",
     )
-    .bind(batch.iter().map(|execution| execution.execution_id).collect::<Vec<_>>())
-    .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
-    .bind(batch.iter().map(|execution| execution.command.user_id.as_str()).collect::<Vec<_>>())
-    .bind(batch.iter().map(|execution| execution.command.amount.minor_units()).collect::<Vec<_>>())
-    .bind(batch.iter().map(|execution| execution.command.currency.code()).collect::<Vec<_>>())
+    .column("user_id", batch.iter().map(|one| one.command.user_id.as_str()).collect::<Vec<_>>())
+    .column("amount", batch.iter().map(|one| one.command.amount.minor_units()).collect::<Vec<_>>())
+    .column("currency", batch.iter().map(|one| one.command.currency.code()).collect::<Vec<_>>())
 }
 
 /// The payment that this execution took, if it took one of this account's.

@@ -103,8 +103,8 @@ impl Statement {
             () if begins("COMMIT") => Self::Commit,
             () if begins("INSERT INTO idempotency_keys") => Self::Claim,
             () if begins("INSERT INTO idempotency_responses") => Self::Remember,
-            () if begins("WITH claimed AS (SELECT") || begins("WITH refund AS") => Self::Execute,
-            () if begins("WITH claimed AS (") => Self::Single,
+            () if begins("WITH claimed AS") || begins("WITH refund AS") => Self::Execute,
+            () if begins("WITH keyed AS") || begins("WITH batch AS") => Self::Single,
             () if begins("SELECT wanted.place") => Self::Read,
             () => Self::Other,
         }

@@ -1,0 +1,55 @@
+//! Arrays among a statement's arguments, each with a place for every command of a batch, under the names of the
+//! columns that they are opened into.
+
+use sqlx::{Arguments, Encode, Postgres, Type, error::BoxDynError, postgres::PgArguments};
+
+/// A statement's arguments, the first of which are columns.
+pub(super) struct Columns {
+    /// Of the arguments, in their order.
+    names: Vec<&'static str>,
+    arguments: Result<PgArguments, BoxDynError>,
+}
+
+impl Columns {
+    pub(super) fn new() -> Self {
+        Self { names: Vec::new(), arguments: Ok(PgArguments::default()) }
+    }
+
+    /// Adds an array, of a type that PostgreSQL knows, with a place for each row.
+    pub(super) fn add<'t>(
+        &mut self,
+        name: &'static str,
+        values: impl Encode<'t, Postgres> + Type<Postgres>,
+    ) {
+        self.names.push(name);
+        if let Ok(arguments) = &mut self.arguments
+            && let Err(error) = arguments.add(values)
+        {
+            self.arguments = Err(error);
+        }
+    }
+
+    /// Of all columns so far.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.names.clone()
+    }
+
+    /// A SELECT that opens these columns side by side: in a SELECT list, since in FROM each of them would be stored
+    /// as rows on the way.
+    pub(super) fn select(&self, wanted: &[&str]) -> String {
+        let places = (1..).zip(&self.names).filter(|(_, name)| wanted.contains(name));
+        let opened = places.map(|(place, name)| format!("unnest(${place}) AS {name}"));
+        format!("SELECT {}", opened.collect::<Vec<_>>().join(", "))
+    }
+
+    /// A column's argument: its array.
+    pub(super) fn argument(&self, name: &str) -> String {
+        let place = (1..).zip(&self.names).find(|(_, named)| **named == name);
+        place.map_or_else(String::new, |(place, _)| format!("${place}"))
+    }
+
+    /// The arguments, to which no columns can be added any more.
+    pub(super) fn into_arguments(self) -> Result<PgArguments, sqlx::Error> {
+        self.arguments.map_err(sqlx::Error::Encode)
+    }
+}

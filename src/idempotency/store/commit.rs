@@ -1,0 +1,132 @@
+//! The statement that is a whole transaction: it claims keys, executes what is new, stores the responses, and commits.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
+use uuid::Uuid;
+
+use super::{
+    CLAIM, Claim, LOOK_UP, RESPONSE, UNLOCKED, USED_KEY, UsedKey, add_claims, add_locks,
+    add_responses, claim_sql, remember_sql, used_key,
+};
+use crate::idempotency::{insert::Insert, response::Response};
+
+/// What the statement does about keys that are used up, or that another server is executing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::idempotency) enum Used {
+    /// It finds out what they stand for.
+    LookedUp,
+    /// It leaves them alone.
+    PassedBy,
+    /// There should be none: one is an error, and nothing of the statement happens. That spares it the look, and
+    /// the locks: it waits for a key that another server is executing, for as long as it waits for any lock.
+    Unexpected,
+}
+
+/// What the statement made of a batch.
+pub(in crate::idempotency) struct Committed {
+    /// The execution ids of those whose keys were new, in the batch's order.
+    pub(in crate::idempotency) new: Vec<Uuid>,
+    /// Until when their responses can be replayed, where these are of success; `None`: as long as their keys.
+    pub(in crate::idempotency) replayable_until: Option<DateTime<Utc>>,
+    /// What the others stand for, with their places in the batch; without those that were committed only
+    /// while this ran, and without what can't be read.
+    pub(in crate::idempotency) used: Vec<(usize, UsedKey)>,
+}
+
+/// Claims keys, sorted, runs an INSERT for those that were new, stores their responses, and commits.
+///
+/// `responses` are in the order of `claims`, whose operations are the same.
+///
+/// There is no ON CONFLICT, which writes a record to the log for each row to say that it stays. The
+/// statement's snapshot, or nobody, passes by what is used up. A key that was committed since breaks the unique
+/// constraint, and nothing of the statement happens.
+pub(in crate::idempotency) async fn commit(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+    insert: Insert,
+    responses: &[Response],
+    ttl: Option<f64>,
+    used: Used,
+) -> Result<Committed, sqlx::Error> {
+    let Insert { sql: insert, mut columns, .. } = insert;
+    let claimed = [&["execution_id", "account_id"], &*columns.names()].concat();
+    add_claims(&mut columns, claims);
+    add_responses(&mut columns, responses)?;
+    let of_batch = |wanted: &[&str]| format!("SELECT {} FROM batch", wanted.join(", "));
+    let (batch, ids, keys, claimed, stored) = if used == Used::Unexpected {
+        // Each INSERT opens what it needs: rows on the way to three of them cost more.
+        let ids = columns.argument("execution_id");
+        let [keys, claimed, stored] =
+            [&CLAIM[..], &claimed, &RESPONSE].map(|wanted| columns.select(wanted));
+        (String::new(), ids, keys, claimed, stored)
+    } else {
+        add_locks(&mut columns, claims);
+        let all = columns.select(&columns.names());
+        // Who has its lock is looked for: in this form by index, one by one, whatever the table's size.
+        let batch = format!(
+            "batch AS MATERIALIZED (
+                 SELECT * FROM ({all}) AS command
+                 WHERE {UNLOCKED} AND (SELECT true FROM idempotency_keys AS k
+                                       WHERE k.account_id = command.account_id
+                                         AND k.key = command._key COLLATE \"C\") IS NULL
+             ), "
+        );
+        let ids = "(SELECT array_agg(execution_id) FROM batch)".to_owned();
+        (batch, ids, of_batch(&CLAIM), of_batch(&claimed), of_batch(&RESPONSE))
+    };
+    let look_up = if used == Used::LookedUp {
+        let [accounts, keys, ids] =
+            ["account_id", "_key", "execution_id"].map(|name| columns.argument(name));
+        format!(
+            "UNION ALL
+             SELECT NULL, {USED_KEY}
+             FROM unnest({accounts}, {keys}, {ids})
+                  WITH ORDINALITY AS wanted(account_id, key, execution_id, place) {LOOK_UP}
+             WHERE wanted.execution_id NOT IN (SELECT execution_id FROM batch)"
+        )
+    } else {
+        String::new()
+    };
+    let mut arguments = columns.into_arguments()?;
+    arguments.add(claims.first().map(|claim| claim.operation)).map_err(sqlx::Error::Encode)?;
+    let operation = arguments.len();
+    arguments.add(ttl).map_err(sqlx::Error::Encode)?;
+    let seconds = arguments.len();
+    let sql = format!(
+        "WITH {batch}keyed AS (
+             {claim} FROM ({keys}) AS claim
+         ), claimed AS (
+             {claimed}
+         ), inserted AS (
+             {insert} RETURNING 1
+         ), remembered AS (
+             {remember} FROM ({stored}) AS response
+         ), counts AS (
+             SELECT {ids} AS ids, (SELECT count(*) FROM inserted) AS inserted
+         )
+         SELECT CASE WHEN COALESCE(cardinality(ids), 0) = inserted THEN ids
+                -- No text is a uuid: an error that tells the numbers, and undoes everything.
+                ELSE ARRAY[format('%s claimed, %s inserted', cardinality(ids), inserted)::uuid]
+                END AS ids,
+                NULL::bigint AS place, NULL::uuid AS execution_id, NULL AS operation, NULL::bytea AS fingerprint,
+                NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
+                now() + make_interval(secs => ${seconds}) AS replayable_until, NULL::boolean AS lasts
+         FROM counts
+         {look_up}",
+        claim = claim_sql(&format!("${operation}")),
+        remember = remember_sql(seconds),
+    );
+    // All rows, to the end: that is where PostgreSQL says whether the statement was committed.
+    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
+    let mut committed = Committed { new: Vec::new(), replayable_until: None, used: Vec::new() };
+    for row in &rows {
+        // All that is new comes in one row: one for each would cost more than what is in it.
+        if row.try_get::<Option<i64>, _>("place")?.is_none() {
+            committed.new = row.try_get::<Option<Vec<Uuid>>, _>("ids")?.unwrap_or_default();
+            committed.replayable_until = row.try_get("replayable_until")?;
+        } else if let Ok(used) = used_key(row) {
+            committed.used.push(used);
+        }
+    }
+    Ok(committed)
+}

@@ -1,0 +1,284 @@
+//! The layer's statements: one function each, over whole batches.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{columns::Columns, key::ScopedKey, response::Response};
+
+pub(super) use commit::{Used, commit};
+
+mod commit;
+
+/// A key to claim, with what will be remembered of the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub(super) scope: &'a ScopedKey,
+    pub(super) lock_number: i64,
+    pub(super) execution_id: Uuid,
+    pub(super) operation: &'static str,
+    pub(super) fingerprint: &'a [u8],
+}
+
+/// A key that is used up, as it stands in the tables.
+#[derive(Debug)]
+pub(super) struct UsedKey {
+    pub(super) execution_id: Uuid,
+    pub(super) operation: String,
+    pub(super) fingerprint: Vec<u8>,
+    pub(super) created_at: DateTime<Utc>,
+    /// `None` when the response can't be replayed any more.
+    pub(super) response: Option<Response>,
+    pub(super) replayable_until: Option<DateTime<Utc>>,
+    /// Whether all of this stays true for [`KEPT`](super::recent::KEPT) at least, short of a change by hand,
+    /// and where keys don't expire.
+    pub(super) lasts: bool,
+}
+
+/// An execution whose response is stored, and until when it can be replayed; `None`: as long as its key.
+pub(super) type Remembered = (Uuid, Option<DateTime<Utc>>);
+
+/// Takes the advisory locks of these keys, for the transaction, and says of each whether it got it.
+///
+/// For [`forget`] alone, which must see everything committed before its lock was had: so the locks
+/// come in a statement of their own.
+pub(super) async fn lock(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+) -> Result<Vec<bool>, sqlx::Error> {
+    let numbers: Vec<i64> = claims.iter().map(|claim| claim.lock_number).collect();
+    sqlx::query_scalar(
+        "SELECT pg_try_advisory_xact_lock(number)
+         FROM unnest($1::bigint[]) WITH ORDINALITY AS lock(number, place) ORDER BY place",
+    )
+    .bind(numbers)
+    .fetch_all(conn)
+    .await
+}
+
+/// Deletes those of these keys that are older than `ttl` (seconds), with their responses.
+pub(super) async fn forget(
+    conn: &mut PgConnection,
+    scopes: &[&ScopedKey],
+    ttl: f64,
+) -> Result<(), sqlx::Error> {
+    let (accounts, keys) = by_column(scopes);
+    sqlx::query(
+        "WITH old AS (
+             DELETE FROM idempotency_keys AS k
+             USING unnest($1::uuid[], $2::text[]) AS wanted(account_id, key)
+             WHERE k.account_id = wanted.account_id AND k.key = wanted.key COLLATE \"C\"
+               AND k.created_at <= now() - make_interval(secs => $3)
+             RETURNING k.execution_id
+         )
+         DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id",
+    )
+    // Planned anew each time: a plan made for small tables would join them by reading all of them.
+    .persistent(false)
+    .bind(accounts)
+    .bind(keys)
+    .bind(ttl)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Claims keys, sorted, and returns the execution ids of those that were new.
+///
+/// The unique constraint is the only judge. The advisory lock only makes sure that nobody waits for a key that
+/// another server is executing.
+///
+/// Rows are inserted in their order. Were they not one day, two servers could meet in a deadlock, which is run again.
+pub(super) async fn claim(
+    conn: &mut PgConnection,
+    claims: &[Claim<'_>],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut columns = Columns::new();
+    add_claims(&mut columns, claims);
+    add_locks(&mut columns, claims);
+    columns.add("_operation", claims.iter().map(|claim| claim.operation).collect::<Vec<_>>());
+    let sql = format!(
+        "{insert} FROM ({claims}) AS claim WHERE {unlocked} ON CONFLICT (key, account_id) DO NOTHING
+         RETURNING execution_id",
+        insert = claim_sql("_operation"),
+        claims = columns.select(&columns.names()),
+        unlocked = UNLOCKED,
+    );
+    sqlx::query_scalar_with(AssertSqlSafe(sql), columns.into_arguments()?).fetch_all(conn).await
+}
+
+/// What is to be said of keys to claim.
+const CLAIM: [&str; 4] = ["account_id", "_key", "execution_id", "_fingerprint"];
+
+/// Adds the columns of [`CLAIM`].
+fn add_claims(columns: &mut Columns, claims: &[Claim<'_>]) {
+    let scopes: Vec<&ScopedKey> = claims.iter().map(|claim| claim.scope).collect();
+    let (accounts, keys) = by_column(&scopes);
+    columns.add("account_id", accounts);
+    columns.add("_key", keys);
+    columns.add("execution_id", claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>());
+    columns.add("_fingerprint", claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>());
+}
+
+/// Which keys no other server is executing: takes the advisory locks that [`add_locks`] adds, for the transaction.
+const UNLOCKED: &str = "pg_try_advisory_xact_lock(_lock)";
+
+fn add_locks(columns: &mut Columns, claims: &[Claim<'_>]) {
+    columns.add("_lock", claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>());
+}
+
+/// The INSERT that claims keys, up to its FROM, which has the columns of [`CLAIM`].
+fn claim_sql(operation: &str) -> String {
+    format!(
+        "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+         SELECT account_id, _key, execution_id, {operation}, _fingerprint"
+    )
+}
+
+/// What is to be said of responses to store.
+const RESPONSE: [&str; 4] = ["execution_id", "_status", "_headers", "_body"];
+
+/// Adds the columns of [`RESPONSE`], but for the execution ids.
+fn add_responses<'a>(
+    columns: &mut Columns,
+    responses: impl IntoIterator<Item = &'a Response>,
+) -> Result<(), sqlx::Error> {
+    let (mut statuses, mut headers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+    for response in responses {
+        statuses.push(i16::try_from(response.status()).unwrap_or(i16::MAX));
+        headers.push(response.header_lines().map_err(|error| sqlx::Error::Encode(error.into()))?);
+        bodies.push(response.body().as_ref());
+    }
+    columns.add("_status", statuses);
+    columns.add("_headers", headers);
+    columns.add("_body", bodies);
+    Ok(())
+}
+
+/// The INSERT that stores responses, up to its FROM, which has the columns of [`RESPONSE`].
+/// `seconds` is the place of the argument that says for how long a response with a status of success can be replayed
+/// (NULL: as long as its key; the others, refusals, always as long as their key).
+fn remember_sql(seconds: usize) -> String {
+    format!(
+        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
+         SELECT execution_id, _status, _headers, _body,
+                CASE WHEN _status BETWEEN 200 AND 299 THEN now() + make_interval(secs => ${seconds}) END"
+    )
+}
+/// What is read of a used key.
+const USED_KEY: &str = "wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
+                r.status, r.headers, r.body, r.replayable_until, r.lasts";
+
+/// The key `k` of each row of `wanted`, and its response `r`, if that can still be replayed.
+///
+/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept. The
+/// second is that of [`KEPT`](super::recent::KEPT).
+const LOOK_UP: &str = "
+         CROSS JOIN LATERAL (
+             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
+             WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
+             LIMIT 1
+         ) AS k
+         LEFT JOIN LATERAL (
+             SELECT status, headers, body, replayable_until,
+                    replayable_until IS NULL OR replayable_until > now() + interval '1 second' AS lasts
+             FROM idempotency_responses
+             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
+             LIMIT 1
+         ) AS r ON true";
+
+/// What became of keys that are used up, each with its place among those asked for, or why it can't be read. A key that nobody has
+/// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
+/// which another server is about to use anew.
+pub(super) async fn used(
+    conn: &mut PgConnection,
+    scopes: &[&ScopedKey],
+    key_ttl: Option<f64>,
+) -> Result<Vec<Result<(usize, UsedKey), sqlx::Error>>, sqlx::Error> {
+    let (accounts, keys) = by_column(scopes);
+    let sql = format!(
+        "SELECT {USED_KEY}
+         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place) {LOOK_UP}
+         WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(accounts)
+        .bind(keys)
+        .bind(key_ttl)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.iter().map(used_key).collect())
+}
+
+fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
+    let execution_id: Uuid = row.try_get("execution_id")?;
+    let response = match row.try_get::<Option<i16>, _>("status")? {
+        None => None,
+        Some(status) => {
+            let unreadable = |column: &str| {
+                let place =
+                    format!("idempotency_responses.{column} of {execution_id} is unreadable");
+                sqlx::Error::Decode(place.into())
+            };
+            let status = u16::try_from(status).map_err(|_| unreadable("status"))?;
+            let response =
+                Response::from_stored(status, row.try_get("headers")?, row.try_get("body")?);
+            Some(response.map_err(|_| unreadable("headers"))?)
+        }
+    };
+    // WITH ORDINALITY counts from 1.
+    let place = usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX);
+    let used = UsedKey {
+        execution_id,
+        operation: row.try_get("operation")?,
+        fingerprint: row.try_get("fingerprint")?,
+        created_at: row.try_get("created_at")?,
+        response,
+        replayable_until: row.try_get("replayable_until")?,
+        lasts: row.try_get::<Option<bool>, _>("lasts")?.unwrap_or(false),
+    };
+    Ok((place, used))
+}
+
+/// Stores responses, and returns which.
+pub(super) async fn remember(
+    conn: &mut PgConnection,
+    responses: &[(Uuid, Response)],
+    ttl: Option<f64>,
+) -> Result<Vec<Remembered>, sqlx::Error> {
+    let mut columns = Columns::new();
+    columns.add("execution_id", responses.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    add_responses(&mut columns, responses.iter().map(|(_, response)| response))?;
+    let stored = columns.select(&RESPONSE);
+    let mut arguments = columns.into_arguments()?;
+    arguments.add(ttl).map_err(sqlx::Error::Encode)?;
+    let sql = format!(
+        "{insert} FROM ({stored}) AS response RETURNING execution_id, replayable_until",
+        insert = remember_sql(arguments.len()),
+    );
+    sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
+}
+
+/// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.
+pub(super) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_logical_emit_message(true, 'payonce', '')").execute(conn).await?;
+    Ok(())
+}
+
+/// Whether this backend still waits for a standby to confirm a COMMIT.
+pub(super) async fn waits_for_standby(
+    conn: &mut PgConnection,
+    backend: i32,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep')",
+    )
+    .bind(backend)
+    .fetch_one(conn)
+    .await
+}
+
+/// The two columns that say which keys are meant.
+fn by_column<'a>(scopes: &[&'a ScopedKey]) -> (Vec<Uuid>, Vec<&'a str>) {
+    scopes.iter().map(|scope| (scope.account_id, scope.key.as_str())).unzip()
+}
