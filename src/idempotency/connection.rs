@@ -160,8 +160,7 @@ impl Connector {
         let (observer, commit_sent) = (&*self.observer, &mut self.commit_sent);
         let run = batch::run(&mut session.conn, batch, terms, searching, observer, commit_sent);
         let ended = timeout(self.timeouts.batch, run).await;
-        let fates = self.give_back(session, ended);
-        let fates = fates.inspect_err(|_| self.used_share.expect_anything())?;
+        let fates = self.give_back(session, ended)?;
         let used = fates.iter().filter(|fate| !matches!(fate, Some(Fate::New(_)))).count();
         self.used_share.note(used, fates.len());
         Ok(fates)

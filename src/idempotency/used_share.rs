@@ -37,11 +37,6 @@ impl UsedShare {
         }
     }
 
-    /// Says that a batch failed, whatever its keys were.
-    pub(super) fn expect_anything(&mut self) {
-        self.new_in_a_row = 0;
-    }
-
     /// Whether it pays to look for used keys in the statement that claims the others.
     pub(super) fn look_up_within(self) -> bool {
         self.is_at_least(LOOK_UP_WITHIN)

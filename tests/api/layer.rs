@@ -98,6 +98,28 @@ impl Command for Other {
     }
 }
 
+/// A type with columns of its own, named as the layer's tables name theirs. Its response has this status.
+struct Labelled(u16);
+
+impl Command for Labelled {
+    const OPERATION: &'static str = "label";
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(Self::OPERATION)
+    }
+
+    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+        let statuses = batch.iter().map(|one| i32::from(one.command.0));
+        let responses = batch.iter().map(|one| Response::new(one.command.0, "label"));
+        let insert = Insert::new(
+            "INSERT INTO labels SELECT execution_id, account_id, key, status FROM claimed",
+        );
+        let insert = insert.column("key", vec!["own"; batch.len()]);
+        let insert = insert.column("status", statuses.collect::<Vec<_>>());
+        Ok(Some(insert.respond(responses.collect())))
+    }
+}
+
 /// A type that says nothing of what it does.
 struct Idle;
 
@@ -267,6 +289,40 @@ async fn an_insert_that_doesnt_insert_a_row_for_each_command_is_not_committed() 
         }
         let right = layer.committer.submit(Uuid::nil(), key("k"), Other(INSERT_OTHERS)).await;
         assert!(is_new(&right), "{right:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_insert_has_its_own_columns_however_it_is_run() {
+    // Looked for in the statement's snapshot, in a transaction, and, at last, not looked for.
+    for (key_ttl, new_before) in [(None, 0), (Some(Duration::from_hours(24)), 0), (None, 4096)] {
+        let layer = Layer::start_with(Settings { key_ttl, ..Settings::default() }).await;
+        let table = "CREATE TABLE labels (id uuid PRIMARY KEY, account uuid, key text, status int)";
+        layer.database.execute(table).await;
+        let before: Vec<String> = (0..new_before).map(|number| format!("new-{number}")).collect();
+        for some in before.chunks(128) {
+            let submitted = some.iter().map(|name| layer.submit(name, Act::Succeed));
+            assert!(join_all(submitted).await.iter().all(is_new));
+        }
+        let account = Uuid::now_v7();
+        let busy = layer.busy(100);
+        sleep(Duration::from_millis(30)).await;
+        let submit = |name, status| layer.committer.submit(account, key(name), Labelled(status));
+        let (done, refused) = tokio::join!(submit("done", 200), submit("refused", 402));
+        busy.await.unwrap();
+        for (outcome, status) in [(done, 200), (refused, 402)] {
+            let Ok(Outcome::New { execution_id, replayable_until, .. }) = outcome else {
+                panic!("{outcome:?}");
+            };
+            let what = format!(
+                "SELECT count(*) FROM labels JOIN idempotency_responses AS r ON id = execution_id
+                 WHERE id = '{execution_id}' AND account = '{account}' AND labels.key = 'own' AND labels.status = {status}
+                   AND r.status = {status} AND replayable_until IS NOT DISTINCT FROM {end}",
+                end = replayable_until.map_or("NULL".to_owned(), |end| format!("'{end}'")),
+            );
+            assert_eq!(layer.database.number(&what).await, 1, "{key_ttl:?}, {new_before}: {what}");
+            assert_eq!(replayable_until.is_some(), status == 200);
+        }
     }
 }
 
