@@ -6,7 +6,8 @@
 //! and when most of that is over, which the load goes on for in between. Before each time as many answers are put in that
 //! have expired as will be new, which is what a sweeper has to do in the long run. Empty tables are measured once, and once
 //! more with as much to sweep, which tells what of the difference is not of the keys. The sizes take turns, round by round;
-//! what a run adds stays, so how many keys there are is counted each time.
+//! what a run adds stays, so how many keys there are is counted each time. The limit of ceiling.rs follows each time on the
+//! same tables: what of the difference is PostgreSQL's own.
 //!
 //! Each time the sweeper is that of another server, started for it, which gets no requests: a sweeper begins with the oldest
 //! answers and doesn't come back to them, and the server that gets the requests goes on.
@@ -14,7 +15,7 @@
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    Knobs,
+    Knobs, ceiling,
     comparison::stop,
     load::{Load, Requests},
     machine::Machine,
@@ -27,6 +28,8 @@ pub const CLIENTS: u32 = 64;
 pub const RANDOM: &str = "keys at random";
 pub const RANDOM_AT_FIRST: &str = "keys at random, right after a checkpoint";
 pub const RANDOM_SWEEPING: &str = "keys at random, with as much to sweep";
+/// The limit, which has no sweeper beside it.
+pub const RANDOM_LIMIT: &str = "keys at random, one connection, full batches of 64, no sweeper";
 pub const ORDERED: &str = "keys in order of time";
 pub const ORDERED_AT_FIRST: &str = "keys in order of time, right after a checkpoint";
 pub const ORDERED_SWEEPING: &str = "keys in order of time, with as much to sweep";
@@ -67,6 +70,11 @@ pub async fn run(knobs: &Knobs) -> Results {
                         collected.add(scenario, *keys, sample);
                         stop(serve);
                     }
+                    if requests == Requests::New {
+                        let database = filled.copy().await;
+                        database.execute("CHECKPOINT").await;
+                        collected.add(RANDOM_LIMIT, *keys, limit(&database, seconds).await);
+                    }
                     continue;
                 }
                 let expired = seconds * EXPIRING_A_SECOND;
@@ -76,6 +84,9 @@ pub async fn run(knobs: &Knobs) -> Results {
                 insert_expired(filled, expired).await;
                 collected.add(scenario, *keys, measured(filled, &serve, requests, seconds).await);
                 stop(serve);
+                if requests == Requests::New {
+                    collected.add(RANDOM_LIMIT, *keys, limit(filled, seconds).await);
+                }
             }
         }
     }
@@ -101,7 +112,7 @@ async fn measured(
     requests: Requests,
     seconds: u64,
 ) -> Sample {
-    let keys = float(database.number("SELECT count(*) FROM idempotency_keys").await);
+    let keys = keys(database).await;
     let before = swept(database).await;
     let sweeping = start(database, "1s");
     let meters = Meters::go_on(database, Some(serve.child.id())).await;
@@ -111,6 +122,21 @@ async fn measured(
     sample.insert("swept".to_owned(), swept(database).await - before);
     sample.insert("keys_before".to_owned(), keys);
     sample
+}
+
+/// What one connection does with the same tables, and what that cost.
+async fn limit(database: &TestDatabase, seconds: u64) -> Sample {
+    let keys = keys(database).await;
+    let meters = Meters::go_on(database, None).await;
+    let mut sample = ceiling::run(database, CLIENTS, seconds).await;
+    meters.stop(&mut sample).await;
+    sample.insert("keys_before".to_owned(), keys);
+    sample
+}
+
+/// How many keys there are.
+async fn keys(database: &TestDatabase) -> f64 {
+    float(database.number("SELECT count(*) FROM idempotency_keys").await)
 }
 
 /// How many answers were deleted so far.

@@ -176,6 +176,7 @@ pub fn growth(results: &Results) -> String {
         (growth::RANDOM, growth::RANDOM_SWEEPING),
         (growth::RANDOM, growth::RANDOM_AT_FIRST),
         (growth::RANDOM, growth::RANDOM),
+        (growth::RANDOM_LIMIT, growth::RANDOM_LIMIT),
         (growth::ORDERED, growth::ORDERED_SWEEPING),
         (growth::ORDERED, growth::ORDERED_AT_FIRST),
         (growth::ORDERED, growth::ORDERED),
@@ -221,7 +222,7 @@ pub fn growth(results: &Results) -> String {
          checkpoint, after which every page is written to the log whole once. It is measured for {seconds} s right after that, and for as \
          long again {between} s later, when most of that is over, which is how things are until the next checkpoint, half an hour later; \
          empty tables, once, and once more with as much to sweep: that part of the difference is not of the keys. What a run adds stays in the \
-         tables.\n\n{}![With many keys](growth.svg)\n\n",
+         tables. The limit, one connection's full batches without HTTP, follows each time: how much it loses is PostgreSQL's part.\n\n{}![With many keys](growth.svg)\n\n",
         described(results),
         match results.machine.settings.get("shared_buffers").map(String::as_str) {
             Some("128MB") => "PostgreSQL is as it comes, which is for trying things out.",
