@@ -27,7 +27,8 @@
 //! - What one command provokes fails that command alone: others in its batch succeed. (Not where it takes so long
 //!   that PostgreSQL ends its statement, after a fifth of the deadline: then all of them hear
 //!   [`Failure::Overloaded`].)
-//! - A server that hangs with keys claimed holds up nobody else's keys, and PostgreSQL frees its own.
+//! - A server that hangs with keys claimed holds up nobody else's keys for longer than a lock is waited for, once (a
+//!   tenth of a second), and PostgreSQL frees its own.
 //!
 //! # What is not
 //!
@@ -100,7 +101,7 @@
 //! one call of it and its reply, `queue` where copies of one request meet, `seat` a caller's place in it,
 //! `places` whose turn it is there and `recent` what keys were found to stand for a moment ago. `lane` is the
 //! loop that takes batches and mends what fails, `sidestepped` what it puts aside at once, `batch` the one
-//! transaction, `store` its statements, `connection` what it runs on, and `fitness` whether promises can be
+//! transaction, `store` its statements, `columns` their arrays, `connection` what it runs on, and `fitness` whether promises can be
 //! kept there. `used_share` is whether keys had better be looked up than claimed.
 //! `record` is what became of a key, `sweeper` frees space, and `observer` hears of it all.
 
