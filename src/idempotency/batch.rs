@@ -18,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    error::{Remedy, breaks_unique_constraint},
+    error::{Remedy, breaks_unique_constraint, rolled_back},
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
@@ -85,12 +85,11 @@ pub(super) async fn run(
         let used = expected(batch, terms);
         let run = in_one_statement(conn, batch, insert, terms.response_ttl, used, commit_sent);
         match timed(observer, Step::OneStatement, run).await {
-            // A key was used after all, or since the statement began, and it was undone; or it waited for a key
-            // that another server is executing. In a transaction that is no error; one that the effect made is one
+            // A key was used since the statement began, or used or in flight after all, and it was undone. In a
+            // transaction, which claims before it executes anything, that is no error; one that the effect made is one
             // again.
             Err(error)
-                if breaks_unique_constraint(&error)
-                    || used == Used::Unexpected && Remedy::of(&error) == Remedy::Sidestep =>
+                if breaks_unique_constraint(&error) || is_of_what_was_unexpected(used, &error) =>
             {
                 debug!("a statement of {} lost a race, and is run as a transaction", batch.len());
                 *commit_sent = false;
@@ -99,6 +98,12 @@ pub(super) async fn run(
         }
     }
     in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await
+}
+
+/// Whether an error may come of a key that should have been new. Whatever the command's INSERT says of a used one
+/// is no answer to it.
+fn is_of_what_was_unexpected(used: Used, error: &sqlx::Error) -> bool {
+    used == Used::Unexpected && rolled_back(error) && Remedy::of(error) == Remedy::Isolate
 }
 
 /// What the one statement had better do about used keys.
@@ -121,10 +126,7 @@ fn insert_of(batch: &[Running]) -> Result<Option<Insert>, sqlx::Error> {
     }
     let executions = batch.iter().map(|running| running.leader.execution());
     let insert = first.command.insert_all(executions.collect())?;
-    if let Some(insert) = &insert {
-        one_for_each(first.operation, &insert.responses, batch.len())?;
-    }
-    Ok(insert)
+    insert.map(|insert| insert.complete(batch.len())).transpose()
 }
 
 /// The statement is its own transaction: PostgreSQL begins it, and commits it.

@@ -42,10 +42,10 @@ impl Columns {
         format!("SELECT {}", opened.collect::<Vec<_>>().join(", "))
     }
 
-    /// A column's argument: its array.
+    /// A column's argument, its array. Where there is no such column it is one that PostgreSQL doesn't have either.
     pub(super) fn argument(&self, name: &str) -> String {
-        let place = (1..).zip(&self.names).find(|(_, named)| **named == name);
-        place.map_or_else(String::new, |(place, _)| format!("${place}"))
+        let place = self.names.iter().position(|named| *named == name);
+        format!("${}", place.map_or(0, |place| place + 1))
     }
 
     /// The arguments, to which no columns can be added any more.

@@ -63,9 +63,10 @@ pub trait Command: Send + Sync + Sized + 'static {
         conn: &mut PgConnection,
     ) -> impl Future<Output = Result<Vec<Response>, sqlx::Error>> + Send {
         async move {
-            let claimed = batch.iter().map(|one| (one.execution_id, one.account_id)).unzip();
+            let (ids, accounts) =
+                batch.iter().map(|one| (one.execution_id, one.account_id)).unzip();
             match Self::insert(batch)? {
-                Some(insert) => insert.execute(conn, claimed).await,
+                Some(insert) => insert.execute(conn, ids, accounts).await,
                 None => Err(sqlx::Error::Encode(
                     format!("{}: neither an insert nor an execution", Self::OPERATION).into(),
                 )),

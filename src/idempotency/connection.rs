@@ -17,8 +17,8 @@ use super::{
     used_share::UsedShare,
 };
 
-/// How long a statement waits for a row that another transaction holds: somebody else's, or another server's, whose
-/// keys are passed by without waiting but where they were taken for new.
+/// How long a statement waits for a row that another transaction holds. Other servers' batches are
+/// passed by without waiting, so only somebody else's transaction can hold one.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// When PostgreSQL ends the transaction of a server that stopped in the middle of it, and frees its

@@ -15,12 +15,14 @@ use super::{columns::Columns, response::Response};
 pub struct Insert {
     pub(super) sql: &'static str,
     pub(super) columns: Columns,
+    /// How many values each of the columns has.
+    lengths: Vec<usize>,
     pub(super) responses: Vec<Response>,
 }
 
 impl Insert {
-    /// An INSERT of one row for each row of `claimed`: those of the batch whose keys were new. Its columns are
-    /// `execution_id`, `account_id`, and those that are [added](Self::column); so it reads
+    /// An INSERT of one row for each row of `claimed`: those of the batch whose keys were new, or are taken for new.
+    /// Its columns are `execution_id`, `account_id`, and those that are [added](Self::column); so it reads
     ///
     /// ```sql
     /// INSERT INTO greetings (id, name) SELECT execution_id, name FROM claimed
@@ -29,17 +31,17 @@ impl Insert {
     /// without RETURNING. If it inserts fewer rows or more, nothing of the batch is committed.
     #[must_use]
     pub fn new(sql: &'static str) -> Self {
-        Self { sql, columns: Columns::new(), responses: Vec::new() }
+        Self { sql, columns: Columns::new(), lengths: Vec::new(), responses: Vec::new() }
     }
 
-    /// Adds a column to `claimed`: an array with a place for each command of the batch, in its order. The name is an
-    /// identifier of PostgreSQL's; those that begin with `_` are the layer's.
+    /// Adds a column to `claimed`, with a value for each command of the batch, in its order. The name is an
+    /// identifier of PostgreSQL's, another than those that are there; those that begin with `_` are the layer's.
     #[must_use]
-    pub fn column<'t>(
-        mut self,
-        name: &'static str,
-        values: impl Encode<'t, Postgres> + Type<Postgres>,
-    ) -> Self {
+    pub fn column<'t, T>(mut self, name: &'static str, values: Vec<T>) -> Self
+    where
+        Vec<T>: Encode<'t, Postgres> + Type<Postgres>,
+    {
+        self.lengths.push(values.len());
         self.columns.add(name, values);
         self
     }
@@ -51,25 +53,37 @@ impl Insert {
         self
     }
 
-    /// Runs it as a statement of its own, in a transaction in which these keys have been claimed, by accounts.
+    /// Makes sure that each of so many commands has its values and its response.
+    pub(super) fn complete(self, commands: usize) -> Result<Self, sqlx::Error> {
+        let mut given = self.lengths.iter().copied().chain([self.responses.len()]);
+        match given.find(|given| *given != commands) {
+            None => Ok(self),
+            Some(given) => Err(sqlx::Error::Encode(
+                format!("{given} values or responses for {commands} commands").into(),
+            )),
+        }
+    }
+
+    /// Runs it as a statement of its own, in a transaction in which the keys of these executions have been claimed.
     pub(super) async fn execute(
-        mut self,
+        self,
         conn: &mut PgConnection,
-        claimed: (Vec<Uuid>, Vec<Uuid>),
+        ids: Vec<Uuid>,
+        accounts: Vec<Uuid>,
     ) -> Result<Vec<Response>, sqlx::Error> {
-        let (ids, accounts) = claimed;
+        let mut this = self.complete(ids.len())?;
         let wanted = u64::try_from(ids.len()).ok();
-        self.columns.add("execution_id", ids);
-        self.columns.add("account_id", accounts);
-        let claimed = self.columns.select(&self.columns.names());
-        let sql = format!("WITH claimed AS ({claimed}) {}", self.sql);
-        let arguments = self.columns.into_arguments()?;
+        this.columns.add("execution_id", ids);
+        this.columns.add("account_id", accounts);
+        let claimed = this.columns.select(&this.columns.names());
+        let sql = format!("WITH claimed AS ({claimed}) {}", this.sql);
+        let arguments = this.columns.into_arguments()?;
         let inserted = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(conn).await?;
         if Some(inserted.rows_affected()) != wanted {
             let what =
                 format!("{} rows inserted for {wanted:?} commands", inserted.rows_affected());
             return Err(sqlx::Error::Encode(what.into()));
         }
-        Ok(self.responses)
+        Ok(this.responses)
     }
 }

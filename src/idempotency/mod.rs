@@ -27,8 +27,7 @@
 //! - What one command provokes fails that command alone: others in its batch succeed. (Not where it takes so long
 //!   that PostgreSQL ends its statement, after a fifth of the deadline: then all of them hear
 //!   [`Failure::Overloaded`].)
-//! - A server that hangs with keys claimed holds up nobody else's keys for longer than a lock is waited for, once (a
-//!   tenth of a second), and PostgreSQL frees its own.
+//! - A server that hangs with keys claimed holds up nobody else's keys, and PostgreSQL frees its own.
 //!
 //! # What is not
 //!

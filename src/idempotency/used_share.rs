@@ -11,10 +11,9 @@ const LOOK_UP_WITHIN: usize = 5;
 /// another round trip, and what isn't takes less than half the work.
 const LOOK_UP_FIRST: usize = 70;
 
-/// After how many new keys in a row the next ones are claimed without a look whether they are new, and without a lock
-/// that says that nobody else is executing them. That spares PostgreSQL a seventh to a fifth of its work. Where one isn't new after
-/// all, the batch is run twice, and PostgreSQL notes an error in its log: once in so many of a committer's keys at
-/// most.
+/// After how many new keys in a row the next ones are claimed without a look whether they are new. That spares
+/// PostgreSQL a tenth of its work. Where one isn't after all, the batch is run twice, and PostgreSQL notes an
+/// error in its log: once in so many of a committer's keys at most.
 const TAKEN_FOR_NEW: usize = 4096;
 
 /// What the last keys were.

@@ -155,7 +155,20 @@ async fn a_key_that_comes_again_when_new_ones_are_expected_is_replayed_and_costs
 }
 
 #[tokio::test]
-async fn a_key_that_another_server_is_executing_when_new_ones_are_expected_holds_up_one_batch() {
+async fn a_used_key_is_replayed_when_new_ones_are_expected_though_its_payment_would_be_refused_now()
+{
+    let server = TestServer::start_with(&SINGLE).await;
+    let first = server.pay("first", PAYMENT).await;
+    pay_thousands(&server).await;
+    let stricter = "ALTER TABLE payments ADD CONSTRAINT small CHECK (amount < 100) NOT VALID";
+    server.database.execute(stricter).await;
+    let again = server.pay("first", PAYMENT).await;
+    assert_eq!((again.status, again.body), (200, first.body));
+    server.pay("new", PAYMENT).await.assert_problem(500, "internal");
+}
+
+#[tokio::test]
+async fn a_key_that_another_server_is_executing_when_new_ones_are_expected_is_passed_by() {
     let server = TestServer::start_with(&[SINGLE, PATIENT].concat()).await;
     pay_thousands(&server).await;
     let before = Sample::of(&server).await.batch_steps("claim");

@@ -120,6 +120,25 @@ impl Command for Labelled {
     }
 }
 
+/// With so many values for each command.
+struct Uneven(usize);
+
+impl Command for Uneven {
+    const OPERATION: &'static str = "uneven";
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(Self::OPERATION)
+    }
+
+    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+        let values = batch.iter().map(|one| one.command.0).sum();
+        let insert =
+            Insert::new("INSERT INTO labels SELECT execution_id, account_id, name FROM claimed");
+        let responses = batch.iter().map(|_| Response::new(200, "uneven"));
+        Ok(Some(insert.column("name", vec!["own"; values]).respond(responses.collect())))
+    }
+}
+
 /// A type that says nothing of what it does.
 struct Idle;
 
@@ -187,6 +206,17 @@ impl Layer {
         tokio::spawn(async move {
             committer.submit(Uuid::nil(), key, Effect(Act::Run(sql))).await.unwrap();
         })
+    }
+
+    /// Executes so many new keys in a row that the next ones are taken for new.
+    async fn expect_new_keys(&self) {
+        let names: Vec<String> = (0..4096).map(|number| format!("new-{number}")).collect();
+        for some in names.chunks(128) {
+            let submitted = some.iter().map(async |name| {
+                self.committer.submit(Uuid::nil(), key(name), Other(INSERT_OTHERS)).await
+            });
+            assert!(join_all(submitted).await.iter().all(is_new));
+        }
     }
 
     async fn effects(&self) -> i64 {
@@ -274,8 +304,14 @@ async fn a_defect_before_a_command_is_taken_in_is_its_callers_alone() {
 
 #[tokio::test]
 async fn an_insert_that_doesnt_insert_a_row_for_each_command_is_not_committed() {
-    for key_ttl in [None, Some(Duration::from_hours(24 * 365))] {
+    let year = Duration::from_hours(24 * 365);
+    for (key_ttl, new_expected) in [(None, false), (Some(year), false), (None, true)] {
         let layer = Layer::start_with(Settings { key_ttl, ..Settings::default() }).await;
+        if new_expected {
+            layer.expect_new_keys().await;
+        }
+        let keys = "SELECT count(*) FROM idempotency_keys";
+        let before = (layer.effects().await, layer.database.number(keys).await);
         for wrong in [
             "INSERT INTO effects SELECT execution_id FROM claimed WHERE false",
             "INSERT INTO effects SELECT gen_random_uuid() FROM claimed CROSS JOIN generate_series(1, 2)",
@@ -284,8 +320,8 @@ async fn an_insert_that_doesnt_insert_a_row_for_each_command_is_not_committed() 
         ] {
             let outcome = layer.committer.submit(Uuid::nil(), key("k"), Other(wrong)).await;
             assert!(matches!(outcome, Err(Failure::Internal(_))), "{wrong}: {outcome:?}");
-            assert_eq!(layer.effects().await, 0, "{wrong}");
-            assert_eq!(layer.database.number("SELECT count(*) FROM idempotency_keys").await, 0);
+            let after = (layer.effects().await, layer.database.number(keys).await);
+            assert_eq!(after, before, "{wrong}");
         }
         let right = layer.committer.submit(Uuid::nil(), key("k"), Other(INSERT_OTHERS)).await;
         assert!(is_new(&right), "{right:?}");
@@ -293,23 +329,52 @@ async fn an_insert_that_doesnt_insert_a_row_for_each_command_is_not_committed() 
 }
 
 #[tokio::test]
-async fn an_insert_has_its_own_columns_however_it_is_run() {
-    // Looked for in the statement's snapshot, in a transaction, and, at last, not looked for.
-    for (key_ttl, new_before) in [(None, 0), (Some(Duration::from_hours(24)), 0), (None, 4096)] {
+async fn an_insert_that_lacks_values_is_not_committed() {
+    for key_ttl in [None, Some(Duration::from_hours(24 * 365))] {
         let layer = Layer::start_with(Settings { key_ttl, ..Settings::default() }).await;
         let table = "CREATE TABLE labels (id uuid PRIMARY KEY, account uuid, key text, status int)";
         layer.database.execute(table).await;
-        let before: Vec<String> = (0..new_before).map(|number| format!("new-{number}")).collect();
-        for some in before.chunks(128) {
-            let submitted = some.iter().map(|name| layer.submit(name, Act::Succeed));
-            assert!(join_all(submitted).await.iter().all(is_new));
+        for values in [0, 2] {
+            let outcome = layer.committer.submit(Uuid::nil(), key("k"), Uneven(values)).await;
+            assert!(matches!(outcome, Err(Failure::Internal(_))), "{outcome:?}");
+            assert_eq!(layer.database.number("SELECT count(*) FROM labels").await, 0);
+        }
+        assert!(is_new(&layer.committer.submit(Uuid::nil(), key("k"), Uneven(1)).await));
+    }
+}
+
+#[tokio::test]
+async fn an_insert_has_its_own_columns_however_it_is_run() {
+    // Used keys are looked for in the statement's snapshot, and in a transaction; then there are none and none are
+    // looked for; and then there are some, and it says what they stand for.
+    for (key_ttl, new_expected, used_before) in [
+        (None, false, 1),
+        (Some(Duration::from_hours(24)), false, 1),
+        (None, true, 0),
+        (None, false, 8),
+    ] {
+        let layer = Layer::start_with(Settings { key_ttl, ..Settings::default() }).await;
+        let table = "CREATE TABLE labels (id uuid PRIMARY KEY, account uuid, key text, status int)";
+        layer.database.execute(table).await;
+        if new_expected {
+            layer.expect_new_keys().await;
         }
         let account = Uuid::now_v7();
+        let submit =
+            |name: &str, status| layer.committer.submit(account, key(name), Labelled(status));
+        // Its key comes before the others'.
+        for number in 0..used_before {
+            assert!(is_new(&submit(&format!("a-used-{number}"), 201).await));
+        }
+        for number in 1..used_before {
+            assert!(is_replay(&submit(&format!("a-used-{number}"), 201).await));
+        }
         let busy = layer.busy(100);
         sleep(Duration::from_millis(30)).await;
-        let submit = |name, status| layer.committer.submit(account, key(name), Labelled(status));
-        let (done, refused) = tokio::join!(submit("done", 200), submit("refused", 402));
+        let (done, refused, used) =
+            tokio::join!(submit("done", 200), submit("refused", 402), submit("a-used-0", 201));
         busy.await.unwrap();
+        assert_eq!(is_replay(&used), used_before > 0, "{used:?}");
         for (outcome, status) in [(done, 200), (refused, 402)] {
             let Ok(Outcome::New { execution_id, replayable_until, .. }) = outcome else {
                 panic!("{outcome:?}");
@@ -320,7 +385,11 @@ async fn an_insert_has_its_own_columns_however_it_is_run() {
                    AND r.status = {status} AND replayable_until IS NOT DISTINCT FROM {end}",
                 end = replayable_until.map_or("NULL".to_owned(), |end| format!("'{end}'")),
             );
-            assert_eq!(layer.database.number(&what).await, 1, "{key_ttl:?}, {new_before}: {what}");
+            assert_eq!(
+                layer.database.number(&what).await,
+                1,
+                "{key_ttl:?}, {new_expected}, {used_before}: {what}"
+            );
             assert_eq!(replayable_until.is_some(), status == 200);
         }
     }

@@ -5,20 +5,20 @@ use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    CLAIM, Claim, LOOK_UP, RESPONSE, UNLOCKED, USED_KEY, UsedKey, add_claims, add_locks,
-    add_responses, claim_sql, remember_sql, used_key,
+    CLAIM, Claim, LOCK, LOOK_UP, RESPONSE, UNLOCKED, USED_KEY, UsedKey, add_claims, add_responses,
+    claim_sql, remember_sql, used_key,
 };
-use crate::idempotency::{insert::Insert, response::Response};
+use crate::idempotency::{columns::Columns, insert::Insert, response::Response};
 
-/// What the statement does about keys that are used up, or that another server is executing.
+/// What the statement does about keys that are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::idempotency) enum Used {
     /// It finds out what they stand for.
     LookedUp,
     /// It leaves them alone.
     PassedBy,
-    /// There should be none: one is an error, and nothing of the statement happens. That spares it the look, and
-    /// the locks: it waits for a key that another server is executing, for as long as it waits for any lock.
+    /// There should be none, nor any that another server is executing: one is an error, and nothing of the statement
+    /// happens. That spares it the look.
     Unexpected,
 }
 
@@ -33,13 +33,59 @@ pub(in crate::idempotency) struct Committed {
     pub(in crate::idempotency) used: Vec<(usize, UsedKey)>,
 }
 
+/// Where the statement's three INSERTs take their rows from.
+struct Sources {
+    /// What they share: a table that comes before them, if anything.
+    batch: String,
+    /// The execution ids of what is inserted.
+    ids: String,
+    keys: String,
+    commands: String,
+    responses: String,
+}
+
+impl Sources {
+    /// Each INSERT opens the arrays that it needs: rows on the way to three of them cost more.
+    fn apart(columns: &Columns, command: &[&str]) -> Self {
+        let keys = columns.select(&[&CLAIM[..], &[LOCK]].concat());
+        Self {
+            batch: String::new(),
+            ids: columns.argument("execution_id"),
+            keys: format!("({keys}) AS claim WHERE {UNLOCKED}"),
+            commands: format!("({}) AS command", columns.select(command)),
+            responses: format!("({}) AS response", columns.select(&RESPONSE)),
+        }
+    }
+
+    /// All of them read those of the batch whose keys the statement's snapshot doesn't have, and that nobody else is
+    /// executing. What has its lock is looked for in the index, key by key, whatever the table's size.
+    fn unused(columns: &Columns) -> Self {
+        let [keys, commands, responses] = ["batch"; 3].map(str::to_owned);
+        Self {
+            batch: format!(
+                "batch AS MATERIALIZED (
+                     SELECT * FROM ({all}) AS command
+                     WHERE {UNLOCKED} AND (SELECT true FROM idempotency_keys AS k
+                                           WHERE k.account_id = command.account_id
+                                             AND k.key = command._key COLLATE \"C\") IS NULL
+                 ), ",
+                all = columns.select(&columns.names()),
+            ),
+            ids: "(SELECT array_agg(execution_id) FROM batch)".to_owned(),
+            keys,
+            commands,
+            responses,
+        }
+    }
+}
+
 /// Claims keys, sorted, runs an INSERT for those that were new, stores their responses, and commits.
 ///
-/// `responses` are in the order of `claims`, whose operations are the same.
+/// `responses` are in the order of `claims`, whose operations are the same. That each of them got its key, its row and
+/// its response is made sure of before anything is committed.
 ///
-/// There is no ON CONFLICT, which writes a record to the log for each row to say that it stays. The
-/// statement's snapshot, or nobody, passes by what is used up. A key that was committed since breaks the unique
-/// constraint, and nothing of the statement happens.
+/// There is no ON CONFLICT, which writes a record to the log for each row to say that it stays. A key that is
+/// inserted and used up breaks the unique constraint, and nothing of the statement happens.
 pub(in crate::idempotency) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
@@ -49,30 +95,13 @@ pub(in crate::idempotency) async fn commit(
     used: Used,
 ) -> Result<Committed, sqlx::Error> {
     let Insert { sql: insert, mut columns, .. } = insert;
-    let claimed = [&["execution_id", "account_id"], &*columns.names()].concat();
+    let command = [&["execution_id", "account_id"], &*columns.names()].concat();
     add_claims(&mut columns, claims);
     add_responses(&mut columns, responses)?;
-    let of_batch = |wanted: &[&str]| format!("SELECT {} FROM batch", wanted.join(", "));
-    let (batch, ids, keys, claimed, stored) = if used == Used::Unexpected {
-        // Each INSERT opens what it needs: rows on the way to three of them cost more.
-        let ids = columns.argument("execution_id");
-        let [keys, claimed, stored] =
-            [&CLAIM[..], &claimed, &RESPONSE].map(|wanted| columns.select(wanted));
-        (String::new(), ids, keys, claimed, stored)
+    let sources = if used == Used::Unexpected {
+        Sources::apart(&columns, &command)
     } else {
-        add_locks(&mut columns, claims);
-        let all = columns.select(&columns.names());
-        // Who has its lock is looked for: in this form by index, one by one, whatever the table's size.
-        let batch = format!(
-            "batch AS MATERIALIZED (
-                 SELECT * FROM ({all}) AS command
-                 WHERE {UNLOCKED} AND (SELECT true FROM idempotency_keys AS k
-                                       WHERE k.account_id = command.account_id
-                                         AND k.key = command._key COLLATE \"C\") IS NULL
-             ), "
-        );
-        let ids = "(SELECT array_agg(execution_id) FROM batch)".to_owned();
-        (batch, ids, of_batch(&CLAIM), of_batch(&claimed), of_batch(&RESPONSE))
+        Sources::unused(&columns)
     };
     let look_up = if used == Used::LookedUp {
         let [accounts, keys, ids] =
@@ -94,27 +123,36 @@ pub(in crate::idempotency) async fn commit(
     let seconds = arguments.len();
     let sql = format!(
         "WITH {batch}keyed AS (
-             {claim} FROM ({keys}) AS claim
+             {claim} FROM {keys} RETURNING 1
          ), claimed AS (
-             {claimed}
+             SELECT {command} FROM {commands}
          ), inserted AS (
              {insert} RETURNING 1
          ), remembered AS (
-             {remember} FROM ({stored}) AS response
+             {remember} FROM {responses} RETURNING 1
          ), counts AS (
-             SELECT {ids} AS ids, (SELECT count(*) FROM inserted) AS inserted
+             SELECT ids, cardinality(ids) AS wanted, (SELECT count(*) FROM keyed) AS keyed,
+                    (SELECT count(*) FROM inserted) AS inserted, (SELECT count(*) FROM remembered) AS remembered
+             FROM (SELECT coalesce({ids}, ARRAY[]::uuid[]) AS ids) AS expected
          )
-         SELECT CASE WHEN COALESCE(cardinality(ids), 0) = inserted THEN ids
+         SELECT CASE WHEN keyed = wanted AND inserted = wanted AND remembered = wanted THEN ids
                 -- No text is a uuid: an error that tells the numbers, and undoes everything.
-                ELSE ARRAY[format('%s claimed, %s inserted', cardinality(ids), inserted)::uuid]
+                ELSE ARRAY[format('%s wanted, %s claimed, %s inserted, %s remembered',
+                                  wanted, keyed, inserted, remembered)::uuid]
                 END AS ids,
                 NULL::bigint AS place, NULL::uuid AS execution_id, NULL AS operation, NULL::bytea AS fingerprint,
                 NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
                 now() + make_interval(secs => ${seconds}) AS replayable_until, NULL::boolean AS lasts
          FROM counts
          {look_up}",
+        batch = sources.batch,
         claim = claim_sql(&format!("${operation}")),
+        keys = sources.keys,
+        command = command.join(", "),
+        commands = sources.commands,
         remember = remember_sql(seconds),
+        responses = sources.responses,
+        ids = sources.ids,
     );
     // All rows, to the end: that is where PostgreSQL says whether the statement was committed.
     let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
@@ -122,7 +160,7 @@ pub(in crate::idempotency) async fn commit(
     for row in &rows {
         // All that is new comes in one row: one for each would cost more than what is in it.
         if row.try_get::<Option<i64>, _>("place")?.is_none() {
-            committed.new = row.try_get::<Option<Vec<Uuid>>, _>("ids")?.unwrap_or_default();
+            committed.new = row.try_get("ids")?;
             committed.replayable_until = row.try_get("replayable_until")?;
         } else if let Ok(used) = used_key(row) {
             committed.used.push(used);

@@ -95,7 +95,6 @@ pub(super) async fn claim(
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut columns = Columns::new();
     add_claims(&mut columns, claims);
-    add_locks(&mut columns, claims);
     columns.add("_operation", claims.iter().map(|claim| claim.operation).collect::<Vec<_>>());
     let sql = format!(
         "{insert} FROM ({claims}) AS claim WHERE {unlocked} ON CONFLICT (key, account_id) DO NOTHING
@@ -110,7 +109,7 @@ pub(super) async fn claim(
 /// What is to be said of keys to claim.
 const CLAIM: [&str; 4] = ["account_id", "_key", "execution_id", "_fingerprint"];
 
-/// Adds the columns of [`CLAIM`].
+/// Adds the columns of [`CLAIM`], and the numbers of their advisory locks.
 fn add_claims(columns: &mut Columns, claims: &[Claim<'_>]) {
     let scopes: Vec<&ScopedKey> = claims.iter().map(|claim| claim.scope).collect();
     let (accounts, keys) = by_column(&scopes);
@@ -118,14 +117,13 @@ fn add_claims(columns: &mut Columns, claims: &[Claim<'_>]) {
     columns.add("_key", keys);
     columns.add("execution_id", claims.iter().map(|claim| claim.execution_id).collect::<Vec<_>>());
     columns.add("_fingerprint", claims.iter().map(|claim| claim.fingerprint).collect::<Vec<_>>());
+    columns.add(LOCK, claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>());
 }
 
-/// Which keys no other server is executing: takes the advisory locks that [`add_locks`] adds, for the transaction.
+const LOCK: &str = "_lock";
+
+/// Which keys no other server is executing: takes their advisory locks, for the transaction.
 const UNLOCKED: &str = "pg_try_advisory_xact_lock(_lock)";
-
-fn add_locks(columns: &mut Columns, claims: &[Claim<'_>]) {
-    columns.add("_lock", claims.iter().map(|claim| claim.lock_number).collect::<Vec<_>>());
-}
 
 /// The INSERT that claims keys, up to its FROM, which has the columns of [`CLAIM`].
 fn claim_sql(operation: &str) -> String {
@@ -165,6 +163,7 @@ fn remember_sql(seconds: usize) -> String {
                 CASE WHEN _status BETWEEN 200 AND 299 THEN now() + make_interval(secs => ${seconds}) END"
     )
 }
+
 /// What is read of a used key.
 const USED_KEY: &str = "wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
                 r.status, r.headers, r.body, r.replayable_until, r.lasts";
