@@ -1,5 +1,6 @@
 //! What used keys were found to stand for a moment ago, in memory: so a client that sends one request again and
-//! again, without a pause, costs the database one look-up a second, and not one each time.
+//! again, with the few seconds between that libraries wait at most, costs the database a look-up every five seconds,
+//! and not one each time.
 //!
 //! Whoever brings a known key is answered at once. While others pay it waits for the committer's next turn in the queue,
 //! as they do, or those who ask again and again would have more of the server than those who pay.
@@ -8,7 +9,7 @@
 //! did, and that never changes while the key is kept. So an answer from here is never a wrong one, only one that
 //! may be out of date. Its response may expire: the database has said that it won't meanwhile
 //! ([`UsedKey::lasts`]). And rows may be other than they were, where somebody has changed them by hand or restored a
-//! backup, a standby without them was promoted, or another server lets keys expire: that shows after a second.
+//! backup, a standby without them was promoted, or another server lets keys expire: that shows after five seconds.
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use super::{key::ScopedKey, store::UsedKey};
 
 /// For how long after the request arrived that had a key looked up.
-pub(super) const KEPT: Duration = Duration::from_secs(1);
+pub(super) const KEPT: Duration = Duration::from_secs(5);
 
 /// What all committers together keep takes no more memory than twice this, however many keys are asked for.
 const BYTES: usize = 8 * 1024 * 1024;
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_known_for_a_second_to_its_own_account() {
+    fn a_key_is_known_for_a_moment_to_its_own_account() {
         let (recent, now) = (Recent::new(1), Instant::now());
         recent.keep(&scope("k"), &Arc::new(used(1)), now, now);
         let last = now + KEPT - Duration::from_nanos(1);

@@ -152,7 +152,7 @@ async fn where_most_keys_are_used_they_are_looked_up_before_anything_is_claimed(
 }
 
 #[tokio::test]
-async fn a_request_that_is_sent_again_and_again_is_looked_up_once_a_second() {
+async fn a_request_that_is_sent_again_and_again_is_looked_up_every_five_seconds() {
     let server = TestServer::start().await;
     let first = server.pay("k", PAYMENT).await;
     let began = Instant::now();
@@ -165,14 +165,14 @@ async fn a_request_that_is_sent_again_and_again_is_looked_up_once_a_second() {
     let sample = Sample::of(&server).await;
     // Beside the payment. The first one was not known to be used: it took both.
     let asked = sample.batch_steps("one_statement") + sample.batch_steps("look_up") - 1;
-    assert!((1..=2 + began.elapsed().as_secs()).contains(&asked), "{asked}");
+    assert!((1..=2 + began.elapsed().as_secs() / 5).contains(&asked), "{asked}");
     // What isn't looked up is counted all the same.
     assert!((sample.outcome("pay", "replayed") - 50.0).abs() < 0.5);
     sample.assert("payonce_duplicate_payments_avoided_total{currency=\"USD\"}", 50);
 }
 
 #[tokio::test]
-async fn what_is_changed_by_hand_shows_within_a_second() {
+async fn what_is_changed_by_hand_shows_within_five_seconds() {
     let server = TestServer::start().await;
     let first = server.pay("k", PAYMENT).await;
     assert_eq!(server.pay("k", PAYMENT).await.body, first.body);
@@ -188,7 +188,8 @@ async fn what_is_changed_by_hand_shows_within_a_second() {
             return;
         }
         assert_eq!((answer.status, &answer.body), (200, &first.body));
-        assert!(sent < Duration::from_secs(1), "{sent:?} after the key was deleted");
+        assert!(sent < Duration::from_secs(5), "{sent:?} after the key was deleted");
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

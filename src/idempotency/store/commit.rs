@@ -5,8 +5,8 @@ use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    CLAIM, Claim, LOCK, LOOK_UP, RESPONSE, UNLOCKED, USED_KEY, UsedKey, add_claims, add_responses,
-    claim_sql, remember_sql, used_key,
+    CLAIM, Claim, LOCK, RESPONSE, UNLOCKED, USED_KEY, UsedKey, add_claims, add_responses,
+    claim_sql, look_up_sql, remember_sql, used_key,
 };
 use crate::idempotency::{columns::Columns, insert::Insert, response::Response};
 
@@ -110,8 +110,10 @@ pub(in crate::idempotency) async fn commit(
             "UNION ALL
              SELECT NULL, {USED_KEY}
              FROM unnest({accounts}, {keys}, {ids})
-                  WITH ORDINALITY AS wanted(account_id, key, execution_id, place) {LOOK_UP}
-             WHERE wanted.execution_id NOT IN (SELECT execution_id FROM batch)"
+                  WITH ORDINALITY AS wanted(account_id, key, execution_id, place)
+             {look_up}
+             WHERE wanted.execution_id NOT IN (SELECT execution_id FROM batch)",
+            look_up = look_up_sql(),
         )
     } else {
         String::new()

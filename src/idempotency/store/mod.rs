@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{columns::Columns, key::ScopedKey, response::Response};
+use super::{columns::Columns, key::ScopedKey, recent::KEPT, response::Response};
 
 pub(super) use commit::{Used, commit};
 
@@ -30,7 +30,7 @@ pub(super) struct UsedKey {
     /// `None` when the response can't be replayed any more.
     pub(super) response: Option<Response>,
     pub(super) replayable_until: Option<DateTime<Utc>>,
-    /// Whether all of this stays true for [`KEPT`](super::recent::KEPT) at least, short of a change by hand,
+    /// Whether all of this stays true for [`KEPT`] at least, short of a change by hand,
     /// and where keys don't expire.
     pub(super) lasts: bool,
 }
@@ -170,21 +170,24 @@ const USED_KEY: &str = "wanted.place, k.execution_id, k.operation, k.fingerprint
 
 /// The key `k` of each row of `wanted`, and its response `r`, if that can still be replayed.
 ///
-/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept. The
-/// second is that of [`KEPT`](super::recent::KEPT).
-const LOOK_UP: &str = "
-         CROSS JOIN LATERAL (
+/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
+fn look_up_sql() -> String {
+    format!(
+        "CROSS JOIN LATERAL (
              SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
              WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
              LIMIT 1
          ) AS k
          LEFT JOIN LATERAL (
              SELECT status, headers, body, replayable_until,
-                    replayable_until IS NULL OR replayable_until > now() + interval '1 second' AS lasts
+                    replayable_until IS NULL OR replayable_until > now() + interval '{kept} seconds' AS lasts
              FROM idempotency_responses
              WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
              LIMIT 1
-         ) AS r ON true";
+         ) AS r ON true",
+        kept = KEPT.as_secs_f64(),
+    )
+}
 
 /// What became of keys that are used up, each with its place among those asked for, or why it can't be read. A key that nobody has
 /// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
@@ -197,8 +200,10 @@ pub(super) async fn used(
     let (accounts, keys) = by_column(scopes);
     let sql = format!(
         "SELECT {USED_KEY}
-         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place) {LOOK_UP}
-         WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)"
+         FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
+         {look_up}
+         WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)",
+        look_up = look_up_sql(),
     );
     let rows = sqlx::query(AssertSqlSafe(sql))
         .bind(accounts)
