@@ -25,11 +25,12 @@ use super::{key::ScopedKey, store::UsedKey};
 /// For how long after the request arrived that had a key looked up.
 pub(super) const KEPT: Duration = Duration::from_secs(5);
 
-/// What all committers together keep takes no more memory than twice this, however many keys are asked for.
+/// What all committers together keep takes little more memory than twice this, however many keys are asked for.
 const BYTES: usize = 8 * 1024 * 1024;
 
-/// What a key takes besides its response's text: about that of its row, its fields and its place in the map.
-const BYTES_OF_A_KEY: usize = 512;
+/// What a key takes besides its own text and its response's: about that of its row, its fields and its places in the
+/// map.
+const BYTES_OF_A_KEY: usize = 768;
 
 /// The keys of one committer that were looked up a moment ago.
 pub(super) struct Recent {
@@ -97,7 +98,7 @@ impl Recent {
             return;
         };
         let headers: usize = response.headers().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = BYTES_OF_A_KEY + response.body().len() + headers;
+        let bytes = BYTES_OF_A_KEY + scope.key.as_str().len() + response.body().len() + headers;
         if bytes > self.most {
             return;
         }

@@ -13,7 +13,8 @@ const LOOK_UP_FIRST: usize = 70;
 
 /// After how many new keys in a row the next ones are claimed without a look whether they are new. That spares
 /// PostgreSQL a tenth of its work. Where one isn't after all, the batch is run twice, and PostgreSQL notes an
-/// error in its log: once in so many of a committer's keys at most.
+/// error in its log: once in so many of a committer's keys at most. (What a command's own INSERT fails by is no matter of
+/// keys: that batch, and each half in the search for the command, are run twice.)
 const TAKEN_FOR_NEW: usize = 4096;
 
 /// What the last keys were.

@@ -43,7 +43,7 @@ async fn an_expired_answer_is_gone_and_nothing_executes_again() {
 async fn an_answer_that_is_asked_for_all_the_time_expires_all_the_same() {
     let server = TestServer::start_with(&[
         "--idempotency-response-ttl",
-        "3s",
+        "7s",
         "--request-deadline",
         "2s",
         "--in-flight-wait",

@@ -105,7 +105,7 @@ pub struct Expiry {
     pub begun: Instant,
     /// From when on it shows to who asks what became of a key.
     pub ended: Instant,
-    /// From when on it shows to who sends a request again: what is done by hand, within a second.
+    /// From when on it shows to who sends a request again: what is done by hand, within five seconds.
     pub shown: Instant,
 }
 

@@ -29,6 +29,9 @@ use crate::support::{
     retry::{Clients, VOID},
 };
 
+/// For how long a server may go by what it knew of a used key.
+const SHOWN_AFTER: Duration = Duration::from_secs(5);
+
 /// What histories are played on: two servers, each behind a proxy, on one database.
 pub struct Stage {
     pub database: Arc<TestDatabase>,
@@ -124,10 +127,10 @@ impl Stage {
                               WHERE replayable_until > now()";
                 self.watcher.lock().await.execute(expire).await.unwrap();
                 let ended = Instant::now();
-                let shown = ended + Duration::from_secs(1);
+                let shown = ended + SHOWN_AFTER;
                 record.lock().unwrap().expiries.push(Expiry { begun, ended, shown });
                 // Or nothing that this one does would have to see it.
-                sleep(Duration::from_secs(1)).await;
+                sleep(SHOWN_AFTER).await;
             }
             Act::Sweep => {
                 let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
