@@ -33,6 +33,11 @@ pub(in crate::idempotency) struct Committed {
     pub(in crate::idempotency) used: Vec<(usize, UsedKey)>,
 }
 
+/// The columns of [`USED_KEY`] in the row of what is new.
+const NO_USED_KEY: &str = ", NULL::bigint AS place, NULL::uuid AS execution_id, NULL AS operation, NULL::bytea AS fingerprint,
+                NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
+                NULL::timestamptz AS replayable_until, NULL::boolean AS lasts";
+
 /// Where the statement's three INSERTs take their rows from.
 struct Sources {
     /// What they share: a table that comes before them, if anything.
@@ -103,20 +108,21 @@ pub(in crate::idempotency) async fn commit(
     } else {
         Sources::unused(&columns)
     };
-    let look_up = if used == Used::LookedUp {
+    let (no_used_key, look_up) = if used == Used::LookedUp {
         let [accounts, keys, ids] =
             ["account_id", "_key", "execution_id"].map(|name| columns.argument(name));
-        format!(
+        let used_keys = format!(
             "UNION ALL
-             SELECT NULL, {USED_KEY}
+             SELECT NULL, NULL, {USED_KEY}
              FROM unnest({accounts}, {keys}, {ids})
                   WITH ORDINALITY AS wanted(account_id, key, execution_id, place)
              {look_up}
              WHERE wanted.execution_id NOT IN (SELECT execution_id FROM batch)",
             look_up = look_up_sql(),
-        )
+        );
+        (NO_USED_KEY, used_keys)
     } else {
-        String::new()
+        ("", String::new())
     };
     let mut arguments = columns.into_arguments()?;
     arguments.add(claims.first().map(|claim| claim.operation)).map_err(sqlx::Error::Encode)?;
@@ -125,26 +131,26 @@ pub(in crate::idempotency) async fn commit(
     let seconds = arguments.len();
     let sql = format!(
         "WITH {batch}keyed AS (
-             {claim} FROM {keys} RETURNING 1
+             {claim} FROM {keys} RETURNING 1 AS part
          ), claimed AS (
              SELECT {command} FROM {commands}
          ), inserted AS (
-             {insert} RETURNING 1
+             {insert} RETURNING 2 AS part
          ), remembered AS (
-             {remember} FROM {responses} RETURNING 1
+             {remember} FROM {responses} RETURNING 3 AS part
          ), counts AS (
-             SELECT ids, cardinality(ids) AS wanted, (SELECT count(*) FROM keyed) AS keyed,
-                    (SELECT count(*) FROM inserted) AS inserted, (SELECT count(*) FROM remembered) AS remembered
-             FROM (SELECT coalesce({ids}, ARRAY[]::uuid[]) AS ids) AS expected
+             SELECT coalesce({ids}, ARRAY[]::uuid[]) AS ids, count(*) FILTER (WHERE part = 1) AS keyed,
+                    count(*) FILTER (WHERE part = 2) AS inserted, count(*) FILTER (WHERE part = 3) AS remembered
+             FROM (SELECT part FROM keyed UNION ALL SELECT part FROM inserted
+                   UNION ALL SELECT part FROM remembered) AS made
          )
-         SELECT CASE WHEN keyed = wanted AND inserted = wanted AND remembered = wanted THEN ids
+         SELECT CASE WHEN keyed = cardinality(ids) AND inserted = cardinality(ids) AND remembered = cardinality(ids)
+                THEN ids
                 -- No text is a uuid: an error that tells the numbers, and undoes everything.
                 ELSE ARRAY[format('%s wanted, %s claimed, %s inserted, %s remembered',
-                                  wanted, keyed, inserted, remembered)::uuid]
+                                  cardinality(ids), keyed, inserted, remembered)::uuid]
                 END AS ids,
-                NULL::bigint AS place, NULL::uuid AS execution_id, NULL AS operation, NULL::bytea AS fingerprint,
-                NULL::timestamptz AS created_at, NULL::smallint AS status, NULL AS headers, NULL::bytea AS body,
-                now() + make_interval(secs => ${seconds}) AS replayable_until, NULL::boolean AS lasts
+                now() + make_interval(secs => ${seconds}) AS new_until {no_used_key}
          FROM counts
          {look_up}",
         batch = sources.batch,
@@ -161,9 +167,9 @@ pub(in crate::idempotency) async fn commit(
     let mut committed = Committed { new: Vec::new(), replayable_until: None, used: Vec::new() };
     for row in &rows {
         // All that is new comes in one row: one for each would cost more than what is in it.
-        if row.try_get::<Option<i64>, _>("place")?.is_none() {
-            committed.new = row.try_get("ids")?;
-            committed.replayable_until = row.try_get("replayable_until")?;
+        if let Some(new) = row.try_get("ids")? {
+            committed.new = new;
+            committed.replayable_until = row.try_get("new_until")?;
         } else if let Ok(used) = used_key(row) {
             committed.used.push(used);
         }
