@@ -1167,7 +1167,10 @@ async fn an_execution_whose_response_was_not_stored_is_not_committed() {
              CREATE TRIGGER lose BEFORE INSERT ON idempotency_responses FOR EACH ROW EXECUTE FUNCTION lose()",
         )
         .await;
+    // In a transaction, and in the one statement.
     assert!(matches!(layer.submit("k", Act::Succeed).await, Err(Failure::Internal(_))));
+    let other = layer.committer.submit(Uuid::nil(), key("k"), Other(INSERT_OTHERS)).await;
+    assert!(matches!(other, Err(Failure::Internal(_))), "{other:?}");
     assert_eq!(layer.effects().await, 0);
 }
 
