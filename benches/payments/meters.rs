@@ -1,4 +1,4 @@
-//! What a load costs: processor time of server and database, memory, write-ahead log, commits.
+//! What a load costs: processor time of load, server and database, memory, write-ahead log, commits.
 //!
 //! Processor time and memory come from `/proc`; where there is none, or the database is on another machine, they are left
 //! out. The log is counted by its position, which is exact, and is everything that the whole cluster wrote.
@@ -44,12 +44,14 @@ impl<'a> Meters<'a> {
     pub async fn stop(self, sample: &mut Sample) {
         let after = read(self.database, self.server).await;
         let requests = super::load::requests(sample);
+        let load_seconds = sample.get("processor_seconds").copied();
         let mut add = |name: &str, before: Option<f64>, after: Option<f64>, scale: f64| {
             if let (Some(before), Some(after)) = (before, after) {
                 sample.insert(name.to_owned(), (after - before) * scale / requests);
             }
         };
         let before = &self.before;
+        add("load_cpu_us", load_seconds.map(|_| 0.0), load_seconds, 1e6);
         add("server_cpu_us", before.server_seconds, after.server_seconds, 1e6);
         add("database_cpu_us", before.database_seconds, after.database_seconds, 1e6);
         add("wal_bytes", Some(before.log_bytes), Some(after.log_bytes), 1.0);

@@ -9,7 +9,7 @@ use super::{
     },
     growth, million,
     report::{number, spread, table, whole},
-    results::{Figure, Results},
+    results::{Figure, Results, float},
     scaling,
 };
 
@@ -97,8 +97,10 @@ fn limits(results: &Results) -> String {
                 spread(results.figure(scenario, *size, "rate")),
                 number(share(CEILING), 2),
                 number(share(BARE).filter(|_| scenario == PAYONCE), 2),
+                number(median(scenario, "load_cpu_us"), 0),
                 number(median(scenario, "server_cpu_us"), 0),
                 number(median(scenario, "database_cpu_us"), 0),
+                number(of_the_cores(results, scenario, *size), 2),
                 number(median(scenario, "wal_bytes"), 0),
             ]
         })
@@ -109,8 +111,10 @@ fn limits(results: &Results) -> String {
         "payments a second",
         "of full batches",
         "of that behind HTTP",
+        "load, µs",
         "server, µs",
         "database, µs",
+        "of the cores' time",
         "log, bytes",
     ];
     format!(
@@ -118,9 +122,18 @@ fn limits(results: &Results) -> String {
          look-ups and waiting. And the same behind HTTP: the same framework, with as many threads, and batches chosen as payonce \
          chooses them; it answers when the batch is committed, and does nothing else: it knows no key that is used again, no \
          error, no log, no account. That is what payonce's design can do on these cores for payments by HTTP; how much \
-         payonce is slower is what its promises cost.\n\n{}",
+         payonce is slower is what its promises cost. Load, server and database share the cores: \
+         what the three take of them for a payment bounds how many there can be, even if nothing ever waited for the log's disk or \
+         for each other.\n\n{}",
         table(&head, rows)
     )
+}
+
+/// What load, server and database together had of the cores' time, where all three were measured.
+fn of_the_cores(results: &Results, scenario: &str, clients: u32) -> Option<f64> {
+    let median = |name| results.median(scenario, clients, name);
+    let payment = median("load_cpu_us")? + median("server_cpu_us")? + median("database_cpu_us")?;
+    Some(payment * median("rate")? / 1e6 / float(results.machine.cores))
 }
 
 fn storm(results: &Results) -> String {
