@@ -91,6 +91,8 @@ impl Sources {
 ///
 /// There is no ON CONFLICT, which writes a record to the log for each row to say that it stays. A key that is
 /// inserted and used up breaks the unique constraint, and nothing of the statement happens.
+/// The keys are inserted first, since they are counted first: so that is what is heard of a used one, and not what its
+/// command comes to now.
 pub(in crate::idempotency) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
