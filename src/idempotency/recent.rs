@@ -1,6 +1,5 @@
 //! What used keys were found to stand for a moment ago, in memory: so a client that sends one request again and
-//! again, with the few seconds between that libraries wait at most, costs the database a look-up every five seconds,
-//! and not one each time.
+//! again, also with a second or two in between, costs the database a look-up every five seconds, and not one each time.
 //!
 //! Whoever brings a known key is answered at once. While others pay it waits for the committer's next turn in the queue,
 //! as they do, or those who ask again and again would have more of the server than those who pay.
