@@ -53,8 +53,8 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(format('figures: {"requests": %d, "seconds": %.6f, "p50_ms": %.3f, "p95_ms": %.3f, "p99_ms": %.3f, ' ..
-                  '"mean_ms": %.3f, "processor_seconds": %.3f, "refused": %d, "broken": %d}\n',
+                  '"processor_seconds": %.3f, "refused": %d, "broken": %d}\n',
                   summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(95) / 1e3,
-                  latency:percentile(99) / 1e3, latency.mean / 1e3, os.clock(), errors.status,
+                  latency:percentile(99) / 1e3, os.clock(), errors.status,
                   errors.connect + errors.read + errors.write + errors.timeout))
 end

@@ -1,7 +1,8 @@
 //! Clients over keep-alive HTTP: `wrk`, a process of its own.
 //!
 //! It is a closed loop: a client sends its next request when it has the answer to the last one. So its percentiles are
-//! what clients that wait for each other see, not what arrivals at a fixed rate would.
+//! about what clients that wait for each other see, on the high side: it counts slow answers several times, for requests
+//! that could have come meanwhile.
 
 use std::{
     net::SocketAddr,
