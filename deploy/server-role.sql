@@ -4,7 +4,7 @@
 --     CREATE ROLE payonce_server LOGIN PASSWORD '…';
 --     psql -v ON_ERROR_STOP=1 -f deploy/server-role.sql payonce
 --
--- Again after an upgrade with migrations, and after docs/scaling/partition.sql, which makes tables anew. payonce account, api-key and migrate need the owner's role.
+-- Again after an upgrade with migrations, and after docs/operations/partition.sql, which makes tables anew. payonce account, api-key and migrate need the owner's role.
 
 GRANT USAGE ON SCHEMA public TO payonce_server;
 GRANT SELECT ON _sqlx_migrations, accounts, api_keys, api_key_changes TO payonce_server;

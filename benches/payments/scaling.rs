@@ -1,4 +1,4 @@
-//! Other shapes on the same machine, for docs/scaling.md: partitioned tables, more committers, a second server.
+//! Other shapes on the same machine, for docs/operations/scaling.md: partitioned tables, more committers, a second server.
 
 use super::{
     Knobs,

@@ -1,4 +1,4 @@
-//! What the server counts, for Prometheus. `docs/metrics.md` has all of it in one table.
+//! What the server counts, for Prometheus. `docs/reference/metrics.md` has all of it in one table.
 //!
 //! Every metric with labels, but for those of currencies and routes, is made when the server starts and
 //! found again without a lock: a payment costs a few additions to atomic numbers. No label holds an

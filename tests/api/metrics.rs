@@ -396,7 +396,7 @@ async fn names_units_and_helps_are_as_prometheus_wants_them() {
 async fn the_documentation_has_every_metric_that_is_served_and_no_other() {
     let server = busy().await;
     let text = text(&server).await;
-    let page = repository("docs/metrics.md");
+    let page = repository("docs/reference/metrics.md");
     let rows = page.lines().filter(|line| line.starts_with("| `"));
     let cells = rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>());
     let documented: BTreeMap<_, _> =
@@ -438,14 +438,14 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_each_alert_has_its_runb
         let known = served.contains_key(word) || family.is_some_and(|it| served.contains_key(it));
         assert!(known || !(word.starts_with("payonce_") || word.starts_with("process_")), "{word}");
     }
-    let runbooks = repository("docs/runbooks.md");
+    let runbooks = repository("docs/operations/runbooks.md");
     let named = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     let named: Vec<&str> = named.collect();
     let sections: Vec<&str> =
         runbooks.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(named, sections);
     for alert in named {
-        let url = format!("runbook_url: \"docs/runbooks.md#{}\"", alert.to_lowercase());
+        let url = format!("runbook_url: \"docs/operations/runbooks.md#{}\"", alert.to_lowercase());
         assert!(alerts.contains(&url), "{url}");
     }
     for part in ["summary:", "description:", "runbook_url:"] {

@@ -1,4 +1,4 @@
-//! The large tables may be split by hash (docs/scaling.md). `PAYONCE_TEST_PARTITIONS=8` runs all of these tests so.
+//! The large tables may be split by hash (docs/operations/scaling.md). `PAYONCE_TEST_PARTITIONS=8` runs all of these tests so.
 
 use std::sync::Arc;
 

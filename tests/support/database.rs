@@ -18,8 +18,8 @@ use tokio::{sync::OnceCell, time::sleep};
 /// Left behind by a run that was killed, when older than this.
 const STALE_AFTER: Duration = Duration::from_hours(1);
 
-/// Makes the large tables hash-partitioned (docs/scaling.md).
-const PARTITION: &str = include_str!("../../docs/scaling/partition.sql");
+/// Makes the large tables hash-partitioned (docs/operations/scaling.md).
+const PARTITION: &str = include_str!("../../docs/operations/partition.sql");
 
 /// The one thing of the environment, or of `.env`, that tests go by.
 pub fn maintenance() -> PgConnectOptions {

@@ -1,6 +1,6 @@
 -- Splits payonce's large tables by hash, each over its primary key. Run it while no server runs, as the owner of the tables:
 --
---   psql "$DATABASE_URL" -c "SET payonce.partitions = 8" -f docs/scaling/partition.sql
+--   psql "$DATABASE_URL" -c "SET payonce.partitions = 8" -f docs/operations/partition.sql
 --
 -- No statement of payonce changes. A unique constraint of a partitioned table must contain the columns that it is split by,
 -- and the two promises rest on the primary keys alone: (key, account_id) is used once, an id names one execution. So the
