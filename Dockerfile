@@ -7,26 +7,35 @@
 ARG BUILD_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
 
-# ---- The dependencies, on a stub of the crate: built again only when Cargo.toml or Cargo.lock change.
+# ---- The dependencies, with stubs of the workspace's crates: built again only when a manifest or Cargo.lock changes.
 FROM ${BUILD_IMAGE} AS dependencies
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
-# Cargo refuses a manifest that declares a bench, example or test whose file it can't find. They aren't
-# part of the program, so they leave the manifest, and their files stay out of the image.
-RUN awk '/^\[/ { drop = /^\[\[(bench|example|test)\]\]/ } !drop' Cargo.toml >Cargo.kept && mv Cargo.kept Cargo.toml
-RUN mkdir src && echo '//! A stub.' >src/lib.rs && printf '//! A stub.\nfn main() {}\n' >src/main.rs \
-    && cargo build --locked --release \
-    && rm -r src
+COPY crates/idempotency/Cargo.toml crates/idempotency/
+COPY crates/storm/Cargo.toml crates/storm/
+# These two are not part of the program, but cargo reads the manifests of all members.
+COPY crates/testing/Cargo.toml crates/testing/
+COPY crates/bench/Cargo.toml crates/bench/
+# Cargo refuses a manifest that declares a bench, example or test whose file is missing. They are not part of the
+# program, so they are removed from the manifests.
+RUN for crate in . crates/*; do \
+        awk '/^\[/ { drop = /^\[\[(bench|example|test)\]\]/ } !drop' $crate/Cargo.toml >Cargo.kept \
+        && mv Cargo.kept $crate/Cargo.toml && mkdir $crate/src && echo '//! A stub.' >$crate/src/lib.rs \
+        && printf '//! A stub.\nfn main() {}\n' >$crate/src/main.rs || exit 1; \
+    done
+RUN cargo build --locked --release --package payonce
 
 # ---- The program.
 FROM dependencies AS build
 COPY build.rs ./
 COPY src src
 COPY migrations migrations
-# Cargo goes by time, and a checkout may be older than the stub: without the touch, the stub would be the program.
-RUN touch src/lib.rs src/main.rs && cargo build --locked --release
+COPY crates/idempotency/src crates/idempotency/src
+COPY crates/storm/src crates/storm/src
+# Cargo goes by time, and a checkout may be older than the stubs: without the touch, the stubs would be the program.
+RUN rm crates/*/src/main.rs && touch src/*.rs crates/*/src/lib.rs && cargo build --locked --release --package payonce
 # Each crate that is built, with its version and licence.
-RUN cargo tree --locked --edges normal,build --prefix none --no-dedupe --format '{p} {l}' | sort -u >dependencies.txt
+RUN cargo tree --locked --package payonce --edges normal,build --prefix none --no-dedupe --format '{p} {l}' | sort -u >dependencies.txt
 
 # ---- What runs.
 FROM ${RUNTIME_IMAGE}

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    idempotency::{is_of_outdated_statement, loggable, named},
+    idempotency::{is_of_outdated_statement, loggable},
     problem::{Kind, Problem},
 };
 
@@ -77,6 +77,11 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::E
         Ok(conn)
     };
     timeout(CONNECT_LIMIT, connecting).await.map_err(|_| at(options, silent()))?
+}
+
+/// Sets the name by which PostgreSQL shows a connection, where the options do not name one.
+fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
+    if options.get_application_name().is_some() { options } else { options.application_name(name) }
 }
 
 /// Says of an error that tells nothing else where it happened.

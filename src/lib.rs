@@ -6,7 +6,7 @@
 //!
 //! # The map
 //!
-//! - [`idempotency`]: the layer that makes it so, for any command; a library inside this crate that
+//! - [`idempotency`]: the layer that makes it so, for any command; a crate of its own that
 //!   knows nothing of payments or of the server. Begin there.
 //! - [`payments`]: what is taken, and its endpoints; [`refunds`]: what is given back.
 //! - [`accounts`]: whose they are, and who is calling.
@@ -17,7 +17,6 @@
 //! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
 //! - [`server`] puts it together, [`database`] migrates and reads, [`sweep`] frees space, [`health`] tells how
 //!   it is, [`metrics`] counts what it does.
-//! - [`storm`] is a client: it tries to be paid twice, and tells whether it was.
 //! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
 
 pub mod accounts;
@@ -28,7 +27,6 @@ pub mod database;
 pub mod description;
 pub mod exchange;
 pub mod health;
-pub mod idempotency;
 pub mod idempotency_key;
 pub mod idempotency_policy;
 pub mod keyed;
@@ -40,6 +38,7 @@ pub mod query;
 pub mod refunds;
 pub mod routes;
 pub mod server;
-pub mod storm;
 pub mod sweep;
 pub mod timestamp;
+
+pub use payonce_idempotency as idempotency;

@@ -21,8 +21,8 @@ use crate::timestamp::Timestamp;
 /// What is logged where `RUST_LOG` says nothing.
 pub const DEFAULT_FILTER: &str = "info";
 
-/// Where all targets of this program begin.
-const OURS: &str = "payonce";
+/// The crates of this program that log; targets begin with one of them.
+const OURS: [&str; 2] = ["payonce", "payonce_idempotency"];
 
 /// What is logged, as `RUST_LOG` says it: something of payonce, or in so many words nothing.
 ///
@@ -40,11 +40,11 @@ impl FromStr for Filter {
         // What comes after a slash is a pattern for messages.
         let directives = text.split('/').next().unwrap_or_default().split(',').map(str::trim);
         let directives: Vec<_> = directives.filter(|directive| !directive.is_empty()).collect();
-        let (mut targets, mut off) = (vec![OURS], false);
+        let (mut targets, mut off) = (vec![OURS[0]], false);
         for directive in directives {
             let (name, level) = directive.split_once('=').unwrap_or(("", directive));
             let level = level.trim().parse();
-            let ours = |target: &str| target == OURS || target.starts_with("payonce::");
+            let ours = |target: &str| OURS.contains(&target.split("::").next().unwrap_or(target));
             off |= level == Ok(LevelFilter::Off) && (name.is_empty() || ours(name));
             if ours(name) {
                 targets.push(name);
@@ -149,6 +149,7 @@ mod tests {
             "payonce",
             "payonce::request",
             "payonce::request=debug",
+            "payonce_idempotency=debug",
             "trace,sqlx=warn,mio=warn,actix_http=warn",
             "warn, payonce::problem=off",
             "info/refund",

@@ -18,7 +18,7 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// All packages of Cargo.lock that are built on this machine, payonce itself not.
+/// All packages of Cargo.lock that are built on this machine, except the workspace's own.
 fn packages() -> Vec<Value> {
     let rustc = output(Command::new("rustc").arg("-vV"));
     let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
@@ -32,7 +32,8 @@ fn packages() -> Vec<Value> {
     ]));
     let metadata: Value = serde_json::from_str(&metadata).unwrap();
     let mut packages = metadata["packages"].as_array().unwrap().clone();
-    packages.retain(|package| package["name"] != "payonce");
+    let own = metadata["workspace_members"].as_array().unwrap();
+    packages.retain(|package| !own.contains(&package["id"]));
     assert!(packages.len() > 100, "{}", packages.len());
     packages
 }

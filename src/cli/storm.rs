@@ -5,13 +5,11 @@ use std::{error::Error, fmt::Display, io, time::Duration};
 use actix_web::http::header::HeaderValue;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use payonce_storm::{Plan, Report, Target};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::print;
-use crate::{
-    config,
-    storm::{self, Plan, Report, Target},
-};
+use crate::config;
 
 /// Broken promises that people are shown; programs are told all.
 const SHOWN: usize = 20;
@@ -50,7 +48,7 @@ pub(super) async fn storm(options: &Options) -> Result<(), Box<dyn Error>> {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} payments, {msg} {eta}")?;
     let bar = ProgressBar::new(plan.payments.into()).with_style(style);
-    let report = storm::run(&plan, |done, doing| {
+    let report = payonce_storm::run(&plan, |done, doing| {
         bar.set_message(doing);
         bar.set_position(done);
     })

@@ -7,25 +7,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{
-    PAYMENT, TestServer,
-    client::{Answer, Client},
-    database::take_lock,
-};
+use crate::support::{PAYMENT, TestServer, client::Answer, database::take_lock};
 
 const OTHER_PAYMENT: &str = r#"{"user_id": "user_2", "amount": 200}"#;
-
-impl Client {
-    /// `GET /idempotency-key`.
-    async fn state(&self, key: &str) -> Answer {
-        self.request(Method::GET, "/idempotency-key", &[("idempotency-key", key)], "").await
-    }
-
-    /// `POST /idempotency-key/void`.
-    async fn void(&self, key: &str) -> Answer {
-        self.request(Method::POST, "/idempotency-key/void", &[("idempotency-key", key)], "").await
-    }
-}
 
 /// What an answer says, apart from times and words, which must be there where they should.
 #[track_caller]

@@ -10,8 +10,7 @@
     reason = "tests fail loudly"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
+use payonce_testing as support;
 
 mod accounts;
 mod anonymous;

@@ -11,8 +11,7 @@
     reason = "tests fail loudly"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
+use payonce_testing as support;
 
 mod cluster;
 mod crowds;

@@ -190,8 +190,8 @@ async fn templates() -> Templates {
     usual.execute(include_str!("usual_tables.sql")).await;
     let first = TestDatabase::create().await;
     first.execute("DROP TABLE refunds, payments, idempotency_keys, idempotency_responses").await;
-    first.execute(include_str!("../../migrations/0001_idempotency.sql")).await;
-    first.execute(include_str!("../../migrations/0002_payments.sql")).await;
+    first.execute(include_str!("../../../migrations/0001_idempotency.sql")).await;
+    first.execute(include_str!("../../../migrations/0002_payments.sql")).await;
     let accounts = TestDatabase::create().await;
     let api_key = accounts.create_api_key("default")["api_key"].as_str().unwrap().to_owned();
     let serve = Serve::start(&stored.options, &[]);

@@ -11,7 +11,7 @@ use std::{
 
 use super::results::{Sample, float};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/payments/load.lua");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/load.lua");
 
 /// How many keys are stored before replays are asked for; load.lua has them too.
 pub const STORED: usize = 10_000;

@@ -1,11 +1,11 @@
 //! payonce beside what else one would do, in one run on one machine.
 //!
 //! ```text
-//! scripts/with-postgres cargo bench --bench payments                       the comparison: nine minutes
-//! scripts/with-postgres cargo bench --bench payments -- growth             with 0, 1 and 10 million keys: fourteen
-//! scripts/with-postgres cargo bench --bench payments -- scaling            partitions, committers, servers: two
-//! scripts/with-postgres cargo bench --bench payments -- report             only the tables and pictures, anew
-//! scripts/with-postgres cargo bench --bench payments -- comparison growth scaling
+//! scripts/with-postgres cargo run --release -p payonce-bench                 the comparison: nine minutes
+//! scripts/with-postgres cargo run --release -p payonce-bench growth          with 0, 1 and 10 million keys: fourteen
+//! scripts/with-postgres cargo run --release -p payonce-bench scaling         partitions, committers, servers: two
+//! scripts/with-postgres cargo run --release -p payonce-bench report          only the tables and pictures, anew
+//! scripts/with-postgres cargo run --release -p payonce-bench comparison growth scaling
 //! ```
 //!
 //! Each part leaves its figures in `docs/benchmarks/` as JSON; the tables and pictures there, and the table in README.md,
@@ -31,8 +31,7 @@
     reason = "a benchmark: it ends where something is not as it should be"
 )]
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
+use payonce_testing as support;
 
 mod bare;
 mod ceiling;
@@ -53,7 +52,7 @@ mod scaling;
 mod targets;
 mod usual;
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use mimalloc::MiMalloc;
 
@@ -85,18 +84,25 @@ impl Knobs {
 }
 
 fn main() {
-    // cargo adds flags of its own.
-    let words: Vec<String> =
-        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some(usual::WORD) => return usual::serve(),
         Some(bare::WORD) => return bare::serve(),
         _ => {}
     }
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(!cfg!(debug_assertions), "unoptimised programs tell nothing: cargo run --release");
+    let repository = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    build_program(repository);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(run(repository, &words));
     print!("{}", report::write(repository));
+}
+
+/// Builds the program that is measured; cargo has built no more than the benchmark.
+fn build_program(repository: &Path) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--locked", "--package", "payonce"]);
+    assert!(cargo.current_dir(repository).status().unwrap().success(), "payonce does not compile");
 }
 
 async fn run(repository: &Path, parts: &[String]) {

@@ -26,7 +26,7 @@ pub fn run(database: &TestDatabase, script: Script, clients: u32, seconds: u64) 
         Script::OneStatement => "one_statement.sql",
     };
     let seconds = seconds + u64::from(clients / OPENED_A_SECOND);
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/payments");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     let run = Command::new("pgbench")
         .args(["-n", "-M", "prepared", "-D", "n=0", "-T", &seconds.to_string()])
         .args(["-j", &clients.min(2).to_string(), "-c", &clients.to_string()])

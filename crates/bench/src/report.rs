@@ -27,7 +27,7 @@ pub fn write(repository: &Path) -> String {
     let read = |part| Results::read(&file(repository, part));
     let (comparison, growth, scaling) = (read("comparison"), read("growth"), read("scaling"));
     let mut page = String::from(
-        "# What was measured\n\nMade by `scripts/with-postgres cargo bench --bench payments` (benches/payments/): don't edit. \
+        "# What was measured\n\nMade by `scripts/with-postgres cargo run --release -p payonce-bench` (crates/bench): don't edit. \
          Figures are medians of the rounds, with the lowest and the highest where it says so.\n\n",
     );
     page += &targets_table(comparison.as_ref(), growth.as_ref());

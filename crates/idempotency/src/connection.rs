@@ -77,7 +77,7 @@ struct Session {
 }
 
 /// The same with a name by which PostgreSQL shows them, where they have none of their own.
-pub(crate) fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
+fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
     if options.get_application_name().is_some() { options } else { options.application_name(name) }
 }
 

@@ -23,7 +23,7 @@ const ABSENT: [u8; HASH_LENGTH] = [0; HASH_LENGTH];
 /// It is no secret-keeping: who can read the table can try out likely values.
 ///
 /// ```
-/// use payonce::idempotency::Fingerprint;
+/// use payonce_idempotency::Fingerprint;
 ///
 /// let paid = Fingerprint::of("pay").member("user_id", b"user_1").member("amount", b"100");
 /// let more = Fingerprint::of("pay").member("user_id", b"user_1").member("amount", b"900");

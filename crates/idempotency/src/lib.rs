@@ -45,7 +45,7 @@
 //! own.
 //!
 //! ```no_run
-//! use payonce::idempotency::{
+//! use payonce_idempotency::{
 //!     Command, Committer, Execution, Fingerprint, IdempotencyKey, Outcome, Response, Settings,
 //! };
 //! use sqlx::PgConnection;
@@ -130,7 +130,6 @@ mod used_share;
 
 pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
-pub(crate) use connection::named;
 pub use error::{Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use fitness::UnfitServer;

@@ -131,7 +131,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::idempotency::{IdempotencyKey, Response};
+    use crate::{IdempotencyKey, Response};
 
     fn scope(key: &str) -> ScopedKey {
         let key = IdempotencyKey::parse(key.as_bytes()).unwrap();

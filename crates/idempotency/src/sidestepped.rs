@@ -56,7 +56,7 @@ fn add<K: Eq + Hash>(known: &mut HashMap<K, Instant>, name: K, now: Instant, tim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::idempotency::IdempotencyKey;
+    use crate::IdempotencyKey;
 
     fn key(name: &str) -> ScopedKey {
         let key = IdempotencyKey::parse(name.as_bytes()).unwrap();

@@ -154,7 +154,7 @@ pub(super) enum Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::idempotency::IdempotencyKey;
+    use crate::IdempotencyKey;
 
     fn submission() -> Submission {
         let scope =

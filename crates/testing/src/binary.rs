@@ -13,9 +13,19 @@ use std::{
 
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 
+/// The path of the program that cargo built together with the running test or benchmark.
+fn program() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    // Tests are in target/PROFILE/deps, programs in target/PROFILE.
+    let folder = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap();
+    let program = folder.join("payonce").with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(program.exists(), "{} is missing: run cargo build first", program.display());
+    program
+}
+
 /// The program with these arguments, in an empty folder and with nothing in its environment.
 pub fn payonce(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_payonce"));
+    let mut command = Command::new(program());
     command.args(arguments).env_clear().current_dir(std::env::temp_dir()).stdin(Stdio::null());
     command
 }

@@ -141,6 +141,16 @@ impl Client {
         self.request(Method::POST, &format!("/payment/{payment}/refund"), &headers, body).await
     }
 
+    /// `GET /idempotency-key`.
+    pub async fn state(&self, key: &str) -> Answer {
+        self.request(Method::GET, "/idempotency-key", &[("idempotency-key", key)], "").await
+    }
+
+    /// `POST /idempotency-key/void`.
+    pub async fn void(&self, key: &str) -> Answer {
+        self.request(Method::POST, "/idempotency-key/void", &[("idempotency-key", key)], "").await
+    }
+
     /// A connection on which every byte is the test's own.
     pub async fn wire(&self) -> Wire {
         Wire::connect(self.address).await

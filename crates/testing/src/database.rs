@@ -19,12 +19,14 @@ use tokio::{sync::OnceCell, time::sleep};
 const STALE_AFTER: Duration = Duration::from_hours(1);
 
 /// Makes the large tables hash-partitioned (docs/operations/scaling.md).
-const PARTITION: &str = include_str!("../../docs/operations/partition.sql");
+const PARTITION: &str = include_str!("../../../docs/operations/partition.sql");
 
 /// The one thing of the environment, or of `.env`, that tests go by.
 pub fn maintenance() -> PgConnectOptions {
     let url = std::env::var("DATABASE_URL").ok().or_else(|| {
-        let variables = dotenvy::from_path_iter(".env").ok()?.flatten();
+        let variables = dotenvy::from_path_iter(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.env"))
+            .ok()?
+            .flatten();
         variables.into_iter().find(|(name, _)| name == "DATABASE_URL").map(|(_, url)| url)
     });
     let url = url.expect(
@@ -80,7 +82,7 @@ impl TestDatabase {
     /// A database as an older version left it: with the migrations up to this one.
     pub async fn create_of_version(version: i64) -> Self {
         let database = Self::create_empty().await;
-        let mut older = sqlx::migrate!();
+        let mut older = sqlx::migrate!("../../migrations");
         older.migrations.to_mut().retain(|migration| migration.version <= version);
         let mut conn = database.connect().await;
         older.run(&mut conn).await.unwrap();
@@ -265,7 +267,7 @@ async fn drop_stale(conn: &mut PgConnection) {
 fn fingerprint_of_migrations() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations");
     let mut files: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();

@@ -1,6 +1,17 @@
-//! What tests stand on: real databases, real servers, real HTTP.
+//! Real databases, servers and HTTP clients for tests and benchmarks.
 
-#![allow(dead_code, unused_imports, reason = "each binary uses its part")]
+#![expect(
+    missing_docs,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "test support fails loudly, and only tests call it"
+)]
 
 pub mod accounts;
 pub mod binary;

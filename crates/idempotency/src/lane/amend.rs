@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{Lane, Role};
-use crate::idempotency::{
+use crate::{
     Failure,
     connection::Fault,
     error::Remedy,

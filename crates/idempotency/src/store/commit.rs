@@ -8,11 +8,11 @@ use super::{
     CLAIM, Claim, LOCK, RESPONSE, UNLOCKED, USED_KEY, UsedKey, add_claims, add_responses,
     claim_sql, look_up_sql, remember_sql, used_key,
 };
-use crate::idempotency::{columns::Columns, insert::Insert, response::Response};
+use crate::{columns::Columns, insert::Insert, response::Response};
 
 /// What the statement does about keys that are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::idempotency) enum Used {
+pub(crate) enum Used {
     /// It finds out what they stand for.
     LookedUp,
     /// It leaves them alone.
@@ -23,14 +23,14 @@ pub(in crate::idempotency) enum Used {
 }
 
 /// What the statement made of a batch.
-pub(in crate::idempotency) struct Committed {
+pub(crate) struct Committed {
     /// The execution ids of those whose keys were new, in the batch's order.
-    pub(in crate::idempotency) new: Vec<Uuid>,
+    pub(crate) new: Vec<Uuid>,
     /// Until when their responses can be replayed, where these are of success; `None`: as long as their keys.
-    pub(in crate::idempotency) replayable_until: Option<DateTime<Utc>>,
+    pub(crate) replayable_until: Option<DateTime<Utc>>,
     /// What the others stand for, with their places in the batch; without those that were committed only
     /// while this ran, and without what can't be read.
-    pub(in crate::idempotency) used: Vec<(usize, UsedKey)>,
+    pub(crate) used: Vec<(usize, UsedKey)>,
 }
 
 /// The columns of [`USED_KEY`] in the row of what is new.
@@ -93,7 +93,7 @@ impl Sources {
 /// inserted and used up breaks the unique constraint, and nothing of the statement happens.
 /// The keys are inserted first, since they are counted first: so that is what is heard of a used one, and not what its
 /// command comes to now.
-pub(in crate::idempotency) async fn commit(
+pub(crate) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
     insert: Insert,
