@@ -6,7 +6,7 @@
 use std::{collections::HashSet, error::Error, ffi::OsString, io::Write, process::ExitCode};
 
 use actix_web::rt::System;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
+use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod accounts;
+mod arguments;
 mod error;
 mod key;
 mod maintenance;
@@ -119,7 +120,7 @@ pub fn run() -> ExitCode {
     // Before anything reads the environment, and before there is a second thread.
     let environment = std::env::vars_os().map(|(name, _)| name).collect();
     let dot_env = config::read_dot_env();
-    let (cli, matches) = parse();
+    let (cli, matches) = arguments::parse();
     let filter = dot_env.and_then(|()| config::log_filter());
     let logging = filter.map(|filter| logs::start(cli.settings.log_format, &filter));
     let execute = || System::new().block_on(execute(&cli, &matches, &environment));
@@ -132,27 +133,6 @@ pub fn run() -> ExitCode {
                 || error.downcast_ref().is_some_and(CommandError::is_of_usage);
             if unreadable { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
-    }
-}
-
-/// The command line as it is understood: a variable that is set to nothing counts as not set.
-fn parse() -> (Cli, ArgMatches) {
-    let command = Cli::command().mut_args(|arg| {
-        let Some(value) = arg.get_env().map(std::env::var_os) else { return arg };
-        // Settings are many: -h is a page, --help has all.
-        let arg = arg.hide_short_help(true);
-        if value.is_some_and(|value| value.is_empty()) { arg.env(None) } else { arg }
-    });
-    let matches = command.try_get_matches().unwrap_or_else(|error| {
-        // Into a usage clap writes every flag that there is a value of, and takes a variable for one.
-        if error.get(ContextKind::Usage).is_some() {
-            let _ = Cli::command().mut_args(|arg| arg.env(None)).get_matches();
-        }
-        error.exit()
-    });
-    match Cli::from_arg_matches(&matches) {
-        Ok(cli) => (cli, matches),
-        Err(error) => error.exit(),
     }
 }
 
@@ -174,7 +154,7 @@ async fn execute(
     settings.validate()?;
     match &cli.command {
         None | Some(Command::Serve) => {
-            let settings = Settings { metrics_token: config::metrics_token(), ..settings.clone() };
+            let settings = Settings { metrics_token: config::metrics_token()?, ..settings.clone() };
             serve::serve(&settings, &config::database()?).await
         }
         Some(Command::Migrate { check: false, .. }) => {

@@ -1,64 +1,102 @@
-//! Why settings are not taken.
+//! Why settings are refused.
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Settings that contradict each other, or can't be read.
+/// A setting that is missing, cannot be read, or contradicts another.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// There is no `DATABASE_URL`.
+    /// `DATABASE_URL` is missing.
     #[error(
-        "DATABASE_URL is not set, and payonce keeps everything in PostgreSQL. One of these gives it one:
+        "DATABASE_URL is not set, and payonce keeps everything in PostgreSQL. Choose one of these:
 
-  docker compose up                  PostgreSQL and payonce, both in containers
-  scripts/with-postgres cargo run    a PostgreSQL of this repository's own, started and stopped for you
+  docker compose up                  starts PostgreSQL and payonce in containers
+  scripts/with-postgres cargo run    starts and stops a PostgreSQL that belongs to this checkout
   DATABASE_URL=postgres://user:password@host/database payonce
-                                     one that you have; the line may also stand in a file .env here"
+                                     uses a database of yours; the variable may also stand in a file .env here"
     )]
     NoDatabase,
-    /// It is no URL of a PostgreSQL database. What it says may be a secret.
-    #[error("DATABASE_URL can't be read: write it as postgres://user:password@host:5432/database")]
-    DatabaseUrl,
-    /// It has a parameter that nobody knows. Its name, where it looks like one, and not its value.
+    /// `DATABASE_URL` is not the URL of a PostgreSQL database. The message never contains the URL, which holds a
+    /// password.
+    #[error("DATABASE_URL can't be read: {0}")]
+    DatabaseUrl(UrlFault),
+    /// `METRICS_TOKEN` contains a character that no header can carry.
     #[error(
-        "DATABASE_URL can't be read: nothing is known of its parameter{}. Of those of PostgreSQL's own programs \
-         sslmode, sslrootcert, sslcert, sslkey, application_name, options and some more are known; a ? or & \
-         in a password is written %3F or %26",
-        .0.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default()
+        "METRICS_TOKEN can't be sent in a header: use printable ASCII characters without spaces, as in \
+         METRICS_TOKEN=$(openssl rand -hex 32)"
     )]
-    DatabaseParameter(Option<String>),
-    /// `RUST_LOG` says nothing that could be meant.
+    MetricsToken,
+    /// `RUST_LOG` is not a log filter.
     #[error(
         "RUST_LOG={value:?} can't be read: {reason}. Write a level (off, error, warn, info, debug, trace), for \
          some targets another (info,payonce::request=debug), and other crates always with one (info,sqlx=debug)"
     )]
     LogFilter {
-        /// What it says.
+        /// Its value.
         value: String,
-        /// What is wrong with that.
+        /// Why it is refused.
         reason: String,
     },
-    /// A relation between settings that doesn't hold.
+    /// Two settings contradict each other.
     #[error("{0}")]
     Contradiction(String),
-    /// There is a `.env`, and it can't be read.
+    /// `.env` exists and cannot be read.
     #[error("{path} can't be read: {reason}")]
     DotEnv {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// Why; nothing of its content.
+        /// The reason, without any of its content.
         reason: String,
     },
 }
 
+/// Why a `DATABASE_URL` is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UrlFault {
+    /// It is another kind of URL, or none.
+    #[error("write it as postgres://user:password@host:5432/database")]
+    Form,
+    /// A reserved character stands in the password as it is.
+    #[error(
+        "the user or password contains a reserved character as it is. Write / as %2F, # as %23, ? as %3F, \
+         @ as %40 and % as %25"
+    )]
+    Unescaped,
+    /// A `#` stands outside of the password.
+    #[error("it contains a #, which ends a URL: write it as %23")]
+    Fragment,
+    /// It names several hosts, as libpq allows.
+    #[error(
+        "it names several hosts, and payonce connects to one: give the name or address that always leads to the \
+         primary"
+    )]
+    SeveralHosts,
+    /// There is a user and no host.
+    #[error(
+        "there is no host after the user. For a socket, give its directory and the user as parameters: \
+         postgres:///database?host=/var/run/postgresql&user=payonce"
+    )]
+    NoHost,
+    /// It has an unknown parameter: its name, if it looks like one, without the value.
+    #[error(
+        "{} is unknown. Known are sslmode, sslrootcert, sslcert, sslkey, host, port, user, password, \
+         dbname, application_name and options; in a password write ? as %3F and & as %26",
+        .0.as_ref().map_or("a parameter".to_owned(), |name| format!("the parameter {name:?}"))
+    )]
+    Parameter(Option<String>),
+    /// A known parameter has a value that is none of its values: the parameter's name.
+    #[error("the value of the parameter {0} is invalid")]
+    Value(String),
+}
+
 impl ConfigError {
-    /// Whether something is written that can't be read, as opposed to what can and doesn't do.
+    /// Whether a value cannot be read, as opposed to one that is missing or does not fit another.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         match self {
-            Self::DatabaseUrl
-            | Self::DatabaseParameter(_)
+            Self::DatabaseUrl(_)
+            | Self::MetricsToken
             | Self::LogFilter { .. }
             | Self::DotEnv { .. } => true,
             Self::NoDatabase | Self::Contradiction(_) => false,

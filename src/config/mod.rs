@@ -15,11 +15,15 @@ use crate::{
     metrics::access::Token, payments::currency::Currency,
 };
 
+mod database_url;
+mod dot_env;
 mod error;
 mod variables;
 
-pub use error::ConfigError;
-pub use variables::{database, log_filter, metrics_token, read_dot_env, shown};
+pub use database_url::{database, shown};
+pub use dot_env::read_dot_env;
+pub use error::{ConfigError, UrlFault};
+pub use variables::{log_filter, metrics_token};
 
 /// Shorter ones leave no time for PostgreSQL to answer, and for the time-outs below it.
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(500);
@@ -68,6 +72,21 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write it as 500ms, 2s, 1m, 24h or 30d"))
 }
 
+/// A number of bytes: 16384, 16k, 16kB or 16KiB, and the same with m.
+fn body_limit(text: &str) -> Result<u32, String> {
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1024,
+        "m" | "mb" | "mib" => 1024 * 1024,
+        _ => return Err(format!("{unit:?} is not a unit; write it as 16384, 16k or 1m")),
+    };
+    let bytes = number.parse().ok().and_then(|number: u32| number.checked_mul(factor));
+    let bytes = bytes.filter(|bytes| (4096..=1_048_576).contains(bytes));
+    bytes.ok_or_else(|| "expected 4096 to 1048576 bytes, written as 16384, 16k or 1m".to_owned())
+}
+
 /// The settings as they are written. Secrets have no flag: see [`database`].
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Settings")]
@@ -87,8 +106,8 @@ pub struct Settings {
     /// How long the body of a request may take to arrive, before 408
     #[arg(long, env = "BODY_TIMEOUT", default_value = "10s", value_parser = duration, global = true, hide_env_values = true)]
     pub body_timeout: Duration,
-    /// Bytes of a body at most, before 413; 4096 hold any payment
-    #[arg(long, env = "BODY_LIMIT", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(4096..=1_048_576), global = true, hide_env_values = true)]
+    /// Largest request body in bytes or as 16k, 4k to 1m; beyond it, 413
+    #[arg(long, env = "BODY_LIMIT", default_value = "16384", value_parser = body_limit, global = true, hide_env_values = true)]
     pub body_limit: u32,
     /// Client connections at most; more wait until one ends
     #[arg(long, env = "CONNECTION_LIMIT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), global = true, hide_env_values = true)]

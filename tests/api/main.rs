@@ -16,6 +16,7 @@ mod accounts;
 mod anonymous;
 mod bodies;
 mod command_line;
+mod configuration;
 mod connections;
 mod currencies;
 mod described;
