@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     Command, Failure, IdempotencyKey, Response, UnfitServer,
     connection::Connector,
+    execution_id,
     key::ScopedKey,
     lane::lanes,
     observer::{Contained, Event, Observer},
@@ -245,7 +246,7 @@ impl Committer {
         let seat = self.queue(lock_number)?.join(Submission {
             scope,
             lock_number,
-            execution_id: Uuid::now_v7(),
+            execution_id: execution_id::next(),
             operation: C::OPERATION,
             fingerprint: command.fingerprint(),
             row: command.locks(),

@@ -110,6 +110,7 @@ mod command;
 mod committer;
 mod connection;
 mod error;
+mod execution_id;
 mod fingerprint;
 mod fitness;
 mod insert;
