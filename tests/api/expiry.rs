@@ -1,17 +1,21 @@
 //! Answers that are kept no longer, keys that are free again, and the sweeper. Time is made to pass
 //! by SQL.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use payonce::{
     idempotency::{Oldest, Sweeper},
     sweep::{self, Pace},
 };
-
+use reqwest::Method;
+use sqlx::Row;
 use tokio::time::sleep;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer};
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    proxy::{Fault, Proxy, Step},
+};
 
 const AGE_RESPONSES: &str =
     "UPDATE idempotency_responses SET replayable_until = now() - interval '1 second'";
@@ -190,6 +194,52 @@ async fn a_sweep_goes_through_more_than_a_page() {
         )
         .await;
     assert_eq!(sweep(&server, Some(Duration::from_hours(24))).await, (2500, 2500));
+}
+
+/// Sends a request whose transaction begins just before the TTL of its key is over, and sweeps before that
+/// transaction claims the key. Returns how much later the key is used again than its TTL allows.
+async fn used_again_while_swept(path: &str, body: &str) -> TimeDelta {
+    let database = Arc::new(TestDatabase::create().await);
+    let proxy = Proxy::start(&database.options).await;
+    let through = proxy.through(&database.options);
+    let server = TestServer::start_through(&database, &through, &FORGETFUL).await;
+    server.pay("k", PAYMENT).await;
+    // Connected beforehand: PostgreSQL ends a transaction that stands still for a second.
+    let mut conn = database.connect().await;
+    let mut sweeping = database.connect().await;
+    let day = Some(Duration::from_hours(24));
+    let mut sweeper = Sweeper::new(day, day);
+
+    proxy.arm(Step::Begun, Fault::Hold);
+    let client = server.anonymous.clone();
+    let (path, body) = (path.to_owned(), body.to_owned());
+    let retry = tokio::spawn(async move {
+        let headers = [("idempotency-key", "k"), ("content-type", "application/json")];
+        client.request(Method::POST, &path, &headers, &body).await
+    });
+    proxy.reached().await;
+    let expire = "UPDATE idempotency_keys SET created_at = xact_start + interval '1 ms' - interval '24 hours'
+                  FROM pg_stat_activity
+                  WHERE datname = current_database() AND state = 'idle in transaction'
+                  RETURNING created_at + interval '24 hours'";
+    let expires: DateTime<Utc> = sqlx::query(expire).fetch_one(&mut conn).await.unwrap().get(0);
+    while !sweeper.step(&mut sweeping).await.unwrap().done {}
+    proxy.let_go();
+    retry.await.unwrap();
+    let used = sqlx::query("SELECT created_at FROM idempotency_keys").fetch_one(&mut conn).await;
+    used.unwrap().get::<DateTime<Utc>, _>(0) - expires
+}
+
+#[tokio::test]
+async fn a_sweep_frees_no_key_for_a_transaction_that_began_within_its_ttl() {
+    let late = used_again_while_swept("/payment", PAYMENT).await;
+    assert!(late >= TimeDelta::zero(), "paid again, by PostgreSQL's clock, {late} too early");
+}
+
+#[tokio::test]
+async fn a_key_is_not_voided_by_a_transaction_that_began_within_its_ttl() {
+    let late = used_again_while_swept("/idempotency-key/void", "").await;
+    assert!(late >= TimeDelta::zero(), "voided, by PostgreSQL's clock, {late} too early");
 }
 
 /// A plan looks for the index's first entry past all that this very sweep has deleted.

@@ -92,11 +92,11 @@ async fn an_expired_key_ages_until_the_keys_are_gone_through_again() {
     for key in ["a", "b", "c"] {
         server.pay(key, PAYMENT).await;
     }
-    // Expired, about to expire, and young.
+    // Past the hour that an expired key is kept, about to be, and young.
     database
         .execute(
-            "UPDATE idempotency_keys SET created_at = now() - interval '24 hours' WHERE key = 'a';
-             UPDATE idempotency_keys SET created_at = now() - interval '24 hours' + interval '8 s' WHERE key = 'b'",
+            "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'a';
+             UPDATE idempotency_keys SET created_at = now() - interval '25 hours' + interval '8 s' WHERE key = 'b'",
         )
         .await;
     let flags = ["--sweep-interval", "1s", "--idempotency-key-ttl", "24h"];

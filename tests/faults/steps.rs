@@ -455,6 +455,7 @@ at_every_step! {
     statement_after_reading_used_keys: SingleStatement Read frozen,
     statement_acknowledged_and_not_answered: SingleStatement Acknowledged frozen,
     before_begin: Transaction Begin frozen,
+    after_begin: Transaction Begun,
     after_the_claim: Transaction Claimed frozen,
     after_reading_used_keys: Transaction Read frozen,
     after_executing: Transaction Executed frozen,

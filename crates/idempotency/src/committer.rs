@@ -1,7 +1,6 @@
 //! The committer: what applications hand their commands to.
 
 use std::{
-    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -29,8 +28,11 @@ use super::{
     submission::{Stage, Submission},
 };
 
-/// What a deadline may be. Time-outs are parts of it, and PostgreSQL takes those below a millisecond for none at all.
-const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
+/// Time-outs are fractions of the deadline, and PostgreSQL takes those below a millisecond for none at all.
+const SHORTEST_DEADLINE: Duration = Duration::from_millis(10);
+
+/// The sweeper relies on it: no transaction of a committer is open for longer.
+pub(super) const LONGEST_DEADLINE: Duration = Duration::from_hours(1);
 
 /// Much longer, and PostgreSQL has no date for when it ends.
 const LONGEST_TTL: Duration = Duration::from_hours(1000 * 365 * 24);
@@ -52,7 +54,7 @@ pub struct Settings {
     /// [`COPIES_FOR_A_KEY`](super::COPIES_FOR_A_KEY) times as many of them.
     pub account_queue_limit: usize,
     /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it, but that of
-    /// connecting: it is a second at least. What is shorter than 10 ms or longer than a day counts as that.
+    /// connecting: it is a second at least. What is shorter than 10 ms or longer than an hour counts as that.
     pub request_deadline: Duration,
     /// How long to wait for a key that another server is executing.
     pub in_flight_wait: Duration,
@@ -67,9 +69,8 @@ pub struct Settings {
 impl Settings {
     /// As far as clocks and PostgreSQL go.
     fn bounded(&self) -> Self {
-        let (shortest, longest) = DEADLINES.into_inner();
         Self {
-            request_deadline: self.request_deadline.clamp(shortest, longest),
+            request_deadline: self.request_deadline.clamp(SHORTEST_DEADLINE, LONGEST_DEADLINE),
             response_ttl: self.response_ttl.map(|ttl| ttl.min(LONGEST_TTL)),
             key_ttl: self.key_ttl.map(|ttl| ttl.min(LONGEST_TTL)),
             ..self.clone()
@@ -328,7 +329,7 @@ mod tests {
         for (asked, kept) in [
             (Duration::ZERO, Duration::from_millis(10)),
             (Duration::from_secs(10), Duration::from_secs(10)),
-            (Duration::MAX, Duration::from_hours(24)),
+            (Duration::MAX, LONGEST_DEADLINE),
         ] {
             let settings = Settings { request_deadline: asked, ..Settings::default() };
             assert_eq!(settings.bounded().request_deadline, kept);

@@ -308,3 +308,18 @@ impl Connector {
         Ok(Session { conn, server })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_claims_its_keys_within_a_deadline_of_its_begin() {
+        for millis in [10, 500, 10_000, 3_600_000] {
+            let deadline = Duration::from_millis(millis);
+            let Timeouts { idle_in_transaction, statement, .. } = Timeouts::within(deadline);
+            // PostgreSQL waits for, and executes: locks, deletion of expired keys, claims.
+            assert!(3 * (idle_in_transaction + statement) < deadline, "{deadline:?}");
+        }
+    }
+}

@@ -37,6 +37,8 @@ pub enum Step {
     StatementCommitted,
     /// BEGIN was sent, and PostgreSQL hasn't seen it.
     Begin,
+    /// PostgreSQL has begun the transaction, and the server does not know yet.
+    Begun,
     /// PostgreSQL has claimed the keys, and nobody knows yet.
     Claimed,
     /// PostgreSQL has read what used keys stand for, and nobody knows yet.
@@ -54,11 +56,12 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::StatementSent,
         Self::StatementExecuted,
         Self::StatementCommitted,
         Self::Begin,
+        Self::Begun,
         Self::Claimed,
         Self::Read,
         Self::Executed,
@@ -139,7 +142,8 @@ impl Statement {
             Self::Execute => Some(Step::Executed),
             Self::Remember => Some(Step::Remembered),
             Self::Commit => Some(Step::Committed),
-            Self::Begin | Self::Other => None,
+            Self::Begin => Some(Step::Begun),
+            Self::Other => None,
         }
     }
 }

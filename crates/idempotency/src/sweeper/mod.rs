@@ -1,11 +1,16 @@
 //! Frees the space of what has expired. Nothing depends on when, or whether, that happens: the
 //! database's clock decides what may be replayed and which key is free.
+//!
+//! For that, a sweep must not free a key for a transaction that sees an earlier time than the sweep does:
+//! `now()` is the time of BEGIN. See [`LONGEST_TRANSACTION`].
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
+
+use super::committer::LONGEST_DEADLINE;
 
 mod store;
 
@@ -19,6 +24,10 @@ const FULL_PASS_EVERY: Duration = Duration::from_hours(24);
 /// An id is older than its response by the time a command waited, and its clock may be another than
 /// the database's: a pass stays this far behind, or it would go by what expires a moment later.
 const MARGIN: Duration = Duration::from_mins(1);
+
+/// Expired keys are deleted this much later. A transaction that claims a deleted key then began after that
+/// key had expired: none is open for so long, as time-outs are fractions of a deadline of an hour at most.
+const LONGEST_TRANSACTION: Duration = LONGEST_DEADLINE;
 
 /// A walk through all keys, which have no order in time, is begun this many times in their TTL.
 const KEY_WALKS_PER_TTL: u32 = 24;
@@ -62,7 +71,7 @@ pub struct Oldest {
     /// Of the responses that the next page or pass begins with. Those that outlive younger ones, having been
     /// stored while the TTL was another, are not among them.
     pub responses: Option<DateTime<Utc>>,
-    /// Of the keys, as they were when they were last gone through.
+    /// Of the keys, as they were when they were last gone through. They may be deleted an hour after their TTL.
     pub keys: Option<DateTime<Utc>>,
 }
 
@@ -130,13 +139,13 @@ impl Sweeper {
                 Ok(Swept { responses: page.deleted, keys: 0, done: self.is_idle() })
             }
             Phase::Keys { after, oldest } => {
-                let ttl = self.key_ttl.unwrap_or(Duration::MAX).as_secs_f64();
-                let (page, left) = store::sweep_keys(conn, after, ttl, PAGE).await?;
+                let kept = kept_for(self.key_ttl).unwrap_or(Duration::MAX).as_secs_f64();
+                let (page, left) = store::sweep_keys(conn, after, kept, PAGE).await?;
                 *oldest = left.map_or(*oldest, |left| left.min(*oldest));
                 if let Some(next) = page.next {
                     *after = next;
                 } else {
-                    self.oldest.keys = expiry(*oldest, self.key_ttl);
+                    self.oldest.keys = expiry(*oldest, kept_for(self.key_ttl));
                     self.phase = Phase::Idle;
                 }
                 Ok(Swept { responses: 0, keys: page.deleted, done: self.is_idle() })
@@ -174,6 +183,11 @@ fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
         *last = Some(Instant::now());
     }
     due
+}
+
+/// How long a key is kept that expires after so long.
+fn kept_for(key_ttl: Option<Duration>) -> Option<Duration> {
+    key_ttl.map(|ttl| ttl.saturating_add(LONGEST_TRANSACTION))
 }
 
 /// When a row made then expires; `None`: never.

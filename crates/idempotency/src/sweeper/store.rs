@@ -59,12 +59,12 @@ pub(super) async fn first_to_expire(
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(after).fetch_one(conn).await
 }
 
-/// Deletes those of the `limit` keys after `after` that are older than `ttl` (seconds), with their
+/// Deletes those of the `limit` keys after `after` that are older than `kept` (seconds), with their
 /// responses; and says when the oldest of the others was made.
 pub(super) async fn sweep_keys(
     conn: &mut PgConnection,
     after: &(String, Uuid),
-    ttl: f64,
+    kept: f64,
     limit: i64,
 ) -> Result<(SweptPage<(String, Uuid)>, Option<DateTime<Utc>>), sqlx::Error> {
     let sql = format!(
@@ -91,7 +91,7 @@ pub(super) async fn sweep_keys(
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(&after.0)
         .bind(after.1)
-        .bind(ttl)
+        .bind(kept)
         .fetch_one(conn)
         .await?;
     let key: Option<String> = row.try_get("last_key")?;
