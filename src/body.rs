@@ -83,9 +83,18 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// Adds an error of the object as a whole.
+    pub fn refuse<T>(&mut self, detail: &str) -> Option<T> {
+        self.wrong_at(String::new(), detail)
+    }
+
     fn wrong<T>(&mut self, name: &str, detail: &str) -> Option<T> {
+        self.wrong_at(pointer(name), detail)
+    }
+
+    fn wrong_at<T>(&mut self, pointer: String, detail: &str) -> Option<T> {
         if self.errors.len() < MOST_ERRORS {
-            self.errors.push(MemberError { pointer: pointer(name), detail: detail.to_owned() });
+            self.errors.push(MemberError { pointer, detail: detail.to_owned() });
         } else {
             self.unnamed += 1;
         }

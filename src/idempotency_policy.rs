@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use actix_web::{HttpResponse, http::header, web};
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -89,6 +93,11 @@ fn statuses_by_retry() -> BTreeMap<Retry, Vec<u16>> {
     for entry in Kind::ALL.map(Kind::entry) {
         statuses.entry(entry.retry).or_default().push(entry.status.as_u16());
     }
+    // A refund of a payment that does not exist: stored, or refused for an id that is not a UUID.
+    for retry in [Retry::NewKey, Retry::CorrectedRequest] {
+        statuses.entry(retry).or_default().push(StatusCode::NOT_FOUND.as_u16());
+    }
+    statuses.values_mut().for_each(|statuses| statuses.sort_unstable());
     statuses.values_mut().for_each(Vec::dedup);
     statuses
 }

@@ -25,6 +25,7 @@ use crate::{
     exchange::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
     idempotency::{Command, Committer, IdempotencyKey, Outcome, Response, outcome_name},
     problem::{Kind, Problem, Reported},
+    query,
 };
 
 /// The header that says until when an answer can be replayed.
@@ -91,9 +92,10 @@ impl KeyedRequest {
             Ok((caller, body?))
         });
         match (accepted, key) {
-            (Ok((caller, body)), Ok((key, field_value))) => {
-                Ok(Self { caller, key, field_value, body })
-            }
+            (Ok((caller, body)), Ok((key, field_value))) => match refuse_query(req) {
+                Ok(()) => Ok(Self { caller, key, field_value, body }),
+                Err(problem) => Err(problem.with_header(IDEMPOTENCY_KEY, field_value)),
+            },
             (Err(problem), Ok((_, field_value))) => {
                 Err(problem.with_header(IDEMPOTENCY_KEY, field_value))
             }
@@ -226,6 +228,14 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     let key = IdempotencyKey::parse(field_value.as_bytes())
         .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_message(&invalid))?;
     Ok((key, field_value.clone()))
+}
+
+/// A `POST` takes no query parameters: a client that puts an amount there means it.
+fn refuse_query(req: &HttpRequest) -> Result<(), Problem> {
+    if req.method().is_safe() {
+        return Ok(());
+    }
+    query::read(req.query_string())?.finish(Some(()))
 }
 
 /// `application/json`, said once, in UTF-8 where it says a charset, and as it is. Nothing needs no type.

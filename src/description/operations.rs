@@ -41,6 +41,7 @@ const KEYED: &[Kind] = &[Kind::KeyMissing, Kind::KeyInvalid];
 
 /// Of whatever waits for its key's turn.
 const COMMITTED: &[Kind] = &[
+    Kind::InvalidQuery,
     Kind::MalformedJson,
     Kind::RequestTimeout,
     Kind::KeyInFlight,
@@ -120,12 +121,14 @@ const OPERATIONS: [Operation; 14] = [
         path: "/payment/{transaction_id}/refund",
         tag: "payments",
         id: "refundPayment",
-        summary: "Give back all or a part of a payment, once",
-        description: "Never more than was paid. `{}` and no body (then without a `Content-Type`, too) are all that is \
-                      left. What is refused with `402`, or with `404`, stays refused: the same key hears it again for \
-                      ever. A payment takes up to 100 refunds; the last must be of all that is left.",
+        summary: "Refund a payment, in part or in full, once",
+        description: "Never more than was paid. `amount` refunds a part; `{\"remaining\": true}` refunds everything that is \
+                      left. A body with neither is refused, so that an amount lost on the way never becomes a full \
+                      refund. A `402`, and the `404` of a payment that this account does not have, are stored: the same \
+                      key gets the same refusal permanently. A payment takes up to 100 refunds; the last must be of \
+                      everything that is left.",
         parameters: &["TransactionId", "IdempotencyKey"],
-        body: Body::Optional("NewRefund"),
+        body: Body::Required("NewRefund"),
         successes: &[replay("RefundGiven"), created("RefundGiven")],
         problems: &[
             CALLED,

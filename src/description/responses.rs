@@ -9,7 +9,11 @@ use super::{examples, schemas};
 use crate::{
     body, payments,
     problem::{Entry, Kind, MemberError, Problem, Retry},
+    refunds,
 };
+
+/// The example of a stored `not-found`.
+const UNKNOWN_PAYMENT: &str = "refund-of-unknown-payment";
 
 /// An answer besides problems.
 pub(super) struct Success {
@@ -140,7 +144,8 @@ fn problem(kinds: &[Kind], keyed: bool) -> Value {
     let examples: Map<String, Value> = codes
         .iter()
         .map(|code| {
-            ((*code).to_owned(), json!({ "$ref": format!("#/components/examples/{code}") }))
+            let example = if keyed && *code == "not-found" { UNKNOWN_PAYMENT } else { code };
+            ((*code).to_owned(), json!({ "$ref": format!("#/components/examples/{example}") }))
         })
         .collect();
     let mut headers: Vec<&str> = kinds.iter().flat_map(|kind| headers_of(*kind, keyed)).collect();
@@ -171,14 +176,14 @@ fn headers_of(kind: Kind, keyed: bool) -> Vec<&'static str> {
 
 /// Every problem, as it is answered.
 pub(super) fn problem_examples() -> Value {
-    let example = |kind: Kind| {
-        let Entry { code, title, .. } = kind.entry();
-        let stored = example_of(kind).stored(Uuid::nil());
+    let example = |name: &'static str, problem: Problem| {
+        let stored = problem.stored(Uuid::nil());
         let body: Value =
             stored.and_then(|stored| serde_json::from_slice(stored.body())).unwrap_or_default();
-        (code, json!({ "summary": title, "value": body }))
+        (name, json!({ "summary": problem.kind().entry().title, "value": body }))
     };
-    Kind::ALL.into_iter().map(example).collect()
+    let kinds = Kind::ALL.into_iter().map(|kind| example(kind.entry().code, example_of(kind)));
+    kinds.chain([example(UNKNOWN_PAYMENT, refunds::refund::no_such_payment())]).collect()
 }
 
 fn example_of(kind: Kind) -> Problem {
@@ -195,7 +200,9 @@ fn example_of(kind: Kind) -> Problem {
             "/ammount",
             "is not known here: expected no others than user_id, amount, currency",
         ),
-        Kind::InvalidRefund => wrong("/amount", "expected a whole number of minor units"),
+        Kind::InvalidRefund => {
+            wrong("", "is missing what to refund: expected amount, or remaining")
+        }
         Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),
         Kind::KeyReused => Problem::new(kind).with_members(vec!["amount"]),
         Kind::RefundRefused => Problem::new(kind).with_refundable(60),

@@ -76,8 +76,10 @@ fn requests() -> Map<String, Value> {
         "NewRefund": {
             "type": "object", "additionalProperties": false,
             "properties": {
-                "amount": { "allOf": [reference("Amount")], "description": "Where it is missing, all that is left." }
-            }
+                "amount": { "allOf": [reference("Amount")], "description": "Refunds this amount." },
+                "remaining": { "const": true, "description": "Refunds everything that is left." }
+            },
+            "minProperties": 1, "maxProperties": 1
         },
         "Nothing": { "type": "object", "additionalProperties": false, "maxProperties": 0 }
     }))

@@ -164,7 +164,8 @@ impl Kind {
                 "invalid-query",
                 CorrectedRequest,
                 "The query is not valid here",
-                "Correct the parameters that `errors` names.",
+                "Correct the parameters that errors names. A request with an Idempotency-Key has not used it: send the \
+                 corrected one with the same key.",
             ),
             Self::Unauthorized => entry(
                 StatusCode::UNAUTHORIZED,
@@ -186,7 +187,7 @@ impl Kind {
                 "not-found",
                 Retry::None,
                 "There is nothing here",
-                "Check the path, and the id in it.",
+                "Check the path, and the id in it. A request with an Idempotency-Key has not used it.",
             ),
             Self::MethodNotAllowed => entry(
                 StatusCode::METHOD_NOT_ALLOWED,

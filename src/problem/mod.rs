@@ -35,6 +35,7 @@ pub struct MemberError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     kind: Kind,
+    retry: Retry,
     detail: Option<Cow<'static, str>>,
     errors: Vec<MemberError>,
     members: Vec<&'static str>,
@@ -79,6 +80,7 @@ impl Problem {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
+            retry: kind.entry().retry,
             detail: None,
             errors: Vec::new(),
             members: Vec::new(),
@@ -92,6 +94,12 @@ impl Problem {
     #[must_use]
     pub fn with_detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// Says what may be sent next, where that is not what it is for the kind.
+    #[must_use]
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
     }
 
     /// Says what an error says, as a sentence.
@@ -152,7 +160,7 @@ impl Problem {
     }
 
     fn body(&self, instance: Uuid) -> Body<'_> {
-        let Entry { code, status, title, retry, advice } = self.kind.entry();
+        let Entry { code, status, title, advice, .. } = self.kind.entry();
         Body {
             r#type: format!("/problems/{code}"),
             title,
@@ -161,7 +169,7 @@ impl Problem {
             instance: instance.urn(),
             code,
             error: title,
-            retry,
+            retry: self.retry,
             errors: &self.errors,
             members: &self.members,
             refundable: self.refundable,
@@ -224,13 +232,13 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let Entry { code, status, retry, .. } = self.kind.entry();
+        let Entry { code, status, .. } = self.kind.entry();
         let instance = Uuid::new_v4();
         let mut response = HttpResponse::build(status);
         response
             .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
             .insert_header((header::CACHE_CONTROL, "no-store"));
-        if retry == Retry::SameRequest {
+        if self.retry == Retry::SameRequest {
             response.insert_header((
                 header::RETRY_AFTER,
                 HeaderValue::from(seconds_to_wait(self.kind)),

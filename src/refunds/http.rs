@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use uuid::Uuid;
 
-use super::refund::GiveBack;
+use super::refund::{GiveBack, Wanted};
 use crate::{
     body::Members,
     keyed::{Keyed, KeyedRequest},
@@ -11,27 +11,34 @@ use crate::{
         money::{self, Amount},
         payment::location,
     },
-    problem::{Kind, Problem},
+    problem::{Kind, Problem, Retry},
 };
 
-/// What a client is told when a body is no object.
-const EXPECTED: &str = "an empty JSON object, one with amount, or no body at all";
+/// What the body of a refund contains.
+pub const EXPECTED: &str =
+    "a JSON object with amount, or with remaining to refund everything that is left";
 
-/// `POST /payment/{transaction_id}/refund`: gives back all of a payment or a part of it, once.
+/// `POST /payment/{transaction_id}/refund`: refunds a payment, in part or everything that is left, once.
 ///
-/// An id that is not a UUID is `not-found` without the key being used up: no payment will ever have it.
+/// An id that is not a UUID names no payment, now or later: the request is refused before its key is used.
 pub async fn give_back(
     request: KeyedRequest,
     path: web::Path<String>,
     keyed: web::Data<Keyed>,
 ) -> HttpResponse {
     let Ok(transaction_id) = Uuid::parse_str(&path) else {
-        return request.reply(Err(Kind::NotFound.into()));
+        return request.reply(Err(Problem::new(Kind::NotFound)
+            .with_retry(Retry::CorrectedRequest)
+            .with_detail(
+                "The id in the path is not a UUID, so no payment has it. This request has not used the key: send a \
+                 corrected one with the same key.",
+            )));
     };
     request.answer(&keyed, |body| read(transaction_id, body), |_| location(transaction_id)).await
 }
 
-/// Reads from a body what to give back of this payment. No body is as good as an empty object.
+/// Reads a refund from a body. The client says what to refund, by `amount` or by `remaining`: a body that got
+/// lost on the way refunds nothing.
 ///
 /// # Errors
 /// `malformed-json` or `invalid-refund`.
@@ -39,5 +46,16 @@ pub fn read(transaction_id: Uuid, body: &[u8]) -> Result<GiveBack, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     let mut members = Members::read(body, Kind::InvalidRefund, EXPECTED)?;
     let amount = members.optional("amount", money::EXPECTED, Amount::from_json);
-    members.finish(amount.map(|amount| GiveBack::new(transaction_id, amount)))
+    let remaining = members
+        .optional("remaining", "true, or no such field", |json| (json == "true").then_some(()));
+    let wanted = match (amount, remaining) {
+        (Some(Some(amount)), Some(None)) => Some(Wanted::Amount(amount)),
+        (Some(None), Some(Some(()))) => Some(Wanted::Remaining),
+        (Some(None), Some(None)) => {
+            members.refuse("is missing what to refund: expected amount, or remaining")
+        }
+        (Some(Some(_)), Some(Some(()))) => members.refuse("expected amount or remaining, not both"),
+        _ => None,
+    };
+    members.finish(wanted.map(|wanted| GiveBack::new(transaction_id, wanted)))
 }

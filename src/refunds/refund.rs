@@ -10,29 +10,38 @@ use super::store;
 use crate::{
     idempotency::{Command, Execution, Fingerprint, Response},
     payments::{money::Amount, payment::location},
-    problem::{Kind, Problem},
+    problem::{Kind, Problem, Retry},
 };
 
 /// How many refunds a payment takes: each is shown with it. The last of them is of all that is left, so
 /// that nothing ever can't be given back. The database knows this number too.
 pub const MAX_REFUNDS: i16 = 100;
 
-/// The request to give back all of a payment that is left, or a part.
+/// The part of a payment to refund.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// This amount.
+    Amount(Amount),
+    /// Everything that is left.
+    Remaining,
+}
+
+/// The request to refund a payment.
 #[derive(Debug)]
 pub struct GiveBack {
     /// The payment.
     pub transaction_id: Uuid,
-    /// How much; all that is left, where nothing is said.
-    pub amount: Option<Amount>,
+    /// How much of it.
+    pub wanted: Wanted,
     /// What the latest execution gives back. At most one is ever committed, and none comes after that.
     given: Mutex<Option<Given>>,
 }
 
 impl GiveBack {
-    /// The request to give back so much of this payment.
+    /// The request to refund so much of this payment.
     #[must_use]
-    pub fn new(transaction_id: Uuid, amount: Option<Amount>) -> Self {
-        Self { transaction_id, amount, given: Mutex::default() }
+    pub fn new(transaction_id: Uuid, wanted: Wanted) -> Self {
+        Self { transaction_id, wanted, given: Mutex::default() }
     }
 
     /// What this very command gave back, in which currency, for whoever hears that it is committed:
@@ -71,11 +80,14 @@ enum Refusal {
 }
 
 impl Refundable {
-    /// Gives this much back, or all that is left, and returns how much that was.
-    fn give_back(&mut self, wanted: Option<Amount>) -> Result<Amount, Refusal> {
+    /// Refunds what is wanted, and returns how much that is.
+    fn give_back(&mut self, wanted: Wanted) -> Result<Amount, Refusal> {
         let left = u64::try_from(self.amount - self.refunded).ok();
         let left = left.and_then(Amount::from_minor_units).ok_or(Refusal::NothingLeft)?;
-        let given = wanted.unwrap_or(left);
+        let given = match wanted {
+            Wanted::Amount(amount) => amount,
+            Wanted::Remaining => left,
+        };
         if given > left {
             return Err(Refusal::ExceedsRefundable(left));
         }
@@ -91,18 +103,18 @@ impl Refundable {
 impl Refusal {
     fn problem(self) -> Problem {
         let (detail, left) = match self {
-            Self::NothingLeft => ("All of it was refunded before.".to_owned(), 0),
+            Self::NothingLeft => ("The payment was refunded in full before.".to_owned(), 0),
             Self::ExceedsRefundable(left) => {
                 let left = left.minor_units();
-                (format!("Only {left} is left: ask for that or less, with a new key."), left)
+                (format!("Only {left} is left: request that or less, with a new key."), left)
             }
             Self::MustBeTheRest(left) => {
                 let left = left.minor_units();
                 let before = MAX_REFUNDS - 1;
                 (
                     format!(
-                        "It was refunded {before} times, and takes one refund more, of all that is left: \
-                         ask for {left}, or without an amount, with a new key."
+                        "The payment was refunded {before} times. It takes one refund more, of everything that is \
+                         left: request {left}, or \"remaining\": true, with a new key."
                     ),
                     left,
                 )
@@ -135,10 +147,14 @@ impl Command for GiveBack {
     const OPERATION: &'static str = "refund";
 
     fn fingerprint(&self) -> Fingerprint {
-        let amount = self.amount.map(|amount| amount.minor_units().to_be_bytes());
+        let (amount, remaining) = match self.wanted {
+            Wanted::Amount(amount) => (Some(amount.minor_units().to_be_bytes()), None),
+            Wanted::Remaining => (None, Some(b"true".as_slice())),
+        };
         Fingerprint::of(Self::OPERATION)
             .member("transaction_id", self.transaction_id.as_bytes())
             .optional("amount", amount.as_ref().map(<[u8; 8]>::as_slice))
+            .optional("remaining", remaining)
     }
 
     fn locks(&self) -> Option<Uuid> {
@@ -157,9 +173,9 @@ impl Command for GiveBack {
         for Execution { execution_id, account_id, command } in batch {
             let refund = payments
                 .get_mut(&(*account_id, command.transaction_id))
-                .ok_or_else(|| Problem::new(Kind::NotFound))
+                .ok_or_else(no_such_payment)
                 .and_then(|payment| {
-                    let amount = payment.give_back(command.amount).map_err(Refusal::problem)?;
+                    let amount = payment.give_back(command.wanted).map_err(Refusal::problem)?;
                     Ok(Given {
                         refund_id: *execution_id,
                         transaction_id: command.transaction_id,
@@ -181,6 +197,14 @@ impl Command for GiveBack {
         }
         Ok(responses)
     }
+}
+
+/// Stored: the payment may be created later, and this key stays refused.
+pub(crate) fn no_such_payment() -> Problem {
+    Problem::new(Kind::NotFound).with_retry(Retry::NewKey).with_detail(
+        "This account has no payment with this id. Nothing was refunded with this key, and nothing will be: it stays \
+         refused. Send a corrected request with a new key.",
+    )
 }
 
 fn response(given: &Given) -> Result<Response, serde_json::Error> {
@@ -210,14 +234,20 @@ mod tests {
     fn the_last_refund_that_a_payment_takes_is_of_all_that_is_left() {
         let mut payment = paid(1000);
         for _ in 1..MAX_REFUNDS {
-            assert_eq!(payment.give_back(Some(amount(1))), Ok(amount(1)));
+            assert_eq!(payment.give_back(Wanted::Amount(amount(1))), Ok(amount(1)));
         }
         let rest = amount(901);
-        assert_eq!(payment.give_back(Some(amount(900))), Err(Refusal::MustBeTheRest(rest)));
-        assert_eq!(payment.give_back(Some(amount(902))), Err(Refusal::ExceedsRefundable(rest)));
-        assert_eq!(payment.clone().give_back(Some(rest)), Ok(rest));
-        assert_eq!(payment.give_back(None), Ok(rest));
-        assert_eq!(payment.give_back(None), Err(Refusal::NothingLeft));
+        assert_eq!(
+            payment.give_back(Wanted::Amount(amount(900))),
+            Err(Refusal::MustBeTheRest(rest))
+        );
+        assert_eq!(
+            payment.give_back(Wanted::Amount(amount(902))),
+            Err(Refusal::ExceedsRefundable(rest))
+        );
+        assert_eq!(payment.clone().give_back(Wanted::Amount(rest)), Ok(rest));
+        assert_eq!(payment.give_back(Wanted::Remaining), Ok(rest));
+        assert_eq!(payment.give_back(Wanted::Remaining), Err(Refusal::NothingLeft));
     }
 
     proptest! {
@@ -229,7 +259,7 @@ mod tests {
             let mut sum = 0;
             for wanted in wanted {
                 let left = paid_amount - sum;
-                match payment.give_back(wanted.map(amount)) {
+                match payment.give_back(wanted.map_or(Wanted::Remaining, |units| Wanted::Amount(amount(units)))) {
                     Ok(given) => {
                         sum += given.minor_units();
                         if let Some(wanted) = wanted {

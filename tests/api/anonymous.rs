@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 
 use crate::support::{
-    PAYMENT, TestDatabase, TestServer,
+    PAYMENT, REMAINING, TestDatabase, TestServer,
     binary::{Serve, payonce, run, url},
     client::{Answer, Wire},
 };
@@ -250,7 +250,7 @@ async fn anonymous_calls_can_be_switched_off() {
     let server = TestServer::start_with(&["--anonymous-access", "false"]).await;
     assert_refused(&get(&server, &[]).await, "ANONYMOUS_ACCESS=false");
     assert_refused(&server.pay("k", PAYMENT).await, "ANONYMOUS_ACCESS=false");
-    assert_refused(&server.refund("x", "k", "").await, "ANONYMOUS_ACCESS=false");
+    assert_refused(&server.refund("x", "k", REMAINING).await, "ANONYMOUS_ACCESS=false");
     assert_eq!(server.get("/health/ready").await.status, 200);
 }
 

@@ -167,7 +167,7 @@ async fn what_is_expected_instead_is_said_of_each_operation() {
     let refund = format!("/payment/{payment}/refund");
     for (path, expected) in [
         ("/payment", "a JSON object with user_id and amount, and with currency if you like"),
-        (&refund, "an empty JSON object, one with amount, or no body at all"),
+        (&refund, "a JSON object with amount, or with remaining to refund everything that is left"),
         ("/idempotency-key/void", "an empty JSON object, or no body at all"),
     ] {
         let headers = [("content-type", "application/json"), ("idempotency-key", "free")];

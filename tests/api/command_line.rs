@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, raw_sql};
 
 use crate::support::{
-    PAYMENT, TestDatabase, TestServer,
+    PAYMENT, REMAINING, TestDatabase, TestServer,
     binary::{Folder, payonce, run, url},
     database::take_lock,
 };
@@ -192,7 +192,7 @@ async fn what_became_of_a_key_is_said_as_over_http() {
     let server = TestServer::start().await;
     let database = &server.database;
     server.pay("k", PAYMENT).await;
-    server.refund("01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0", "no", "{}").await;
+    server.refund("01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0", "no", REMAINING).await;
     for (key, state) in [("k", "completed"), ("no", "refused"), ("new", "unknown")] {
         let answer = server
             .request(Method::GET, "/idempotency-key", &[("Idempotency-Key", key)], "")

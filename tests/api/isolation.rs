@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Account, PAYMENT, TestServer, client::Answer};
+use crate::support::{Account, PAYMENT, REMAINING, TestServer, client::Answer};
 
 const OTHER_PAYMENT: &str = r#"{"user_id": "user_2", "amount": 200}"#;
 
@@ -76,8 +76,8 @@ async fn the_payment_of_another_account_can_not_be_refunded_and_that_is_remember
         (&bob, &ada, "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b1"),
     ] {
         let payment = one.paid("k", 100).await;
-        let foreign = other.refund(&payment, "foreign", "").await;
-        let nowhere = other.refund(missing, "nowhere", "").await;
+        let foreign = other.refund(&payment, "foreign", REMAINING).await;
+        let nowhere = other.refund(missing, "nowhere", REMAINING).await;
         foreign.assert_problem(404, "not-found");
         assert_eq!(apart_from_instance(&foreign), apart_from_instance(&nowhere));
         assert_eq!(headers(&foreign), headers(&nowhere));
@@ -86,13 +86,13 @@ async fn the_payment_of_another_account_can_not_be_refunded_and_that_is_remember
             [(payment.as_str(), "foreign", foreign), (missing, "nowhere", nowhere)]
         {
             assert_eq!(first.header("idempotent-replayed"), "false");
-            let again = other.refund(id, key, "").await;
+            let again = other.refund(id, key, REMAINING).await;
             assert_eq!((again.status, &again.body), (404, &first.body));
             assert_eq!(again.header("idempotent-replayed"), "true");
         }
         let shown = one.get(&format!("/payment/{payment}")).await.json();
         assert_eq!((&shown["refunded"], &shown["refunds"]), (&json!(0), &json!([])));
-        assert_eq!(one.refund(&payment, "own", "").await.status, 201);
+        assert_eq!(one.refund(&payment, "own", REMAINING).await.status, 201);
     }
     assert_eq!(server.database.number("SELECT count(*) FROM refunds").await, 2);
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{PAYMENT, TestServer, client::Answer, database::take_lock};
+use crate::support::{PAYMENT, REMAINING, TestServer, client::Answer, database::take_lock};
 
 const OTHER_PAYMENT: &str = r#"{"user_id": "user_2", "amount": 200}"#;
 
@@ -118,7 +118,7 @@ async fn a_voided_key_never_executes_and_voiding_it_again_changes_nothing() {
         late.assert_problem(410, "idempotency-key-voided");
         assert_eq!(late.header("idempotency-key"), "k");
         let payment = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
-        server.refund(payment, "k", "").await.assert_problem(410, "idempotency-key-voided");
+        server.refund(payment, "k", REMAINING).await.assert_problem(410, "idempotency-key-voided");
     }
     assert_eq!(before.database.payments().await, 0);
 }
@@ -321,7 +321,7 @@ async fn answers_say_until_when_they_can_be_replayed() {
     assert_eq!(first.header("idempotency-key-expires"), until);
     assert_eq!(server.pay("k", PAYMENT).await.header("idempotency-key-expires"), until);
     // A refusal is kept as long as its key.
-    let refused = server.refund("01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0", "r", "").await;
+    let refused = server.refund("01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0", "r", REMAINING).await;
     assert_eq!((refused.status, refused.headers.get("idempotency-key-expires")), (404, None));
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Stdio, sync::Arc};
 use reqwest::Method;
 
 use crate::support::{
-    PAYMENT, TestDatabase, TestServer,
+    PAYMENT, REMAINING, TestDatabase, TestServer,
     binary::Serve,
     client::Client,
     proxy::{Fault, Proxy, Step},
@@ -146,8 +146,8 @@ async fn a_refund_counts_in_the_currency_of_its_payment_with_what_it_came_to() {
     server.refund(&euros, "b", r#"{"amount": 40}"#).await;
     // All that is left, which nobody names; and copies of it, which give back nothing.
     for _ in 0..2 {
-        server.refund(&euros, "c", "").await;
-        server.refund(&yen, "d", "").await;
+        server.refund(&euros, "c", REMAINING).await;
+        server.refund(&yen, "d", REMAINING).await;
     }
     let sample = Sample::of(&server).await;
     for (name, value) in [

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use reqwest::Method;
 use sqlx::Executor;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer};
+use crate::support::{PAYMENT, REMAINING, TestDatabase, TestServer};
 
 /// A payment and a refusal as the first version wrote them, with its fingerprints.
 const OLD_DATA: &str = r#"
@@ -92,7 +92,7 @@ async fn a_server_of_the_version_before_can_go_on_taking_payments() {
                  ARRAY['00000000-0000-0000-0000-000000000000']::uuid[], ARRAY['user_1'], ARRAY[100]::bigint[])",
         )
         .await;
-    assert_eq!(server.refund(OLD_ID, "refund", "").await.status, 201);
+    assert_eq!(server.refund(OLD_ID, "refund", REMAINING).await.status, 201);
     let shown = server.get(&format!("/payment/{OLD_ID}")).await;
     assert_eq!(
         (shown.member("currency").as_str(), shown.member("refunded").as_str()),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer};
+use crate::support::{PAYMENT, REMAINING, TestDatabase, TestServer};
 
 #[tokio::test]
 async fn a_database_may_be_partitioned_when_there_are_payments_in_it() {
@@ -76,7 +76,7 @@ async fn a_database_that_was_partitioned_in_the_first_version_can_be_upgraded() 
     database.partition(3).await;
     let server = TestServer::start_on(&database, &[]).await;
     let payment = server.paid("k", 100).await;
-    assert_eq!(server.refund(&payment, "refund", "").await.status, 201);
+    assert_eq!(server.refund(&payment, "refund", REMAINING).await.status, 201);
     let listed = server.get("/payment?user_id=user_1").await.json();
     assert_eq!(listed["payments"][0]["refunded"], 100);
 }

@@ -412,7 +412,8 @@ async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answe
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
     let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: localhost\r\n\
-                  Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
+                  Content-Type: application/json\r\nIdempotency-Key: k\r\nContent-Length: 19\r\n\r\n\
+                  {\"remaining\": true}";
     for answers in 1..=2 {
         let mut wire = Wire::connect(serve.address).await;
         wire.send(refund).await;

@@ -10,7 +10,7 @@ use sqlx::raw_sql;
 
 use super::metrics::Sample;
 use crate::support::{
-    PAYMENT, TestDatabase, TestServer,
+    PAYMENT, REMAINING, TestDatabase, TestServer,
     binary::Serve,
     client::{Answer, Client},
     database::take_lock,
@@ -197,7 +197,7 @@ async fn payments_that_had_to_be_waited_for_are_found_in_every_partition() {
     let mut holder = server.database.connect().await;
     raw_sql("BEGIN; SELECT FROM payments FOR UPDATE").execute(&mut holder).await.unwrap();
     let refunds = together(&server, &server, async {
-        let refund = async |payment: &String| server.refund(payment, payment, "").await;
+        let refund = async |payment: &String| server.refund(payment, payment, REMAINING).await;
         join_all(payments.iter().map(refund)).await
     });
     let (answers, ()) = tokio::join!(refunds, async {
@@ -221,8 +221,8 @@ async fn payments_are_locked_in_the_order_of_their_ids() {
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
     let refunds = together(&server, &server, async {
         tokio::join!(
-            server.refund(&higher, "refund-of-higher", ""),
-            server.refund(&lower, "refund-of-lower", "")
+            server.refund(&higher, "refund-of-higher", REMAINING),
+            server.refund(&lower, "refund-of-lower", REMAINING)
         )
     });
     let ((of_higher, of_lower), free) = tokio::join!(refunds, async {
@@ -265,7 +265,7 @@ async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own
     let all = async {
         tokio::join!(
             server.pay("pay", r#"{"user_id": "user_1", "amount": 100}"#),
-            server.refund(&payment, "refund", ""),
+            server.refund(&payment, "refund", REMAINING),
             server.pay("other", PAYMENT),
         )
     };
@@ -310,14 +310,14 @@ async fn a_payment_that_held_up_one_refund_holds_up_no_other() {
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
     join_all((0..5_u32).map(async |number| {
         tokio::time::sleep(Duration::from_millis(200) * number).await;
-        let refused = client.refund(&held, &format!("refund-{number}"), "").await;
+        let refused = client.refund(&held, &format!("refund-{number}"), REMAINING).await;
         refused.assert_problem(409, "idempotency-key-in-flight");
     }))
     .await;
     // The first one's batch met the lock; the others, which came later, were in no batch at all.
     assert_eq!(serve.log().matches("is locked by another session").count(), 1, "{}", serve.log());
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    assert_eq!(client.refund(&held, "refund-0", "").await.status, 201);
+    assert_eq!(client.refund(&held, "refund-0", REMAINING).await.status, 201);
 }
 
 #[tokio::test]
@@ -325,7 +325,7 @@ async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it(
     let server = with_one_committer().await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
     let payment = ada.paid("pay", 100).await;
-    bob.refund(&payment, "k1", "").await.assert_problem(404, "not-found");
+    bob.refund(&payment, "k1", REMAINING).await.assert_problem(404, "not-found");
     // Who locked the row last stands in it.
     let locked = format!("SELECT xmax::text FROM payments WHERE transaction_id = '{payment}'");
     assert_eq!(server.database.value::<String>(&locked).await, "0");
@@ -333,18 +333,18 @@ async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it(
     let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{payment}' FOR UPDATE");
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
     // Had it waited, it would be in flight still.
-    bob.refund(&payment, "k2", "").await.assert_problem(404, "not-found");
+    bob.refund(&payment, "k2", REMAINING).await.assert_problem(404, "not-found");
     // Nor where the account itself refunds another one, in the same batch.
     let other = ada.paid("other", 100).await;
     let (foreign, own) = together(&server, &ada, async {
-        tokio::join!(bob.refund(&payment, "k3", ""), ada.refund(&other, "k4", ""))
+        tokio::join!(bob.refund(&payment, "k3", REMAINING), ada.refund(&other, "k4", REMAINING))
     })
     .await;
     foreign.assert_problem(404, "not-found");
     assert_eq!(own.status, 201);
     assert_eq!(transactions(&server, "key IN ('k3', 'k4')").await, 1);
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    assert_eq!(ada.refund(&payment, "k5", "").await.status, 201);
+    assert_eq!(ada.refund(&payment, "k5", REMAINING).await.status, 201);
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn a_refund_whose_key_another_server_is_executing_waits_for_it() {
     raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
     let begun = Instant::now();
     let refund = async {
-        let answer = server.refund(&payment, "k", "").await;
+        let answer = server.refund(&payment, "k", REMAINING).await;
         (answer, begun.elapsed())
     };
     let ((answer, waited), ()) = tokio::join!(refund, async {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{PAYMENT, TestServer, client::Answer};
+use crate::support::{PAYMENT, REMAINING, TestServer, client::Answer};
 
 const NO_SUCH_PAYMENT: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
 
@@ -60,35 +60,72 @@ async fn a_refund_is_replayed_as_it_was_and_gives_back_nothing_more() {
 }
 
 #[tokio::test]
-async fn without_an_amount_all_that_is_left_is_given_back() {
+async fn remaining_refunds_everything_that_is_left() {
     let server = TestServer::start().await;
-    for (name, content_type, body) in [
-        ("object", Some("application/json"), "{}"),
-        ("nothing", Some("application/json"), ""),
-        ("nothing-at-all", None, ""),
-    ] {
-        let payment = server.paid(&format!("pay-{name}"), 100).await;
-        server.refund(&payment, &format!("part-{name}"), r#"{"amount": 30}"#).await;
-        let key = format!("refund-{name}");
-        let mut headers = vec![("idempotency-key", key.as_str())];
-        headers.extend(content_type.map(|content_type| ("content-type", content_type)));
-        let path = format!("/payment/{payment}/refund");
-        let send = async || server.request(Method::POST, &path, &headers, body).await;
-        let (answer, replay) = (send().await, send().await);
-        assert_eq!((answer.status, answer.member("amount").as_str()), (201, "70"), "{name}");
-        assert_eq!((replay.status, replay.body), (200, answer.body), "{name}");
-    }
+    let payment = server.paid("pay", 100).await;
+    server.refund(&payment, "part", r#"{"amount": 30}"#).await;
+    let refund = server.refund(&payment, "rest", REMAINING).await;
+    assert_eq!((refund.status, refund.member("amount").as_str()), (201, "70"));
+    let replay = server.refund(&payment, "rest", " {\"remaining\":true}\n").await;
+    assert_eq!((replay.status, replay.body), (200, refund.body));
 }
 
 #[tokio::test]
-async fn no_body_and_an_empty_object_are_one_request_and_the_same_amount_named_is_another() {
+async fn a_body_without_amount_and_remaining_refunds_nothing_and_uses_no_key() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
-    let first = server.refund(&payment, "k", "{}").await;
-    assert_eq!(server.refund(&payment, "k", "").await.body, first.body);
+    let path = format!("/payment/{payment}/refund");
+    let json = [("content-type", "application/json"), ("idempotency-key", "k")];
+    for (headers, body) in
+        [(&json[..], "{}"), (&json[..], " { } "), (&json[..], ""), (&json[1..], "")]
+    {
+        let answer = server.request(Method::POST, &path, headers, body).await;
+        answer.assert_problem(400, "invalid-refund");
+        assert_eq!(answer.pointers(), [""], "{body}");
+    }
+    let mut wire = server.wire().await;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n\
+         Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
+    );
+    wire.send(&head).await;
+    let (head, body) = wire.answer().await.unwrap();
+    assert!(head.starts_with("http/1.1 400") && body.contains("invalid-refund"), "{head}{body}");
+    assert_eq!(refunded(&server, &payment).await, 0);
+    assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
+}
+
+#[tokio::test]
+async fn the_remaining_amount_and_the_same_amount_named_are_two_requests() {
+    let server = TestServer::start().await;
+    let payment = server.paid("pay", 100).await;
+    assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
     let named = server.refund(&payment, "k", r#"{"amount": 100}"#).await;
     named.assert_problem(422, "idempotency-key-reused");
-    assert_eq!(named.member("members"), r#"["amount"]"#);
+    assert_eq!(named.member("members"), r#"["amount","remaining"]"#);
+}
+
+#[tokio::test]
+async fn a_post_with_query_parameters_is_refused_and_uses_no_key() {
+    let server = TestServer::start().await;
+    let payment = server.paid("pay", 100).await;
+    let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
+    for (path, body) in [
+        (format!("/payment/{payment}/refund"), REMAINING),
+        ("/payment".to_owned(), PAYMENT),
+        ("/idempotency-key/void".to_owned(), "{}"),
+    ] {
+        for query in ["amount=30", "amount", "=", "%ff"] {
+            let path = format!("{path}?{query}");
+            let answer = server.request(Method::POST, &path, &headers, body).await;
+            answer.assert_problem(400, "invalid-query");
+            assert_eq!(answer.header("idempotency-key"), "k", "{path}");
+        }
+    }
+    assert_eq!(server.get("/payment").await.json()["payments"].as_array().unwrap().len(), 1);
+    // Nothing after the question mark is no parameter.
+    let path = format!("/payment/{payment}/refund?");
+    assert_eq!(server.request(Method::POST, &path, &headers, REMAINING).await.status, 201);
 }
 
 #[tokio::test]
@@ -118,11 +155,11 @@ async fn more_than_is_left_is_refused_and_the_refusal_is_kept() {
 async fn where_nothing_is_left_nothing_is_given_back() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
-    assert_eq!(server.refund(&payment, "all", "").await.status, 201);
-    for (key, body) in [("again", ""), ("and-again", "{}"), ("least", r#"{"amount": 1}"#)] {
+    assert_eq!(server.refund(&payment, "all", REMAINING).await.status, 201);
+    for (key, body) in [("again", REMAINING), ("least", r#"{"amount": 1}"#)] {
         assert_refused(&server.refund(&payment, key, body).await, 0);
     }
-    assert_eq!(server.refund(&payment, "all", "").await.status, 200);
+    assert_eq!(server.refund(&payment, "all", REMAINING).await.status, 200);
     assert_eq!(refunded(&server, &payment).await, 100);
 }
 
@@ -142,19 +179,21 @@ async fn a_refusal_stays_one_when_what_was_refused_becomes_possible() {
 #[tokio::test]
 async fn a_payment_that_is_not_there_is_not_found_and_stays_so_for_this_key() {
     let server = TestServer::start().await;
-    let refusal = server.refund(NO_SUCH_PAYMENT, "k", "").await;
+    let refusal = server.refund(NO_SUCH_PAYMENT, "k", REMAINING).await;
     refusal.assert_problem(404, "not-found");
     assert_eq!(refusal.header("idempotent-replayed"), "false");
+    assert_eq!(refusal.member("retry"), "new_key");
+    assert!(refusal.member("detail").contains("with a new key"), "{}", refusal.body);
     let payment = server.paid("pay", 100).await;
     server
         .database
         .execute(&format!("UPDATE payments SET transaction_id = '{NO_SUCH_PAYMENT}' WHERE transaction_id = '{payment}'"))
         .await;
-    let replay = server.refund(NO_SUCH_PAYMENT, "k", "").await;
+    let replay = server.refund(NO_SUCH_PAYMENT, "k", REMAINING).await;
     assert_eq!((replay.status, &replay.body), (404, &refusal.body));
     assert_eq!(replay.header("idempotent-replayed"), "true");
     assert_eq!(replay.header("content-type"), "application/problem+json");
-    assert_eq!(server.refund(NO_SUCH_PAYMENT, "other", "").await.status, 201);
+    assert_eq!(server.refund(NO_SUCH_PAYMENT, "other", REMAINING).await.status, 201);
 }
 
 #[tokio::test]
@@ -162,10 +201,10 @@ async fn a_payment_of_another_account_is_not_found() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
     server.database.execute(&format!("UPDATE payments SET account_id = '{NO_SUCH_PAYMENT}'")).await;
-    let foreign = server.refund(&payment, "foreign", "").await;
+    let foreign = server.refund(&payment, "foreign", REMAINING).await;
     foreign.assert_problem(404, "not-found");
     // Nothing tells it from one that isn't there.
-    let mut absent = server.refund(NO_SUCH_PAYMENT, "absent", "").await.json();
+    let mut absent = server.refund(NO_SUCH_PAYMENT, "absent", REMAINING).await.json();
     absent["instance"] = foreign.json()["instance"].clone();
     assert_eq!(foreign.json(), absent);
     assert_eq!(server.database.number("SELECT sum(refunded)::bigint FROM payments").await, 0);
@@ -175,13 +214,15 @@ async fn a_payment_of_another_account_is_not_found() {
 async fn an_id_that_is_not_a_uuid_is_not_found_and_uses_no_key_up() {
     let server = TestServer::start().await;
     for id in ["1", "not-a-uuid", "%00", "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b"] {
-        let answer = server.refund(id, "k", "").await;
+        let answer = server.refund(id, "k", REMAINING).await;
         answer.assert_problem(404, "not-found");
         assert_eq!(answer.header("idempotency-key"), "k");
         assert_eq!(answer.header("idempotent-replayed"), "");
+        assert_eq!(answer.member("retry"), "corrected_request");
+        assert!(answer.member("detail").contains("has not used the key"), "{}", answer.body);
     }
     let payment = server.paid("pay", 100).await;
-    assert_eq!(server.refund(&payment, "k", "").await.status, 201);
+    assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
 }
 
 #[tokio::test]
@@ -196,6 +237,12 @@ async fn what_is_no_refund_is_refused_and_uses_no_key_up() {
     for (body, pointer) in [
         (r#"{"amount": 1, "amount": 1}"#, "/amount"),
         (r#"{"amount": 1, "reason": "late"}"#, "/reason"),
+        (r#"{"amount": 1, "remaining": true}"#, ""),
+        (r#"{"remaining": false}"#, "/remaining"),
+        (r#"{"amount": 1, "remaining": false}"#, "/remaining"),
+        (r#"{"remaining": null}"#, "/remaining"),
+        (r#"{"remaining": "true"}"#, "/remaining"),
+        (r#"{"remaining": true, "remaining": true}"#, "/remaining"),
         ("[]", ""),
         ("40", ""),
     ] {
@@ -206,7 +253,7 @@ async fn what_is_no_refund_is_refused_and_uses_no_key_up() {
     for body in [" ", "{", "amount=1"] {
         server.refund(&payment, "k", body).await.assert_problem(400, "malformed-json");
     }
-    assert_eq!(server.refund(&payment, "k", "").await.status, 201);
+    assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
 }
 
 #[tokio::test]
@@ -233,7 +280,7 @@ async fn a_refund_is_judged_in_the_order_of_the_contract() {
     send(&path, &[json, ("idempotency-key", "pay")], "{")
         .await
         .assert_problem(400, "malformed-json");
-    let answer = send(&path, &[json, ("idempotency-key", "pay")], "{}").await;
+    let answer = send(&path, &[json, ("idempotency-key", "pay")], REMAINING).await;
     answer.assert_problem(422, "idempotency-key-reused");
     assert_eq!(answer.member("members"), r#"["operation"]"#);
     // A payment needs a body, as ever.
@@ -249,7 +296,7 @@ async fn a_key_of_one_refund_is_reused_by_that_of_another_payment() {
     for (payment, body, members) in [
         (&two, r#"{"amount": 40}"#, r#"["transaction_id"]"#),
         (&one, r#"{"amount": 41}"#, r#"["amount"]"#),
-        (&two, "", r#"["transaction_id","amount"]"#),
+        (&two, REMAINING, r#"["transaction_id","amount","remaining"]"#),
     ] {
         let answer = server.refund(payment, "k", body).await;
         answer.assert_problem(422, "idempotency-key-reused");
@@ -263,9 +310,9 @@ async fn a_key_of_one_refund_is_reused_by_that_of_another_payment() {
 async fn an_expired_answer_to_a_refund_names_its_payment() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
-    server.refund(&payment, "k", "").await;
+    server.refund(&payment, "k", REMAINING).await;
     server.database.execute("DELETE FROM idempotency_responses").await;
-    let answer = server.refund(&payment, "k", "").await;
+    let answer = server.refund(&payment, "k", REMAINING).await;
     answer.assert_problem(410, "idempotency-key-expired");
     assert_eq!(answer.header("location"), format!("/payment/{payment}"));
     assert_eq!(refunded(&server, &payment).await, 100);
@@ -308,7 +355,7 @@ async fn a_payment_takes_a_hundred_refunds_the_last_of_them_of_all_that_is_left(
     let refusal = server.refund(&payment, "one-more", r#"{"amount": 900}"#).await;
     assert_refused(&refusal, 901);
     assert!(refusal.member("detail").contains("901"), "{}", refusal.body);
-    let rest = server.refund(&payment, "rest", "").await;
+    let rest = server.refund(&payment, "rest", REMAINING).await;
     assert_eq!((rest.status, rest.member("amount").as_str()), (201, "901"));
     let shown = server.get(&format!("/payment/{payment}")).await.json();
     assert_eq!(
@@ -340,5 +387,8 @@ async fn the_largest_payment_can_be_given_back() {
     assert_eq!(server.refund(&payment, "one", r#"{"amount": 1}"#).await.status, 201);
     let refusal = server.refund(&payment, "two", r#"{"amount": 9007199254740991}"#).await;
     assert_refused(&refusal, 9_007_199_254_740_990);
-    assert_eq!(server.refund(&payment, "three", "").await.member("amount"), "9007199254740990");
+    assert_eq!(
+        server.refund(&payment, "three", REMAINING).await.member("amount"),
+        "9007199254740990"
+    );
 }

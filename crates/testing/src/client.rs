@@ -13,6 +13,9 @@ use tokio::{
 /// The body of the example everything starts from.
 pub const PAYMENT: &str = r#"{"user_id": "user_1", "amount": 100}"#;
 
+/// The body of a refund of everything that is left.
+pub const REMAINING: &str = r#"{"remaining": true}"#;
+
 /// An answer, read to its end.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -64,6 +67,8 @@ impl Answer {
             instance.strip_prefix("urn:uuid:").unwrap_or_else(|| panic!("instance: {instance}"));
         uuid.parse::<uuid::Uuid>().unwrap();
         let retry = match code {
+            "not-found" if !self.header("idempotent-replayed").is_empty() => "new_key",
+            "not-found" if !self.header("idempotency-key").is_empty() => "corrected_request",
             "not-found"
             | "method-not-allowed"
             | "idempotency-key-expired"

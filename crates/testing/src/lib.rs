@@ -24,6 +24,6 @@ pub mod retry;
 pub mod server;
 
 pub use accounts::Account;
-pub use client::PAYMENT;
+pub use client::{PAYMENT, REMAINING};
 pub use database::TestDatabase;
 pub use server::TestServer;

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use payonce::{
     idempotency::{Command, Sweeper},
     payments::money::Amount,
-    refunds::refund::GiveBack,
+    refunds::refund::{GiveBack, Wanted},
     sweep::{self, Pace},
 };
 use sqlx::{Executor, PgConnection};
@@ -268,7 +268,7 @@ impl Game {
     fn refused(&self, fingerprint: &[u8]) -> Request {
         let is = |amount: &u8| {
             let amount = Amount::from_minor_units((*amount).into());
-            let refund = GiveBack::new(self.payment, amount);
+            let refund = GiveBack::new(self.payment, Wanted::Amount(amount.unwrap()));
             refund.fingerprint().as_bytes() == fingerprint
         };
         let amount = (1..=PAID).find(is).expect("nothing but a refund is refused");
