@@ -46,12 +46,16 @@ impl AnonymousAccess {
             ),
             Self::Loopback if is_forwarded(req.headers()) => Some(
                 "Anonymous calls are answered without a proxy between, and this request has a header that a proxy \
-                 adds (Forwarded, X-Forwarded-…, X-Real-IP or Via): call payonce directly.",
+                 adds (Forwarded, Via, X-Forwarded-…, X-Real-IP and the like): call payonce directly.",
             ),
             // nginx as it comes speaks HTTP/1.0 to what is behind it, calls it 127.0.0.1, and adds none of those.
             Self::Loopback if req.version() < Version::HTTP_11 => Some(
                 "Anonymous calls are answered without a proxy between, and this request came by HTTP/1.0, as a proxy \
                  sends it: call payonce directly, by HTTP/1.1.",
+            ),
+            _ if has_foreign_origin(req) => Some(
+                "Anonymous calls are refused to web pages of other servers: the Origin header is not the address of \
+                 this server, by IP address or as localhost.",
             ),
             Self::True | Self::Loopback => None,
         }
@@ -85,16 +89,36 @@ fn is_called_local(req: &HttpRequest) -> bool {
     target && hosts.next().is_none() && host.is_some_and(is_loopback)
 }
 
+/// Browsers send `Origin` with every `POST` of a page. A name in it proves nothing, even where it equals `Host`:
+/// its owner can have it resolved to this server (DNS rebinding). An IP address can't be rebound.
+fn has_foreign_origin(req: &HttpRequest) -> bool {
+    let mut origins = req.headers().get_all(header::ORIGIN);
+    let Some(origin) = origins.next() else { return false };
+    let host = req.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = origin.to_str().ok().and_then(|origin| {
+        let authority = origin.strip_prefix("http://").or(origin.strip_prefix("https://"))?;
+        Some(host?.eq_ignore_ascii_case(authority) && address(authority).is_some())
+    });
+    origins.next().is_some() || own != Some(true)
+}
+
 /// Whether a host, with or without a port, is this machine's own loopback.
 fn is_loopback(authority: &str) -> bool {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let Some((address, port)) = rest.split_once(']') else { return false };
-        let address: Result<IpAddr, _> = Ipv6Addr::from_str(address).map(IpAddr::V6);
-        return is_port(port) && address.is_ok_and(|address| address.to_canonical().is_loopback());
-    }
-    let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-    let named = host.eq_ignore_ascii_case("localhost");
-    is_port(port) && (named || Ipv4Addr::from_str(host).is_ok_and(|host| host.is_loopback()))
+    address(authority).is_some_and(|address| address.is_loopback())
+}
+
+/// The IP address that a host is, with or without a port; of names only localhost has one.
+fn address(authority: &str) -> Option<IpAddr> {
+    let (address, port) = if let Some(rest) = authority.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        (Ipv6Addr::from_str(address).ok()?.into(), port)
+    } else {
+        let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+        let named = host.eq_ignore_ascii_case("localhost");
+        let address = if named { Ipv4Addr::LOCALHOST } else { Ipv4Addr::from_str(host).ok()? };
+        (IpAddr::V4(address), port)
+    };
+    is_port(port).then(|| address.to_canonical())
 }
 
 /// Nothing, or a colon and digits.
@@ -107,7 +131,10 @@ fn is_port(text: &str) -> bool {
 fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         let name = name.as_str();
-        matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+        matches!(name, "forwarded" | "via")
+            || name.ends_with("-ip")
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("x-envoy-")
     })
 }
 

@@ -173,6 +173,9 @@ async fn an_anonymous_call_comes_without_a_proxy_between() {
         "X-Forwarded-Anything",
         "via",
         "x-real-ip",
+        "cf-connecting-ip",
+        "True-Client-IP",
+        "x-envoy-external-address",
     ] {
         assert_refused(&get(&server, &[(header, "127.0.0.1")]).await, "without a proxy between");
     }
@@ -232,6 +235,59 @@ async fn anonymous_calls_can_be_answered_wherever_they_come_from() {
     assert_eq!(wire.status().await, 201);
     wire.send("GET /payment/x HTTP/1.1\r\nHost: example.org\r\n\r\n").await;
     assert_eq!(wire.status().await, 404);
+}
+
+#[tokio::test]
+async fn a_page_of_another_server_makes_no_anonymous_call() {
+    for access in ["loopback", "true"] {
+        let server = TestServer::start_with(&["--anonymous-access", access]).await;
+        let port = server.address.port();
+        let own = format!("127.0.0.1:{port}");
+        let pay = async |host: &str, origins: &[&str]| {
+            let headers = [
+                ("host", host),
+                ("content-type", "application/json"),
+                ("idempotency-key", "k"),
+            ];
+            let origins = origins.iter().map(|origin| ("origin", *origin));
+            let headers: Vec<_> = headers.into_iter().chain(origins).collect();
+            server.request(Method::POST, "/payment", &headers, PAYMENT).await
+        };
+        let of_own = format!("http://{own}");
+        for origins in [
+            &["http://example.org"][..],
+            &["null"],
+            &[""],
+            &["http://127.0.0.1"],
+            &["http://localhost:3000"],
+            &[&own],
+            &[&of_own, "http://example.org"],
+        ] {
+            assert_refused(&pay(&own, origins).await, "Origin header");
+        }
+        if access == "true" {
+            // A name that its owner resolves to this server.
+            let rebound = format!("example.org:{port}");
+            let refused = pay(&rebound, &[&format!("http://{rebound}")]).await;
+            assert_refused(&refused, "Origin header");
+        }
+        assert_eq!(server.database.payments().await, 0);
+        // As /docs sends it.
+        for host in [own, format!("localhost:{port}"), format!("[::1]:{port}")] {
+            let answer = pay(&host, &[&format!("http://{host}")]).await;
+            assert!(answer.status < 300, "{host}: {}", answer.body);
+        }
+        assert_eq!(server.database.payments().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_another_server_may_call_with_an_api_key() {
+    let server = TestServer::start().await;
+    let key = server.database.create_api_key("default");
+    let authorization = format!("Bearer {}", key["api_key"].as_str().unwrap());
+    let headers = [("authorization", authorization.as_str()), ("origin", "http://example.org")];
+    assert_eq!(get(&server, &headers).await.status, 404);
 }
 
 #[tokio::test]
