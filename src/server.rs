@@ -325,6 +325,14 @@ pub fn announce(settings: &Settings, options: &PgConnectOptions, server: &Server
     if !server.metrics_addresses().is_empty() {
         info!("/metrics is served at {}", urls(server.metrics_addresses()));
     }
+    if settings.metrics_address.is_none()
+        && settings.metrics_token.is_none()
+        && server.authenticator.had_keys()
+    {
+        info!(
+            "/metrics is not served: there are API keys, and METRICS_ADDRESS and METRICS_TOKEN are not set"
+        );
+    }
     info!("database {}", config::shown(options));
     info!(
         "keys stay used up: {}; answers are kept for {}; deadline {}, wait for other servers {}",

@@ -72,12 +72,18 @@ impl Authenticator {
         Self { directory, anonymous, longest_wait: LONGEST_WAIT.min(deadline / 2) }
     }
 
+    /// Whether there has ever been an API key.
+    #[must_use]
+    pub fn had_keys(&self) -> bool {
+        self.directory.view().had_keys()
+    }
+
     /// As whom the request wants to act.
     fn claim(&self, req: &HttpRequest) -> Result<Claim, Problem> {
         if let Some(hash) = shown_key(req)? {
             return Ok(Claim::Key(hash));
         }
-        if self.directory.view().had_keys() {
+        if self.had_keys() {
             return Err(anonymous_calls_ended());
         }
         match self.anonymous.refusal(req) {

@@ -5,11 +5,12 @@ use std::fmt;
 use actix_web::{
     HttpRequest,
     http::header::{self, HeaderValue},
+    web,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    accounts::is_local_caller,
+    accounts::{Authenticator, is_local_caller},
     problem::{Kind, Problem},
 };
 
@@ -44,7 +45,7 @@ pub enum Access {
     Token(Token),
     /// Who reaches the address, which was given for that alone.
     Everybody,
-    /// Programs on this machine. To others the metrics are not there.
+    /// Programs on this machine, until the first API key is created. To others there are no metrics.
     Local,
 }
 
@@ -56,14 +57,23 @@ impl Access {
     pub fn check(&self, req: &HttpRequest) -> Result<(), Problem> {
         match self {
             Self::Everybody => Ok(()),
-            Self::Local if is_local_caller(req) => Ok(()),
-            Self::Local => Err(Kind::NotFound.into()),
+            Self::Local if !is_local_caller(req) => Err(Kind::NotFound.into()),
+            // A proxy on this machine that adds no header can't be told from a program.
+            Self::Local if has_api_keys(req) => Err(Problem::new(Kind::NotFound).with_detail(
+                "Metrics are served here only until the first API key is created. Set METRICS_ADDRESS or METRICS_TOKEN.",
+            )),
+            Self::Local => Ok(()),
             Self::Token(token) if shown(req).is_some_and(|shown| token.is(shown)) => Ok(()),
             Self::Token(_) => Err(Problem::new(Kind::Unauthorized)
                 .with_detail("Send Authorization: Bearer with the token that METRICS_TOKEN is.")
                 .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         }
     }
+}
+
+fn has_api_keys(req: &HttpRequest) -> bool {
+    let authenticator = req.app_data::<web::Data<Authenticator>>();
+    authenticator.is_none_or(|authenticator| authenticator.had_keys())
 }
 
 fn shown(req: &HttpRequest) -> Option<&str> {

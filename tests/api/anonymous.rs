@@ -244,11 +244,8 @@ async fn a_page_of_another_server_makes_no_anonymous_call() {
         let port = server.address.port();
         let own = format!("127.0.0.1:{port}");
         let pay = async |host: &str, origins: &[&str]| {
-            let headers = [
-                ("host", host),
-                ("content-type", "application/json"),
-                ("idempotency-key", "k"),
-            ];
+            let headers =
+                [("host", host), ("content-type", "application/json"), ("idempotency-key", "k")];
             let origins = origins.iter().map(|origin| ("origin", *origin));
             let headers: Vec<_> = headers.into_iter().chain(origins).collect();
             server.request(Method::POST, "/payment", &headers, PAYMENT).await

@@ -294,9 +294,12 @@ async fn without_a_setting_only_programs_on_this_machine_read_them() {
     let server = TestServer::start().await;
     let unseen = server.get("/nothing").await;
     let address = server.address.to_string();
-    for (header, value) in
-        [("x-forwarded-for", "10.0.0.1"), ("via", "1.1 proxy"), ("host", "payonce.example")]
-    {
+    for (header, value) in [
+        ("x-forwarded-for", "10.0.0.1"),
+        ("cf-connecting-ip", "10.0.0.1"),
+        ("via", "1.1 proxy"),
+        ("host", "payonce.example"),
+    ] {
         let answer = server.request(Method::GET, "/metrics", &[(header, value)], "").await;
         answer.assert_problem(404, "not-found");
         assert_eq!(answer.member("detail"), unseen.member("detail"));
@@ -311,6 +314,30 @@ async fn without_a_setting_only_programs_on_this_machine_read_them() {
     }
     let head = server.request(Method::HEAD, "/metrics", &[("host", &address)], "").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn without_a_setting_nobody_reads_them_once_there_are_api_keys() {
+    let server = TestServer::start().await;
+    assert_eq!(server.get("/metrics").await.status, 200);
+    server.database.create_api_key("default");
+    let closed = async {
+        while server.get("/metrics").await.status == 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), closed).await.unwrap();
+    let answer = server.get("/metrics").await;
+    answer.assert_problem(404, "not-found");
+    assert!(answer.member("detail").contains("METRICS_TOKEN"), "{}", answer.body);
+    server.request(Method::POST, "/metrics", &[], "").await.assert_problem(404, "not-found");
+
+    let start = |variables| Serve::start(&server.database.options, variables);
+    start(&[]).wait_for("/metrics is not served");
+    let serve = start(&[("METRICS_TOKEN", "sesame")]);
+    let shown = [("authorization", "Bearer sesame")];
+    let answer = client(serve.address).request(Method::GET, "/metrics", &shown, "").await;
+    assert_eq!(answer.status, 200);
 }
 
 #[tokio::test]
