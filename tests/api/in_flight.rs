@@ -12,9 +12,6 @@ use crate::{
 
 const PATIENT: [&str; 2] = ["--in-flight-wait", "600ms"];
 
-/// Each committer goes by its own keys.
-const SINGLE: [&str; 2] = ["--committers", "1"];
-
 /// Claims a key as another server would, in a transaction that stays open.
 async fn claim(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnection {
     let mut conn = server.database.connect().await;
@@ -31,15 +28,6 @@ async fn claim(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnect
     .await
     .unwrap();
     conn
-}
-
-/// More than 4096 new keys in a row, after which the next ones are taken for new.
-async fn pay_thousands(server: &TestServer) {
-    for hundred in 0..41 {
-        let keys = (0..100).map(|key| format!("{hundred}-{key}")).collect::<Vec<_>>();
-        let answers = join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await;
-        assert!(answers.iter().all(|answer| answer.status == 201));
-    }
 }
 
 async fn assert_others_unharmed(server: &TestServer, name: &str) {
@@ -135,59 +123,6 @@ async fn a_key_that_is_committed_elsewhere_while_a_batch_claims_it_costs_the_bat
     let sample = Sample::of(&server).await;
     sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 0);
     assert!(sample.batch_steps("claim") > 0, "nothing broke the unique constraint");
-}
-
-#[tokio::test]
-async fn a_key_that_comes_again_when_new_ones_are_expected_is_replayed_and_costs_its_batch_nothing()
-{
-    let server = TestServer::start_with(&SINGLE).await;
-    let first = server.pay("first", PAYMENT).await;
-    pay_thousands(&server).await;
-    let before = Sample::of(&server).await.batch_steps("claim");
-    let answers = join_all(["a", "first", "z"].map(|key| server.pay(key, PAYMENT))).await;
-    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
-    assert_eq!(statuses, [201, 200, 201]);
-    assert_eq!(answers[1].body, first.body);
-    let sample = Sample::of(&server).await;
-    sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 0);
-    assert!(sample.batch_steps("claim") > before, "nothing broke the unique constraint");
-    assert_eq!(server.database.payments().await, 4103);
-}
-
-#[tokio::test]
-async fn a_used_key_is_replayed_when_new_ones_are_expected_though_its_payment_would_be_refused_now()
-{
-    let server = TestServer::start_with(&SINGLE).await;
-    let first = server.pay("first", PAYMENT).await;
-    pay_thousands(&server).await;
-    let stricter = "ALTER TABLE payments ADD CONSTRAINT small CHECK (amount < 100) NOT VALID";
-    server.database.execute(stricter).await;
-    let again = server.pay("first", PAYMENT).await;
-    assert_eq!((again.status, again.body), (200, first.body));
-    server.pay("new", PAYMENT).await.assert_problem(500, "internal");
-}
-
-#[tokio::test]
-async fn a_key_that_another_server_is_executing_when_new_ones_are_expected_is_passed_by() {
-    let server = TestServer::start_with(&[SINGLE, PATIENT].concat()).await;
-    pay_thousands(&server).await;
-    let before = Sample::of(&server).await.batch_steps("claim");
-    let mut holders = Vec::new();
-    for key in ["a", "m", "z"] {
-        holders.push(claim(&server, key, true).await);
-    }
-    for key in ["a", "m", "z"] {
-        let (held, ()) =
-            tokio::join!(server.pay(key, PAYMENT), assert_others_unharmed(&server, key));
-        held.assert_problem(409, "idempotency-key-in-flight");
-    }
-    let sample = Sample::of(&server).await;
-    assert_eq!(sample.batch_steps("claim"), before + 1, "transactions of several statements");
-    sample.assert("payonce_batch_failures_total{remedy=\"sidestep\"}", 0);
-    for mut holder in holders {
-        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    }
-    assert_eq!(server.pay("a", PAYMENT).await.status, 201);
 }
 
 #[tokio::test]

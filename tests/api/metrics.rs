@@ -76,7 +76,6 @@ async fn busy() -> TestServer {
     let payment = server.paid("a", 100).await;
     server.pay("a", r#"{"user_id": "user_1", "amount": 100}"#).await;
     server.pay("yen", r#"{"user_id": "user_1", "amount": 7, "currency": "JPY"}"#).await;
-    // Not "a", of which is known by now what it stands for.
     server.pay("yen", r#"{"user_id": "user_1", "amount": 200}"#).await;
     server.refund(&payment, "b", r#"{"amount": 40}"#).await;
     server.refund(&payment, "c", r#"{"amount": 400}"#).await;

@@ -2,14 +2,12 @@
 //!
 //! Where all of the batch comes to one INSERT, the whole transaction is one statement, which claims,
 //! executes, remembers and commits. Else, or where that lost a race, it is a BEGIN, a statement or more for
-//! each of these, and a COMMIT. What the keys stand for that were used before is read in a statement of its
-//! own, before where most are likely to be, and afterwards: a statement doesn't see what it lost a race to.
-//! Where a few are, the one statement reads them, too.
+//! each of these, and a COMMIT. Used keys are read in a statement of its own: before any is claimed where most
+//! are likely to be used, else afterwards.
 
 use std::{
     any::TypeId,
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
@@ -18,11 +16,11 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    error::{Remedy, breaks_unique_constraint, rolled_back},
+    error::breaks_unique_constraint,
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
-    store::{self, Claim, Used, UsedKey},
+    store::{self, Claim, UsedKey},
     submission::{Running, Submission},
 };
 
@@ -43,10 +41,6 @@ pub(super) struct Terms {
     pub(super) key_ttl: Option<f64>,
     /// Whether the server waits for a standby before it acknowledges a COMMIT.
     pub(super) synchronous_standby: bool,
-    /// Whether the one statement is to look for keys that were used before.
-    pub(super) expect_used: bool,
-    /// Whether its keys are to be claimed without a look whether they are new.
-    pub(super) take_for_new: bool,
 }
 
 /// A response that was stored just now.
@@ -63,7 +57,7 @@ pub(super) enum Fate {
     /// Its key was new; it was executed, and is committed.
     New(Executed),
     /// Its key was used before.
-    Used(Arc<UsedKey>),
+    Used(UsedKey),
 }
 
 /// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
@@ -82,15 +76,11 @@ pub(super) async fn run(
     // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
     let plain = terms.key_ttl.is_none() && !searching;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
-        let used = expected(batch, terms);
-        let run = in_one_statement(conn, batch, insert, terms.response_ttl, used, commit_sent);
+        let run = in_one_statement(conn, batch, insert, terms.response_ttl, commit_sent);
         match timed(observer, Step::OneStatement, run).await {
-            // A key was used since the statement began, or used or in flight after all, and it was undone. In a
-            // transaction, which claims before it executes anything, that is no error; one that the effect made is one
-            // again.
-            Err(error)
-                if breaks_unique_constraint(&error) || is_of_what_was_unexpected(used, &error) =>
-            {
+            // A key was used since the statement began, and PostgreSQL rolled it back. In a transaction, which claims
+            // before it executes anything, that is no error; one that the effect made is one again.
+            Err(error) if breaks_unique_constraint(&error) => {
                 debug!("a statement of {} lost a race, and is run as a transaction", batch.len());
                 *commit_sent = false;
             }
@@ -98,24 +88,6 @@ pub(super) async fn run(
         }
     }
     in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await
-}
-
-/// Whether an error may come of a key that should have been new. Whatever the command's INSERT says of a used one
-/// is no answer to it.
-fn is_of_what_was_unexpected(used: Used, error: &sqlx::Error) -> bool {
-    used == Used::Unexpected && rolled_back(error) && Remedy::of(error) == Remedy::Isolate
-}
-
-/// What the one statement had better do about used keys.
-fn expected(batch: &[Running], terms: Terms) -> Used {
-    // Whether a standby has what it finds, this transaction wouldn't tell.
-    if terms.expect_used && !terms.synchronous_standby {
-        Used::LookedUp
-    } else if terms.take_for_new && batch.iter().all(Running::is_untried) {
-        Used::Unexpected
-    } else {
-        Used::PassedBy
-    }
 }
 
 /// The batch as an INSERT, if it is all of one type that comes to one.
@@ -135,26 +107,19 @@ async fn in_one_statement(
     batch: &[Running],
     mut insert: Insert,
     response_ttl: Option<f64>,
-    used: Used,
     commit_sent: &mut bool,
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
     *commit_sent = true;
-    let committed = store::commit(conn, &claims, insert, &responses, response_ttl, used).await?;
+    let committed = store::commit(conn, &claims, insert, &responses, response_ttl).await?;
     let mut new = committed.new.into_iter().peekable();
     let executed = batch.iter().zip(responses).map(|(running, response)| {
         new.next_if_eq(&running.leader.execution_id)?;
         let until = committed.replayable_until.filter(|_| response.is_of_success());
         Some(Fate::New(Executed { response, replayable_until: until }))
     });
-    let mut fates: Vec<Option<Fate>> = executed.collect();
-    for (place, used) in committed.used {
-        if let Some(fate) = fates.get_mut(place) {
-            *fate = Some(Fate::Used(Arc::new(used)));
-        }
-    }
-    Ok(fates)
+    Ok(executed.collect())
 }
 
 /// The layer's only BEGIN and its only COMMIT.

@@ -42,12 +42,6 @@ impl Columns {
         format!("SELECT {}", opened.collect::<Vec<_>>().join(", "))
     }
 
-    /// A column's argument, its array. Where there is no such column it is one that PostgreSQL doesn't have either.
-    pub(super) fn argument(&self, name: &str) -> String {
-        let place = self.names.iter().position(|named| *named == name);
-        format!("${}", place.map_or(0, |place| place + 1))
-    }
-
     /// The arguments, to which no columns can be added any more.
     pub(super) fn into_arguments(self) -> Result<PgArguments, sqlx::Error> {
         self.arguments.map_err(sqlx::Error::Encode)

@@ -23,7 +23,6 @@ use super::{
     lane::lanes,
     observer::{Contained, Event, Observer},
     queue::Queue,
-    recent::Recent,
     record::Void,
     submission::{Stage, Submission},
 };
@@ -196,12 +195,7 @@ impl Committer {
                 settings.queue_limit.div_ceil(committers),
                 settings.account_queue_limit.div_ceil(committers),
             );
-            let recent = match settings.key_ttl {
-                None => Recent::new(committers),
-                // Another server may use a key anew at any moment.
-                Some(_) => Recent::nothing(),
-            };
-            let queue = Arc::new(Queue::new(limits, recent, Arc::clone(&observer)));
+            let queue = Arc::new(Queue::new(limits, Arc::clone(&observer)));
             let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
             tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
             queues.push(queue);

@@ -199,8 +199,6 @@ impl Connector {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
             synchronous_standby: session.server.synchronous_standby,
-            expect_used: self.used_share.look_up_within(),
-            take_for_new: self.used_share.takes_for_new(),
         };
         Ok((session, terms))
     }

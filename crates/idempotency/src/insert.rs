@@ -21,7 +21,7 @@ pub struct Insert {
 }
 
 impl Insert {
-    /// An INSERT of one row for each row of `claimed`: those of the batch whose keys were new, or are taken for new.
+    /// An INSERT of one row for each row of `claimed`: those of the batch whose keys were new.
     /// Its columns are `execution_id`, `account_id`, and those that are [added](Self::column); so it reads
     ///
     /// ```sql

@@ -98,7 +98,7 @@
 //!
 //! `command` and `insert` are what an application says it does, `committer` is the way in, `submission` one call of
 //! it and its reply, `queue` where copies of one request meet, `seat` a caller's place in it, `places` whose turn
-//! it is there and `recent` what keys were found to stand for a moment ago. `lane` is the loop that takes batches
+//! it is there. `lane` is the loop that takes batches
 //! and mends what fails, `sidestepped` what it puts aside at once, `batch` the one transaction, `store` its
 //! statements, `columns` their arrays, `connection` what it runs on, and `fitness` whether promises can be kept
 //! there. `used_share` is whether keys had better be looked up than claimed. `record` is what became of a key,
@@ -119,7 +119,6 @@ mod lane;
 mod observer;
 mod places;
 mod queue;
-mod recent;
 mod record;
 mod response;
 mod seat;

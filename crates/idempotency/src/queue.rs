@@ -4,8 +4,6 @@
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
-//! Where it is known already what a key stands for, those who bring it are answered at once, unless others pay.
-//!
 //! No account takes more than its share of the places, and those that wait take turns: whoever has a
 //! thousand keys waiting delays nobody else by more than the batch that is being executed.
 
@@ -24,7 +22,6 @@ use super::{
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
     places::{Group, Places},
-    recent::Recent,
     seat::Seat,
     store::UsedKey,
     submission::{Reply, Running, Stage, Standing, Submission},
@@ -37,8 +34,6 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 /// One committer's queue.
 pub(super) struct Queue {
     state: Mutex<Places>,
-    /// What keys were found to stand for a moment ago.
-    pub(super) recent: Recent,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
@@ -47,19 +42,8 @@ pub(super) struct Queue {
 
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
-    pub(super) fn new(
-        (limit, account_limit): (usize, usize),
-        recent: Recent,
-        observer: Arc<dyn Observer>,
-    ) -> Self {
-        Self {
-            state: Mutex::default(),
-            recent,
-            arrivals: Notify::new(),
-            limit,
-            account_limit,
-            observer,
-        }
+    pub(super) fn new((limit, account_limit): (usize, usize), observer: Arc<dyn Observer>) -> Self {
+        Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
     }
 
     pub(super) fn observe(&self, event: Event<'_>) {
@@ -76,8 +60,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command in, as its key's leader or as a follower; or answers it, where that needs no turn of
-    /// the committer.
+    /// Takes a command in, as its key's leader or as a follower.
     pub(super) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
         let scope = submission.scope.clone();
         let mut state = self.state();
@@ -85,12 +68,6 @@ impl Queue {
             return Err(Failure::Overloaded);
         }
         let number = state.number();
-        if let Some(used) = self.recent.find_at_once(&scope, submission.arrived) {
-            drop(state);
-            let reply = submission.judged_by(Standing::from(&*used));
-            self.answer(submission, reply);
-            return Ok(Seat::not_needed(self, scope, number));
-        }
         let state = &mut *state;
         let (keys, copies) =
             state.shares.get(&scope.account_id).map_or((0, 0), |share| (share.keys, share.copies));

@@ -16,11 +16,6 @@ impl<'a> Seat<'a> {
         Self { queue, scope, number, left: false }
     }
 
-    /// That of a caller who was answered at once.
-    pub(super) fn not_needed(queue: &'a Queue, scope: ScopedKey, number: u64) -> Self {
-        Self { queue, scope, number, left: true }
-    }
-
     /// The caller has heard its outcome: there is nothing to leave.
     pub(super) fn answered(mut self) {
         self.left = true;

@@ -135,11 +135,6 @@ impl Running {
     pub(super) fn is_in_doubt(&self) -> bool {
         self.in_doubt || !self.left_in_doubt.is_empty()
     }
-
-    /// Whether nothing is known of it that speaks for its key having been used.
-    pub(super) fn is_untried(&self) -> bool {
-        self.losses == 0 && self.delays == 0 && !self.is_in_doubt()
-    }
 }
 
 /// How far a key's leader has come.
@@ -182,9 +177,7 @@ mod tests {
         assert!(!running.is_in_doubt());
 
         let in_doubt = running.leader.execution_id;
-        assert!(running.is_untried());
         running.in_doubt = true;
-        assert!(!running.is_untried(), "its key may be used");
         for _ in 0..3 {
             running.hand_over(submission(), reply());
             assert!(running.is_in_doubt(), "its key is, whoever leads");

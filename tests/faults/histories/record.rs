@@ -105,7 +105,7 @@ pub struct Expiry {
     pub begun: Instant,
     /// From when on it shows to who asks what became of a key.
     pub ended: Instant,
-    /// From when on it shows to who sends a request again: what is done by hand, within five seconds.
+    /// From when on it shows to every request that is sent again.
     pub shown: Instant,
 }
 

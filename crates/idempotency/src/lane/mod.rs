@@ -19,7 +19,7 @@ use super::{
     queue::Queue,
     sidestepped::Sidestepped,
     store::UsedKey,
-    submission::{Running, Stage, Submission},
+    submission::{Running, Stage},
 };
 
 use amend::put_aside;
@@ -32,10 +32,6 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 
 /// Up to so many keys a batch isn't split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
-
-/// For so long after it executed something a committer answers known keys in its turns alone, and not at once: others
-/// may have more to execute. It is decided turn by turn.
-const CONTENDED: Duration = Duration::from_secs(1);
 
 /// How long a connection may idle before it is looked after: less than the time after which
 /// firewalls and load balancers forget a connection.
@@ -70,8 +66,6 @@ pub(super) struct Lane {
     decided: VecDeque<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
-    /// When something new was executed last.
-    executed: Option<Instant>,
     /// How often in a row a batch had to be repeated because it met other transactions.
     repeats: u32,
     /// Whether these parts are being run to find out whose row is locked.
@@ -94,7 +88,6 @@ pub(super) fn lanes(
         parts: Vec::new(),
         decided: VecDeque::new(),
         delayed: Vec::new(),
-        executed: None,
         repeats: 0,
         searching: false,
     };
@@ -164,9 +157,7 @@ impl Lane {
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { aside, sidestepped } = &mut self.role {
-            let contended = self.executed.is_some_and(|executed| now < executed + CONTENDED);
-            self.queue.recent.tell_at_once(!contended);
-            // Until there is a batch, or nothing left: what is known or put aside makes room.
+            // Until there is a batch, or nothing left: what is put aside makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
                 if taken.is_empty() {
@@ -174,9 +165,7 @@ impl Lane {
                 }
                 for running in taken {
                     let leader = &running.leader;
-                    if let Some(used) = self.queue.recent.find(&leader.scope, now) {
-                        self.decided.push_back((running, Fate::Used(used)));
-                    } else if sidestepped.has(&leader.scope, leader.row, now) {
+                    if sidestepped.has(&leader.scope, leader.row, now) {
                         put_aside(aside, &self.queue, running);
                     } else {
                         batch.push(running);
@@ -234,7 +223,7 @@ impl Lane {
         }
         self.parts.push(part);
         if !self.connector.is_connected() {
-            // Those who are known need no server, and nobody may join them for as long as one is looked for.
+            // Those whose fate is known need no connection, and don't wait for one.
             answer(&self.queue, &mut self.decided);
         }
         let run = match self.connector.connect().await {
@@ -263,7 +252,7 @@ impl Lane {
                 let mut open = Vec::new();
                 for (running, fate) in part.into_iter().zip(fates) {
                     match fate {
-                        Some(fate) => self.decide(running, fate),
+                        Some(fate) => self.decided.push_back((running, fate)),
                         None => open.push(running),
                     }
                 }
@@ -298,7 +287,7 @@ impl Lane {
         let mut open = Vec::new();
         for (running, used) in self.looked_up(Look::First).await {
             match used {
-                Some(used) => self.decide(running, Fate::Used(Arc::new(used))),
+                Some(used) => self.decided.push_back((running, Fate::Used(used))),
                 None => open.push(running),
             }
         }
@@ -309,26 +298,12 @@ impl Lane {
         any
     }
 
-    /// Its callers hear of it once the next part is on its way.
-    fn decide(&mut self, running: Running, fate: Fate) {
-        let now = Instant::now();
-        match &fate {
-            Fate::New(_) => self.executed = Some(now),
-            // Whoever comes with its key in a moment is to find it.
-            Fate::Used(used) => {
-                let Submission { scope, arrived, .. } = &running.leader;
-                self.queue.recent.keep(scope, used, *arrived, now);
-            }
-        }
-        self.decided.push_back((running, fate));
-    }
-
     /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
     async fn look_up(&mut self, part: Vec<Running>) {
         self.parts.push(part);
         for (running, used) in self.looked_up(Look::Last).await {
             match used {
-                Some(used) => self.decide(running, Fate::Used(Arc::new(used))),
+                Some(used) => self.decided.push_back((running, Fate::Used(used))),
                 None => self.delay(running),
             }
         }

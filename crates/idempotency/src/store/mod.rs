@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{columns::Columns, key::ScopedKey, recent::KEPT, response::Response};
+use super::{columns::Columns, key::ScopedKey, response::Response};
 
-pub(super) use commit::{Used, commit};
+pub(super) use commit::commit;
 
 mod commit;
 
@@ -30,9 +30,6 @@ pub(super) struct UsedKey {
     /// `None` when the response can't be replayed any more.
     pub(super) response: Option<Response>,
     pub(super) replayable_until: Option<DateTime<Utc>>,
-    /// Whether all of this stays true for [`KEPT`] at least, short of a change by hand,
-    /// and where keys don't expire.
-    pub(super) lasts: bool,
 }
 
 /// An execution whose response is stored, and until when it can be replayed; `None`: as long as its key.
@@ -106,10 +103,7 @@ pub(super) async fn claim(
     sqlx::query_scalar_with(AssertSqlSafe(sql), columns.into_arguments()?).fetch_all(conn).await
 }
 
-/// What is to be said of keys to claim.
-const CLAIM: [&str; 4] = ["account_id", "_key", "execution_id", "_fingerprint"];
-
-/// Adds the columns of [`CLAIM`], and the numbers of their advisory locks.
+/// Adds the columns that [`claim_sql`] reads, and the numbers of their advisory locks.
 fn add_claims(columns: &mut Columns, claims: &[Claim<'_>]) {
     let scopes: Vec<&ScopedKey> = claims.iter().map(|claim| claim.scope).collect();
     let (accounts, keys) = by_column(&scopes);
@@ -125,7 +119,7 @@ const LOCK: &str = "_lock";
 /// Which keys no other server is executing: takes their advisory locks, for the transaction.
 const UNLOCKED: &str = "pg_try_advisory_xact_lock(_lock)";
 
-/// The INSERT that claims keys, up to its FROM, which has the columns of [`CLAIM`].
+/// The INSERT that claims keys, up to its FROM, which has the columns of [`add_claims`].
 fn claim_sql(operation: &str) -> String {
     format!(
         "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
@@ -164,31 +158,6 @@ fn remember_sql(seconds: usize) -> String {
     )
 }
 
-/// What is read of a used key.
-const USED_KEY: &str = "wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
-                r.status, r.headers, r.body, r.replayable_until, r.lasts";
-
-/// The key `k` of each row of `wanted`, and its response `r`, if that can still be replayed.
-///
-/// One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
-fn look_up_sql() -> String {
-    format!(
-        "CROSS JOIN LATERAL (
-             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
-             WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
-             LIMIT 1
-         ) AS k
-         LEFT JOIN LATERAL (
-             SELECT status, headers, body, replayable_until,
-                    replayable_until IS NULL OR replayable_until > now() + interval '{kept} seconds' AS lasts
-             FROM idempotency_responses
-             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
-             LIMIT 1
-         ) AS r ON true",
-        kept = KEPT.as_secs_f64(),
-    )
-}
-
 /// What became of keys that are used up, each with its place among those asked for, or why it can't be read. A key that nobody has
 /// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
 /// which another server is about to use anew.
@@ -198,19 +167,28 @@ pub(super) async fn used(
     key_ttl: Option<f64>,
 ) -> Result<Vec<Result<(usize, UsedKey), sqlx::Error>>, sqlx::Error> {
     let (accounts, keys) = by_column(scopes);
-    let sql = format!(
-        "SELECT {USED_KEY}
+    // One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
+    let rows = sqlx::query(
+        "SELECT wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
+                r.status, r.headers, r.body, r.replayable_until
          FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
-         {look_up}
+         CROSS JOIN LATERAL (
+             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
+             WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
+             LIMIT 1
+         ) AS k
+         LEFT JOIN LATERAL (
+             SELECT status, headers, body, replayable_until FROM idempotency_responses
+             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
+             LIMIT 1
+         ) AS r ON true
          WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)",
-        look_up = look_up_sql(),
-    );
-    let rows = sqlx::query(AssertSqlSafe(sql))
-        .bind(accounts)
-        .bind(keys)
-        .bind(key_ttl)
-        .fetch_all(conn)
-        .await?;
+    )
+    .bind(accounts)
+    .bind(keys)
+    .bind(key_ttl)
+    .fetch_all(conn)
+    .await?;
     Ok(rows.iter().map(used_key).collect())
 }
 
@@ -239,7 +217,6 @@ fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
         created_at: row.try_get("created_at")?,
         response,
         replayable_until: row.try_get("replayable_until")?,
-        lasts: row.try_get::<Option<bool>, _>("lasts")?.unwrap_or(false),
     };
     Ok((place, used))
 }
