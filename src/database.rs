@@ -106,16 +106,20 @@ pub fn silent() -> sqlx::Error {
 /// When the database can't be reached, or a migration fails.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrationError> {
     let begun = Instant::now();
+    let mut applied = 0;
     loop {
         let mut conn = connect(options).await?;
         let pending =
             timeout(STATEMENT_LIMIT, pending(&mut conn)).await.map_err(|_| silent())??;
         if pending == 0 {
-            info!("database is up to date");
+            match applied {
+                0 => info!("database schema is up to date"),
+                applied => info!("database migrated: {applied} migrations applied"),
+            }
             return Ok(conn.close().await?);
         }
         match MIGRATIONS.run(&mut conn).await {
-            Ok(()) => info!("database migrated: {pending} migrations applied"),
+            Ok(()) => applied = pending,
             Err(error) if is_locked(&error) && begun.elapsed() < MIGRATION_PATIENCE => {
                 warn!("a migration waits for a lock, trying again");
                 sleep(Duration::from_millis(200)).await;

@@ -77,6 +77,11 @@ pub enum LogFormat {
 /// Logs to stderr from now on, what the filter lets pass. To be called once.
 pub fn start(format: LogFormat, filter: &Filter) {
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default());
+    // payonce itself says where it listens and when it stops, and migrations raise harmless notices. A filter that
+    // names these targets has them back.
+    for target in ["actix_server", "sqlx::postgres::notice"] {
+        builder.filter_module(target, LevelFilter::Warn);
+    }
     builder.parse_filters(&filter.0).format_timestamp_millis();
     match format {
         LogFormat::Text => builder.format_key_values(|out, fields| {

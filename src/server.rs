@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, num::NonZero, time::Duration};
 
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
-use log::{info, warn};
+use log::warn;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    accounts::{AnonymousAccess, Authenticator, Directory},
-    config::{self, Settings, Ttl},
+    accounts::{Authenticator, Directory},
+    config::Settings,
     database::{self, MigrationError, Reads, Unmigrated},
     exchange::{BodyLimits, exchange, watched},
     health::{Readiness, Stopping},
@@ -56,14 +56,24 @@ pub enum StartError {
     /// Two metrics have one name: a defect.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
-    /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
+    /// The server can't listen on the address.
+    #[error("can't listen on {address}: {source}{}", advice(.source, .example))]
     Listen {
-        /// What was tried.
+        /// The address.
         address: String,
+        /// The setting that gives it, with another value.
+        example: &'static str,
         /// What the operating system says.
         source: io::Error,
     },
+}
+
+fn advice(error: &io::Error, example: &str) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        format!(". Another program listens there: choose a free port, as in {example}")
+    } else {
+        String::new()
+    }
 }
 
 /// A server that runs.
@@ -155,7 +165,7 @@ impl Server {
         .max_connections(connections.div_ceil(workers))
         .disable_signals()
         .bind(&address)
-        .map_err(|source| StartError::Listen { address, source })?;
+        .map_err(|source| StartError::Listen { address, example: "PORT=5050", source })?;
         let addresses = http.addrs();
         let http = http.run();
         Ok(Self {
@@ -186,6 +196,12 @@ impl Server {
     #[must_use]
     pub fn metrics_addresses(&self) -> &[SocketAddr] {
         self.metrics.as_ref().map_or(&[], |(addresses, _)| addresses)
+    }
+
+    /// Whether there has ever been an API key: anonymous calls have ended.
+    #[must_use]
+    pub fn had_api_keys(&self) -> bool {
+        self.authenticator.had_keys()
     }
 
     /// Waits for what doesn't happen unless something is badly wrong, like threads that can't be made: that it serves
@@ -297,7 +313,11 @@ fn serve_metrics(
     .client_request_timeout(settings.header_timeout)
     .disable_signals()
     .bind(address)
-    .map_err(|source| StartError::Listen { address: address.to_string(), source })?;
+    .map_err(|source| StartError::Listen {
+        address: address.to_string(),
+        example: "METRICS_ADDRESS=127.0.0.1:9101",
+        source,
+    })?;
     let addresses = http.addrs();
     let http = http.run();
     let handle = http.handle();
@@ -312,55 +332,4 @@ fn serve_metrics(
 /// An IPv6 address as it stands before a port.
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
-}
-
-/// Says what this server is, as it starts: nothing secret.
-pub fn announce(settings: &Settings, options: &PgConnectOptions, server: &Server) {
-    let urls = |addresses: &[SocketAddr]| {
-        let urls: Vec<String> =
-            addresses.iter().map(|address| format!("http://{address}")).collect();
-        urls.join(", ")
-    };
-    info!("payonce {} listens on {}", env!("CARGO_PKG_VERSION"), urls(server.addresses()));
-    if !server.metrics_addresses().is_empty() {
-        info!("/metrics is served at {}", urls(server.metrics_addresses()));
-    }
-    if settings.metrics_address.is_none()
-        && settings.metrics_token.is_none()
-        && server.authenticator.had_keys()
-    {
-        info!(
-            "/metrics is not served: there are API keys, and METRICS_ADDRESS and METRICS_TOKEN are not set"
-        );
-    }
-    info!("database {}", config::shown(options));
-    info!(
-        "keys stay used up: {}; answers are kept for {}; deadline {}, wait for other servers {}",
-        match settings.idempotency_key_ttl {
-            Ttl(None) => "for ever".to_owned(),
-            ttl => format!("for {ttl}"),
-        },
-        settings.idempotency_response_ttl,
-        Ttl(Some(settings.request_deadline)),
-        Ttl(Some(settings.in_flight_wait)),
-    );
-    info!(
-        "{} committers, batches of up to {}, queue of {} ({} for one account), {} connections to read",
-        settings.committers,
-        settings.max_batch,
-        settings.queue_limit,
-        settings.account_queue_limit(),
-        settings.read_connections
-    );
-    info!("payments that name no currency are in {}", settings.default_currency);
-    if settings.anonymous_access == AnonymousAccess::True {
-        warn!(
-            "ANONYMOUS_ACCESS is true: until the first API key is made, everybody who reaches this server can pay"
-        );
-    }
-    if settings.allow_asynchronous_commit {
-        warn!(
-            "ALLOW_ASYNCHRONOUS_COMMIT is on: a crash of PostgreSQL may lose payments that were answered"
-        );
-    }
 }

@@ -43,9 +43,9 @@ pub(super) enum AccountCommand {
 pub(super) enum ApiKeyCommand {
     /// Create an API key and show it, once
     Create {
-        /// Whose key it is: an account's name or id
-        #[arg(long, default_value = "default")]
-        account: String,
+        /// Account by name or id; required where there are several
+        #[arg(long)]
+        account: Option<String>,
         /// What it is for, in words of your own
         #[arg(long)]
         name: Name,
@@ -93,7 +93,7 @@ pub(super) async fn api_key(
     let mut conn = connect(options).await?;
     match command {
         ApiKeyCommand::Create { account, name, json } => {
-            create_key(&mut conn, account, name, *json).await?;
+            create_key(&mut conn, account.as_deref(), name, *json).await?;
         }
         ApiKeyCommand::List { account, json } => {
             list_keys(&mut conn, account.as_deref(), *json).await?;
@@ -143,11 +143,11 @@ struct NewKey<'a> {
 
 async fn create_key(
     conn: &mut PgConnection,
-    account: &str,
+    account: Option<&str>,
     name: &Name,
     json: bool,
 ) -> Result<(), CommandError> {
-    let account = find_account(conn, account).await?;
+    let account = choose_account(conn, account).await?;
     if store::count_valid_keys(conn).await? >= MAX_KEYS {
         return Err(CommandError::TooManyKeys);
     }
@@ -225,11 +225,19 @@ async fn revoke_key(
     ))?)
 }
 
-/// The account of this name or id.
-pub(super) async fn find_account(
+/// The account of this name or id, or the only one. Where there are several, none is assumed: about another account's
+/// keys and payments the answer would be wrong without saying so.
+pub(super) async fn choose_account(
     conn: &mut PgConnection,
-    account: &str,
+    account: Option<&str>,
 ) -> Result<Account, CommandError> {
+    match account {
+        Some(account) => find_account(conn, account).await,
+        None => store::only_account(conn).await?.ok_or(CommandError::WhichAccount),
+    }
+}
+
+async fn find_account(conn: &mut PgConnection, account: &str) -> Result<Account, CommandError> {
     let found = store::find_account(conn, account).await?;
     found.ok_or_else(|| CommandError::NoAccount(account.to_owned()))
 }

@@ -47,9 +47,7 @@ pub(super) enum CommandError {
     )]
     SeveralKeys,
     /// There are several accounts, and none is named.
-    #[error(
-        "there is more than one account: say with --account whose key it is; payonce account list shows all"
-    )]
+    #[error("there are several accounts: name one with --account; payonce account list shows them")]
     WhichAccount,
     /// A server is executing the request.
     #[error("a server is executing the request with this key right now: void it again in a moment")]

@@ -8,9 +8,9 @@ use serde::Serialize;
 use sqlx::{Connection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use super::{accounts::find_account, connect, error::CommandError, print};
+use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
-    accounts::store::{self, Account},
+    accounts::store::Account,
     config::Settings,
     idempotency::{self, Committer, IdempotencyKey, Outcome},
     idempotency_key::{self, Shown},
@@ -60,11 +60,8 @@ pub(super) async fn key(
     let (KeyCommand::Show(asked) | KeyCommand::Void(asked)) = command;
     let key = read(&asked.key)?;
     let mut conn = connect(options).await?;
-    // Never one that was not meant: of another account's key it would be said that nothing was executed.
-    let Account { account_id, name: account, .. } = match &asked.account {
-        Some(account) => find_account(&mut conn, account).await?,
-        None => store::only_account(&mut conn).await?.ok_or(CommandError::WhichAccount)?,
-    };
+    let Account { account_id, name: account, .. } =
+        choose_account(&mut conn, asked.account.as_deref()).await?;
     if matches!(command, KeyCommand::Void(_)) {
         void(settings, options, account_id, key.clone()).await?;
     }

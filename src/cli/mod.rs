@@ -147,8 +147,7 @@ async fn execute(
         // Above all where settings contradict each other, one wants to see them.
         Some(Command::Config { json }) => settings::show(settings, matches, environment, *json)?,
         Some(Command::Completions { shell }) => return Ok(completions(*shell)?),
-        // It goes by a server's address, and by no setting of this one.
-        Some(Command::Storm(options)) => return storm::storm(options).await,
+        Some(Command::Storm(options)) => return storm::storm(options, settings).await,
         _ => {}
     }
     settings.validate()?;

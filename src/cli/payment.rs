@@ -4,7 +4,7 @@ use clap::{Subcommand, value_parser};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use super::{accounts::find_account, connect, error::CommandError, print};
+use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
     config::Settings,
     database,
@@ -21,9 +21,9 @@ use crate::{
 pub(super) enum PaymentCommand {
     /// List payments, the newest first, a page at a time
     List {
-        /// Whose payments: an account's name or id
-        #[arg(long, default_value = "default")]
-        account: String,
+        /// Account by name or id; required where there are several
+        #[arg(long)]
+        account: Option<String>,
         /// Only those of this user
         #[arg(long, value_parser = user_id)]
         user: Option<UserId>,
@@ -41,9 +41,9 @@ pub(super) enum PaymentCommand {
     Show {
         /// Its id
         transaction_id: Uuid,
-        /// Whose payment it is: an account's name or id
-        #[arg(long, default_value = "default")]
-        account: String,
+        /// Account by name or id; required where there are several
+        #[arg(long)]
+        account: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -69,10 +69,10 @@ pub(super) async fn payment(
     match command {
         PaymentCommand::List { account, user, limit, cursor, json } => {
             let listing = Listing { user_id: user.clone(), limit: *limit, cursor: *cursor };
-            list(&mut conn, account, &listing, *json).await?;
+            list(&mut conn, account.as_deref(), &listing, *json).await?;
         }
         PaymentCommand::Show { transaction_id, account, json } => {
-            show(&mut conn, account, *transaction_id, *json).await?;
+            show(&mut conn, account.as_deref(), *transaction_id, *json).await?;
         }
     }
     Ok(conn.close().await?)
@@ -80,11 +80,11 @@ pub(super) async fn payment(
 
 async fn list(
     conn: &mut PgConnection,
-    account: &str,
+    account: Option<&str>,
     listing: &Listing,
     json: bool,
 ) -> Result<(), CommandError> {
-    let account_id = find_account(conn, account).await?.account_id;
+    let account_id = choose_account(conn, account).await?.account_id;
     let page = Page::new(payments::list(conn, account_id, listing).await?, listing);
     if json {
         return Ok(print::json(&page)?);
@@ -93,8 +93,8 @@ async fn list(
         [
             payment.transaction_id.to_string(),
             print::seconds(payment.created_at),
-            payment.amount.to_string(),
-            payment.refunded.to_string(),
+            print::units(payment.amount, &payment.currency),
+            print::units(payment.refunded, &payment.currency),
             payment.currency,
             payment.user_id,
         ]
@@ -108,11 +108,11 @@ async fn list(
 
 async fn show(
     conn: &mut PgConnection,
-    account: &str,
+    account: Option<&str>,
     transaction_id: Uuid,
     json: bool,
 ) -> Result<(), CommandError> {
-    let account = find_account(conn, account).await?;
+    let account = choose_account(conn, account).await?;
     let payment = payments::find(conn, account.account_id, transaction_id).await?;
     let payment =
         payment.ok_or(CommandError::NoPayment { account: account.name, transaction_id })?;
@@ -124,8 +124,8 @@ async fn show(
         ("id", Some(transaction_id.to_string())),
         ("status", Some(status)),
         ("user", Some(user_id)),
-        ("amount", Some(format!("{amount} {currency} (in minor units)"))),
-        ("refunded", Some(refunded.to_string())),
+        ("amount", Some(format!("{} {currency}", print::units(amount, &currency)))),
+        ("refunded", Some(format!("{} {currency}", print::units(refunded, &currency)))),
         ("created", Some(print::seconds(created_at))),
     ])?;
     if !refunds.is_empty() {
@@ -134,7 +134,7 @@ async fn show(
             [
                 refund.refund_id.to_string(),
                 print::seconds(refund.created_at),
-                refund.amount.to_string(),
+                print::units(refund.amount, &currency),
             ]
         });
         print::table(["REFUND", "CREATED", "AMOUNT"], rows)?;

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use chrono::SecondsFormat;
 use serde::Serialize;
 
-use crate::timestamp::Timestamp;
+use crate::{payments::currency::exponent, timestamp::Timestamp};
 
 /// Prints a text and ends its line. That nobody reads on (`| head`) is no error.
 pub(super) fn text(text: &str) -> io::Result<()> {
@@ -65,9 +65,39 @@ pub(super) fn seconds(time: Timestamp) -> String {
     time.0.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// An amount in units of its currency: 100 is 1.00 where there are cents, and 100 in yen.
+pub(super) fn units(minor: i64, currency: &str) -> String {
+    match exponent(currency) {
+        None => format!("{minor} minor units"),
+        Some(0) => minor.to_string(),
+        Some(digits) => {
+            let unit = 10_i64.saturating_pow(digits);
+            let width = usize::try_from(digits).unwrap_or(0);
+            format!("{}.{:0width$}", minor / unit, minor % unit)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::aligned;
+    use super::{aligned, units};
+
+    #[test]
+    fn an_amount_is_shown_in_units_of_its_currency() {
+        for (minor, currency, shown) in [
+            (100, "USD", "1.00"),
+            (5, "USD", "0.05"),
+            (9_007_199_254_740_991, "EUR", "90071992547409.91"),
+            (100, "JPY", "100"),
+            (1234, "KWD", "1.234"),
+            (1, "CLF", "0.0001"),
+            // Withdrawn: no new payments, but old ones are listed.
+            (100, "HRK", "1.00"),
+            (100, "???", "100 minor units"),
+        ] {
+            assert_eq!(units(minor, currency), shown, "{minor} {currency}");
+        }
+    }
 
     #[test]
     fn columns_stand_below_each_other() {

@@ -3,16 +3,17 @@
 use std::{
     error::Error,
     io::{ErrorKind, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
-use log::info;
+use log::{info, warn};
 use sqlx::postgres::PgConnectOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::{Settings, Ttl},
+    accounts::AnonymousAccess,
+    config::{self, Settings, Ttl},
     server::{self, Server},
 };
 
@@ -33,7 +34,7 @@ pub(super) async fn serve(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    server::announce(settings, options, &server);
+    announce(settings, options, &server);
 
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -60,15 +61,67 @@ pub(super) async fn serve(
     Ok(())
 }
 
+/// Logs the settings that matter, without secrets, and then where the server listens.
+fn announce(settings: &Settings, options: &PgConnectOptions, server: &Server) {
+    info!("database {}", config::shown(options));
+    info!(
+        "keys are kept {}, responses for {}; request deadline {}, in-flight wait {}",
+        match settings.idempotency_key_ttl {
+            Ttl(None) => "permanently".to_owned(),
+            ttl => format!("for {ttl}"),
+        },
+        settings.idempotency_response_ttl,
+        Ttl(Some(settings.request_deadline)),
+        Ttl(Some(settings.in_flight_wait)),
+    );
+    info!(
+        "committers {}, payments per transaction {}, queue {} ({} per account), read connections {}, \
+         default currency {}",
+        settings.committers,
+        settings.max_batch,
+        settings.queue_limit,
+        settings.account_queue_limit(),
+        settings.read_connections,
+        settings.default_currency
+    );
+    if settings.anonymous_access == AnonymousAccess::True {
+        warn!(
+            "ANONYMOUS_ACCESS is true: until the first API key is created, everybody who reaches this server \
+             can pay"
+        );
+    }
+    if settings.allow_asynchronous_commit {
+        warn!(
+            "ALLOW_ASYNCHRONOUS_COMMIT is on: a crash of PostgreSQL may lose payments that were acknowledged"
+        );
+    }
+    let metrics = server.metrics_addresses();
+    if !metrics.is_empty() {
+        info!("/metrics is served at {}", urls(metrics));
+    } else if settings.metrics_token.is_none() && server.had_api_keys() {
+        info!(
+            "/metrics is not served: there are API keys, and METRICS_ADDRESS and METRICS_TOKEN are not set"
+        );
+    }
+    info!("payonce {} listens on {}", env!("CARGO_PKG_VERSION"), urls(server.addresses()));
+    // As a browser on this machine reaches it.
+    let port = server.addresses().first().map_or(settings.port, SocketAddr::port);
+    info!("to try it, open http://{}:{port}/docs", settings.reachable_host());
+}
+
+fn urls(addresses: &[SocketAddr]) -> String {
+    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    urls.join(", ")
+}
+
 /// Asks the server at HOST and PORT whether it is ready. That takes it up to half of a request's deadline, where
 /// there is no database.
 pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
-    let host = match settings.host.as_str() {
-        "0.0.0.0" => "127.0.0.1",
-        "::" | "[::]" => "::1",
-        host => host.trim_matches(['[', ']']),
-    };
-    let address = (host, settings.port).to_socket_addrs()?.next().ok_or("HOST has no address")?;
+    let host = settings.reachable_host();
+    let address = (host.trim_matches(['[', ']']), settings.port)
+        .to_socket_addrs()?
+        .next()
+        .ok_or("HOST has no address")?;
     let mut server = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
         .map_err(|error| format!("can't reach {address}: {error}"))?;
     let limit = settings.request_deadline / 2 + Duration::from_secs(1);

@@ -9,7 +9,7 @@ use payonce_storm::{Plan, Report, Target};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::print;
-use crate::config;
+use crate::config::{self, Settings};
 
 /// Broken promises that people are shown; programs are told all.
 const SHOWN: usize = 20;
@@ -17,8 +17,8 @@ const SHOWN: usize = 20;
 /// What the storm is to be.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Options {
-    /// Where payonce listens (plain HTTP); several servers on one database are used in turn
-    #[arg(long, default_value = "http://127.0.0.1:5000")]
+    /// URL of the server, plain HTTP; repeat it for several servers on one database [default: HOST and PORT]
+    #[arg(long)]
     url: Vec<Target>,
     /// How many payments to make
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -35,9 +35,13 @@ pub(super) struct Options {
 }
 
 /// Does what the command line says, and fails where a payment was not made exactly once.
-pub(super) async fn storm(options: &Options) -> Result<(), Box<dyn Error>> {
+pub(super) async fn storm(options: &Options, settings: &Settings) -> Result<(), Box<dyn Error>> {
+    let mut targets = options.url.clone();
+    if targets.is_empty() {
+        targets.push(format!("http://{}:{}", settings.reachable_host(), settings.port).parse()?);
+    }
     let plan = Plan {
-        targets: options.url.clone(),
+        targets,
         payments: options.payments,
         clients: options.clients,
         patience: options.patience,
@@ -65,10 +69,11 @@ pub(super) async fn storm(options: &Options) -> Result<(), Box<dyn Error>> {
 
 /// What to show as Authorization: a secret, so that it has no flag.
 fn authorization() -> Result<Option<HeaderValue>, Box<dyn Error>> {
-    let Some(key) = std::env::var("PAYONCE_API_KEY").ok().filter(|key| !key.is_empty()) else {
+    let key = std::env::var("PAYONCE_API_KEY").unwrap_or_default();
+    if key.trim().is_empty() {
         return Ok(None);
-    };
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+    }
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
         .map_err(|_| "PAYONCE_API_KEY has characters in it that no API key has")?;
     value.set_sensitive(true);
     Ok(Some(value))

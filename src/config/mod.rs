@@ -284,6 +284,17 @@ impl Settings {
         Ok(())
     }
 
+    /// The host at which a program on this machine reaches the server, as a URL has it.
+    #[must_use]
+    pub fn reachable_host(&self) -> String {
+        match self.host.trim_matches(['[', ']']) {
+            "0.0.0.0" => "127.0.0.1".to_owned(),
+            "::" => "[::1]".to_owned(),
+            host if host.contains(':') => format!("[{host}]"),
+            host => host.to_owned(),
+        }
+    }
+
     /// How many keys of one account may wait or be executed. Where nothing is said, a quarter of the queue
     /// is left to the others.
     #[must_use]

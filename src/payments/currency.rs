@@ -29,6 +29,13 @@ impl Currency {
     }
 }
 
+/// How many digits stand after the point in amounts of a currency, including those that were withdrawn; `None` where the
+/// code is unknown or has no minor units.
+#[must_use]
+pub fn exponent(code: &str) -> Option<u32> {
+    iso_currency::Currency::from_code(code)?.exponent().map(u32::from)
+}
+
 impl FromStr for Currency {
     type Err = &'static str;
 

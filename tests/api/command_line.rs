@@ -299,10 +299,19 @@ async fn keys_and_payments_are_those_of_the_account_that_is_named() {
 }
 
 #[tokio::test]
-async fn whose_key_is_meant_must_be_said_where_there_are_several_accounts() {
+async fn the_account_must_be_named_where_there_are_several() {
     let server = TestServer::start().await;
     let ada = server.account("ada").await;
-    assert_eq!(ada.pay("k", PAYMENT).await.status, 201);
+    let payment = ada.paid("k", 100).await;
+    for arguments in [
+        &["payment", "list"][..],
+        &["payment", "show", &payment],
+        &["api-key", "create", "--name", "another"],
+    ] {
+        let (code, stdout, stderr) = operate(&server.database, arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(stderr.contains("name one with --account"), "{stderr}");
+    }
     for command in ["show", "void"] {
         let (code, stdout, stderr) = operate(&server.database, &["key", command, "k"]);
         assert_eq!((code, stdout.as_str()), (2, ""));
@@ -338,14 +347,17 @@ async fn payments_are_listed_and_shown_as_over_http() {
     let (_, table, _) = operate(database, &["payment", "list", "--limit", "2"]);
     let lines: Vec<&str> = table.lines().collect();
     assert!(
-        lines[0].starts_with("ID ") && lines[2].ends_with("JPY       somebody else"),
+        lines[0].starts_with("ID ")
+            && lines[2].ends_with("7       0         JPY       somebody else"),
         "{table}"
     );
+    assert!(lines[1].ends_with("1.00    0.00      USD       user_1"), "{table}");
     assert!(lines.last().unwrap().ends_with(&format!("--cursor {cursor}")), "{table}");
     let (_, all, _) = operate(database, &["payment", "list"]);
     assert_eq!(all.lines().count(), 4, "{all}");
     let (_, shown, _) = operate(database, &["payment", "show", &payment]);
-    assert!(shown.contains("100 USD") && shown.contains("REFUND "), "{shown}");
+    assert!(shown.contains("1.00 USD") && shown.contains("0.40 USD"), "{shown}");
+    assert!(shown.contains("REFUND ") && shown.trim_end().ends_with(" 0.40"), "{shown}");
 }
 
 #[tokio::test]

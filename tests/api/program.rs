@@ -310,9 +310,9 @@ async fn settings_are_read_from_flags_then_the_environment_then_dot_env() {
         .env("COMMITTERS", "7")
         .env("IN_FLIGHT_WAIT", "1s");
     let mut serve = Serve::spawn(&mut command);
-    let log = serve.wait_for("connections to read");
-    assert!(log.contains("2 committers, batches of up to 3, queue of 35"), "{log}");
-    assert!(log.contains("wait for other servers 1s"), "{log}");
+    let log = serve.wait_for("/docs");
+    assert!(log.contains("committers 2, payments per transaction 3, queue 35"), "{log}");
+    assert!(log.contains("in-flight wait 1s"), "{log}");
 }
 
 #[test]
@@ -346,8 +346,7 @@ async fn it_says_at_start_what_matters_and_nothing_secret() {
     // Where no password is asked for, any will do.
     let password = url.password().unwrap_or("se-cret");
     let mut serve = Serve::start(&database.options.clone().password(password), &[]);
-    // The last line of what it says.
-    let log = serve.wait_for("payments that name no currency");
+    let log = serve.wait_for("/docs");
     let name = database.options.get_database().unwrap();
     for text in
         [&format!("payonce {} listens on http://127.0.0.1:", env!("CARGO_PKG_VERSION")), name]
@@ -355,6 +354,28 @@ async fn it_says_at_start_what_matters_and_nothing_secret() {
         assert!(log.contains(text), "{text:?} in {log}");
     }
     assert!(!log.contains(&format!(":{password}@")), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.ends_with(&format!("open http://{}/docs", serve.address)), "{log}");
+    let port = format!(":{}", serve.address.port());
+    assert_eq!(log.matches(&port).count(), 2, "where it listens, and where to try it: {log}");
+    let migrations = log.lines().filter(|line| line.contains("payonce::database")).count();
+    assert_eq!((migrations, log.contains("actix")), (1, false), "{log}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_reported_with_the_setting_that_chooses_another() {
+    let database = TestDatabase::create().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for (variable, value) in
+        [("PORT", address.port().to_string()), ("METRICS_ADDRESS", address.to_string())]
+    {
+        let mut serve = payonce(&["serve"]);
+        serve.env("DATABASE_URL", url(&database.options)).env("PORT", "0").env(variable, value);
+        let (code, _, stderr) = run(&mut serve);
+        assert!(code == 1 && stderr.contains(&format!("can't listen on {address}")), "{stderr}");
+        assert!(stderr.contains(&format!("choose a free port, as in {variable}=")), "{stderr}");
+    }
 }
 
 #[tokio::test]

@@ -135,6 +135,18 @@ async fn an_api_key_is_read_from_the_environment_and_asked_for_where_it_is_lacki
     assert_eq!(server.database.payments().await, 10);
 }
 
+#[tokio::test]
+async fn without_a_url_a_storm_goes_to_host_and_port() {
+    let server = TestServer::start().await;
+    let port = server.address.port().to_string();
+    for host in ["127.0.0.1", "0.0.0.0", "localhost"] {
+        let mut storm = storm(&[], &["--payments", "1", "--clients", "1", "--json"]);
+        let (code, stdout, stderr) = run(storm.env("HOST", host).env("PORT", &port));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{host}: {stdout}");
+    }
+    assert_eq!(server.database.payments().await, 3);
+}
+
 #[test]
 fn a_url_that_cannot_be_used_is_refused_with_the_reason() {
     for (url, why) in [
@@ -145,6 +157,7 @@ fn a_url_that_cannot_be_used_is_refused_with_the_reason() {
         let (code, stdout, stderr) = run(&mut payonce(&["storm", "--url", url]));
         assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
         assert!(stderr.contains("--url") && stderr.contains(why), "{stderr}");
+        assert!(!stderr.contains("secret"), "{stderr}");
     }
     for arguments in [["--payments", "0"], ["--clients", "0"], ["--patience", "5"]] {
         assert_eq!(run(payonce(&["storm"]).args(arguments)).0, 2, "{arguments:?}");
