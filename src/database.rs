@@ -1,6 +1,11 @@
 //! The database, apart from what commits: migrations, and a small pool to read with.
 
-use std::{collections::HashSet, io, sync::LazyLock, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use log::{info, warn};
 use sqlx::{
@@ -10,10 +15,12 @@ use sqlx::{
 };
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use crate::{
     idempotency::{is_of_outdated_statement, loggable},
     problem::{Kind, Problem},
+    turns::Places,
 };
 
 /// The migrations of this binary. A database that has more, since a newer binary has been there, is
@@ -203,10 +210,15 @@ pub async fn prepare_to_read(conn: &mut PgConnection, limit: Duration) -> Result
     conn.execute(AssertSqlSafe(settings)).await.map(drop)
 }
 
-/// Connections to read with.
+/// Reads of one account that may wait for a connection: more than a well-behaved client has at a time, and as
+/// many as can be served within their time limit.
+const WAITING_LIMIT: usize = 256;
+
+/// Connections to read with. Accounts take turns at them.
 #[derive(Debug, Clone)]
 pub struct Reads {
     pool: PgPool,
+    places: Arc<Places>,
     limit: Duration,
 }
 
@@ -226,7 +238,24 @@ impl Reads {
                 })
             })
             .connect_lazy_with(named(options.clone(), "payonce reads"));
-        Self { pool, limit }
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        Self { pool, places: Places::new(connections, WAITING_LIMIT), limit }
+    }
+
+    /// Runs a read of this account's when it is its turn.
+    ///
+    /// # Errors
+    /// `too-many-requests` when as many reads of this account wait as may, and those of [`run`](Self::run).
+    pub async fn run_for<T>(
+        &self,
+        account_id: Uuid,
+        read: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Problem> {
+        let in_turn = async {
+            let _place = self.places.take(account_id).await.map_err(|_| Kind::TooManyRequests)?;
+            self.run(read).await
+        };
+        timeout(self.limit, in_turn).await.unwrap_or_else(|_elapsed| Err(too_late()))
     }
 
     /// Runs a read on a connection of the pool; twice, if a migration has outdated what was prepared there.
@@ -251,9 +280,7 @@ impl Reads {
         match timeout(self.limit, reading).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(Problem::new(kind_of(&error)).caused_by(loggable(&error))),
-            Err(_elapsed) => {
-                Err(Problem::new(Kind::DatabaseUnavailable).caused_by("no answer in time"))
-            }
+            Err(_elapsed) => Err(too_late()),
         }
     }
 
@@ -261,6 +288,10 @@ impl Reads {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+fn too_late() -> Problem {
+    Problem::new(Kind::DatabaseUnavailable).caused_by("no answer in time")
 }
 
 /// Whether it is the database that can't be had, or the statement that is wrong.

@@ -216,7 +216,7 @@ async fn answer(
     let find = async |conn: &mut PgConnection| {
         look_up(conn, account_id, request.key().clone(), keyed.key_ttl, VOIDING).await
     };
-    let shown = reads.run(find).await?;
+    let shown = reads.run_for(account_id, find).await?;
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
 }
 

@@ -40,5 +40,6 @@ pub mod routes;
 pub mod server;
 pub mod sweep;
 pub mod timestamp;
+mod turns;
 
 pub use payonce_idempotency as idempotency;

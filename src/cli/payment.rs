@@ -10,7 +10,7 @@ use crate::{
     database,
     payments::{
         self,
-        list::{Cursor, DEFAULT_LIMIT, Listing, MAX_LIMIT, Page},
+        list::{Cursor, DEFAULT_LIMIT, Listing, MAX_LIMIT},
         payment::UserId,
         recorded::Payment,
     },
@@ -85,7 +85,7 @@ async fn list(
     json: bool,
 ) -> Result<(), CommandError> {
     let account_id = choose_account(conn, account).await?.account_id;
-    let page = Page::new(payments::list(conn, account_id, listing).await?, listing);
+    let page = payments::list(conn, account_id, listing).await?;
     if json {
         return Ok(print::json(&page)?);
     }

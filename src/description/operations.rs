@@ -36,6 +36,9 @@ enum Body {
 /// Of whatever asks who is calling, and the database.
 const CALLED: &[Kind] = &[Kind::Unauthorized, Kind::Internal, Kind::DatabaseUnavailable];
 
+/// Of whatever reads.
+const READ: &[Kind] = &[Kind::TooManyRequests];
+
 /// Of whatever reads the key.
 const KEYED: &[Kind] = &[Kind::KeyMissing, Kind::KeyInvalid];
 
@@ -98,11 +101,11 @@ const OPERATIONS: [Operation; 14] = [
         summary: "List payments, the newest first",
         description: "Send `next_cursor` as `cursor`, with the rest of the query as it was, until it is null: that \
                       shows every payment that was there at the beginning once. Unknown and repeated parameters are \
-                      refused.",
+                      refused. A page has fewer payments than `limit` where these have more than 1 000 refunds together.",
         parameters: &["UserId", "Limit", "Cursor"],
         body: Body::None,
         successes: &[ok("A page.", Json("PaymentPage"), &[])],
-        problems: &[CALLED, &[Kind::InvalidQuery]],
+        problems: &[CALLED, READ, &[Kind::InvalidQuery]],
     },
     Operation {
         method: "get",
@@ -114,7 +117,7 @@ const OPERATIONS: [Operation; 14] = [
         parameters: &["TransactionId"],
         body: Body::None,
         successes: &[ok("The payment, as it is now.", Json("Payment"), &[])],
-        problems: &[CALLED, &[Kind::NotFound]],
+        problems: &[CALLED, READ, &[Kind::NotFound]],
     },
     Operation {
         method: "post",
@@ -148,7 +151,7 @@ const OPERATIONS: [Operation; 14] = [
         parameters: &["IdempotencyKey"],
         body: Body::None,
         successes: &[ok("What the key stands for.", Json("KeyState"), &["Idempotency-Key"])],
-        problems: &[CALLED, KEYED],
+        problems: &[CALLED, KEYED, READ],
     },
     Operation {
         method: "post",

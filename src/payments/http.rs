@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     currency::Currency,
-    list::{Listing, Page},
+    list::Listing,
     money::{self, Amount},
     payment::{TakePayment, UserId, location},
     store,
@@ -74,7 +74,7 @@ pub async fn show(
 ) -> Result<HttpResponse, Problem> {
     let transaction_id = Uuid::parse_str(&path).map_err(|_| Kind::NotFound)?;
     let payment = reads
-        .run(async |conn| store::find(conn, account_id, transaction_id).await)
+        .run_for(account_id, async |conn| store::find(conn, account_id, transaction_id).await)
         .await?
         .ok_or(Kind::NotFound)?;
     Ok(fresh(payment))
@@ -90,8 +90,10 @@ pub async fn list(
     reads: web::Data<Reads>,
 ) -> Result<HttpResponse, Problem> {
     let listing = Listing::read(request.query_string())?;
-    let payments = reads.run(async |conn| store::list(conn, account_id, &listing).await).await?;
-    Ok(fresh(Page::new(payments, &listing)))
+    let page = reads
+        .run_for(account_id, async |conn| store::list(conn, account_id, &listing).await)
+        .await?;
+    Ok(fresh(page))
 }
 
 /// What is true now, and may not be in a moment.

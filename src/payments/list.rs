@@ -6,6 +6,8 @@
 //! Following `next_cursor` to its end shows every payment that was there when it began once, and none
 //! twice, whatever is taken meanwhile. A payment that is committed meanwhile is shown if its id is older
 //! than the page that is being read, and not if it is newer: to see what is new, begin again.
+//!
+//! A page may end before its limit, where its payments have many refunds.
 
 use std::fmt;
 
@@ -18,7 +20,7 @@ use crate::{problem::Problem, query};
 /// What a client needs to know of a page that it doesn't ask the size of.
 pub const DEFAULT_LIMIT: u8 = 50;
 
-/// An answer of some 100 kB, where nothing was refunded.
+/// A response of some 50 kB, where nothing was refunded.
 pub const MAX_LIMIT: u8 = 200;
 
 /// What a cursor begins with, so that what follows can be changed.
@@ -93,11 +95,9 @@ impl fmt::Display for Cursor {
 }
 
 impl Page {
-    /// The page that this listing asked for, of its payments and, where there is one, the next.
+    /// A page of these payments; there may be more.
     #[must_use]
-    pub fn new(mut payments: Vec<Payment>, listing: &Listing) -> Self {
-        let more = payments.len() > usize::from(listing.limit);
-        payments.truncate(listing.limit.into());
+    pub fn new(payments: Vec<Payment>, more: bool) -> Self {
         let last = payments.last().filter(|_| more);
         let next_cursor = last.map(|payment| Cursor(payment.transaction_id));
         Self { payments, next_cursor }

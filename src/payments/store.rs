@@ -1,26 +1,49 @@
 //! The statements of payments.
 
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    list::Listing,
+    list::{Listing, Page},
     payment::{TakePayment, UserId},
     recorded::Payment,
 };
 use crate::idempotency::{Execution, Insert};
 
-/// What is read of a payment `p`, in one statement, so that the sum and its refunds agree. Refunds are
-/// looked for only where there are any.
+/// The refunds that a page of payments shows, but for those of its last payment: what a page costs, to read and
+/// to send, is bounded by them more than by its payments.
+const REFUNDS_OF_A_PAGE: i64 = 1000;
+
+/// Reads payments `p` in one statement, so that the sum and the refunds agree. Refunds are looked for only where
+/// there are any.
 macro_rules! select_payments {
-    ($which:literal) => {
+    ($($from:expr),+) => {
         concat!(
             "SELECT transaction_id, status, user_id, amount, currency, refunded, created_at,
                     ARRAY(SELECT ROW(r.refund_id, r.amount, r.created_at) FROM refunds AS r
                           WHERE p.refunded > 0 AND r.transaction_id = p.transaction_id
-                          ORDER BY r.refund_id) AS refunds
-             FROM payments AS p ",
-            $which
+                          ORDER BY r.refund_id) AS refunds",
+            $($from),+
+        )
+    };
+}
+
+/// Reads a page of the payments that are selected, at most `$3` of them, in their order, which is that of their ids,
+/// and whether more follow. A page ends early, after the payment that reaches `$4` refunds.
+macro_rules! select_page {
+    ($which:literal) => {
+        select_payments!(
+            ", more
+             FROM (
+                 SELECT *, row_number() OVER newest AS number, lead(true, 1, false) OVER newest AS more,
+                        sum(refund_count) OVER newest - refund_count AS refunds_before
+                 FROM (SELECT * FROM payments ",
+            $which,
+            " LIMIT $3 + 1) AS found
+                 WINDOW newest AS (ORDER BY transaction_id DESC)
+             ) AS p
+             WHERE number <= $3 AND refunds_before < $4
+             ORDER BY transaction_id DESC"
         )
     };
 }
@@ -63,14 +86,16 @@ pub async fn find(
     account_id: Uuid,
     transaction_id: Uuid,
 ) -> Result<Option<Payment>, sqlx::Error> {
-    sqlx::query_as(select_payments!("WHERE account_id = $1 AND transaction_id = $2"))
-        .bind(account_id)
-        .bind(transaction_id)
-        .fetch_optional(conn)
-        .await
+    sqlx::query_as(select_payments!(
+        " FROM payments AS p WHERE account_id = $1 AND transaction_id = $2"
+    ))
+    .bind(account_id)
+    .bind(transaction_id)
+    .fetch_optional(conn)
+    .await
 }
 
-/// The payments of a page, and one more where there is a next one.
+/// A page of payments.
 ///
 /// # Errors
 /// When the database fails.
@@ -78,13 +103,16 @@ pub async fn list(
     conn: &mut PgConnection,
     account_id: Uuid,
     listing: &Listing,
-) -> Result<Vec<Payment>, sqlx::Error> {
+) -> Result<Page, sqlx::Error> {
     let before = listing.cursor.map_or(Uuid::max(), |cursor| cursor.0);
-    let count = i64::from(listing.limit) + 1;
-    match &listing.user_id {
-        None => list_all(conn, account_id, before, count).await,
-        Some(user_id) => list_of_user(conn, account_id, user_id, before, count).await,
-    }
+    let limit = i64::from(listing.limit);
+    let rows = match &listing.user_id {
+        None => list_all(conn, account_id, before, limit).await?,
+        Some(user_id) => list_of_user(conn, account_id, user_id, before, limit).await?,
+    };
+    let more = rows.last().map_or(Ok(false), |last| last.try_get("more"))?;
+    let payments = rows.iter().map(Payment::from_row).collect::<Result<_, _>>()?;
+    Ok(Page::new(payments, more))
 }
 
 /// Said in the order of its index, the primary key, as is [`list_of_user`] in that of its own, so that no
@@ -94,15 +122,16 @@ async fn list_all(
     conn: &mut PgConnection,
     account_id: Uuid,
     before: Uuid,
-    count: i64,
-) -> Result<Vec<Payment>, sqlx::Error> {
-    sqlx::query_as(select_payments!(
+    limit: i64,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    sqlx::query(select_page!(
         "WHERE (account_id, transaction_id) < ($1, $2) AND account_id >= $1
-         ORDER BY account_id DESC, transaction_id DESC LIMIT $3"
+         ORDER BY account_id DESC, transaction_id DESC"
     ))
     .bind(account_id)
     .bind(before)
-    .bind(count)
+    .bind(limit)
+    .bind(REFUNDS_OF_A_PAGE)
     .fetch_all(conn)
     .await
 }
@@ -114,20 +143,21 @@ async fn list_of_user(
     account_id: Uuid,
     user_id: &UserId,
     before: Uuid,
-    count: i64,
-) -> Result<Vec<Payment>, sqlx::Error> {
-    sqlx::query_as(select_payments!(
+    limit: i64,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    sqlx::query(select_page!(
         "WHERE (uuid_hash_extended(account_id, hashtextextended(user_id, 0)), transaction_id)
-               < (uuid_hash_extended($1, hashtextextended($4, 0)), $2)
+               < (uuid_hash_extended($1, hashtextextended($5, 0)), $2)
            AND uuid_hash_extended(account_id, hashtextextended(user_id, 0))
-               >= uuid_hash_extended($1, hashtextextended($4, 0))
-           AND account_id = $1 AND user_id = $4
+               >= uuid_hash_extended($1, hashtextextended($5, 0))
+           AND account_id = $1 AND user_id = $5
          ORDER BY uuid_hash_extended(account_id, hashtextextended(user_id, 0)) DESC,
-                  transaction_id DESC LIMIT $3"
+                  transaction_id DESC"
     ))
     .bind(account_id)
     .bind(before)
-    .bind(count)
+    .bind(limit)
+    .bind(REFUNDS_OF_A_PAGE)
     .bind(user_id.as_str())
     .fetch_all(conn)
     .await

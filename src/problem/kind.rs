@@ -255,8 +255,8 @@ impl Kind {
                 "too-many-requests",
                 SameRequest,
                 "This account has as many requests waiting as it may",
-                "This request executed nothing. Send it again as it was, with the same key, after Retry-After; and \
-                 fewer at the same time.",
+                "This request executed nothing. Send it again as it was, with the same key if it has one, after \
+                 Retry-After; and fewer at the same time.",
             ),
             Self::Internal => entry(
                 StatusCode::INTERNAL_SERVER_ERROR,

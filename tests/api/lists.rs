@@ -318,3 +318,31 @@ async fn a_page_reads_its_own_rows_alone_however_many_there_are() {
     let read = read().await - before;
     assert!(read < 450, "{read} rows read");
 }
+
+#[tokio::test]
+async fn a_page_ends_early_where_its_payments_have_many_refunds() {
+    let server = TestServer::start().await;
+    for number in 0..12 {
+        pay(&server, &format!("k{number}"), "user_1").await;
+    }
+    server
+        .database
+        .execute(
+            "UPDATE payments SET amount = 100, refunded = 100, refund_count = 100;
+             INSERT INTO refunds (refund_id, transaction_id, account_id, amount)
+             SELECT gen_random_uuid(), transaction_id, account_id, 1 FROM payments, generate_series(1, 100)",
+        )
+        .await;
+    for query in ["limit=200", "user_id=user_1&limit=200", "limit=11"] {
+        let pages = read_all(&server, query, async || {}).await;
+        let sizes: Vec<usize> = pages.iter().map(Vec::len).collect();
+        assert_eq!(sizes, [10, 2], "a thousand refunds end a page of {query}");
+        let all: BTreeSet<&String> = pages.iter().flatten().collect();
+        assert_eq!(all.len(), 12, "{query}");
+    }
+    let page = server.get("/payment?limit=200").await.json();
+    assert_eq!(page["payments"][9]["refunds"].as_array().unwrap().len(), 100);
+    let sizes: Vec<usize> =
+        read_all(&server, "limit=6", async || {}).await.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [6, 6]);
+}

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use reqwest::Method;
 use sqlx::{PgConnection, raw_sql};
 
 use super::metrics::reaches;
@@ -93,4 +94,49 @@ async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
     assert!(before < 200, "{before} of the flood were executed before ten others");
     assert!(quiet.iter().all(|status| *status == 201));
     assert!(flood.iter().all(|status| *status == 201));
+}
+
+#[tokio::test]
+async fn an_account_that_floods_the_reads_is_bounded_and_does_not_hold_up_the_others() {
+    let server =
+        TestServer::start_with(&["--read-connections", "1", "--request-deadline", "2min"]).await;
+    let (ada, bob) = (server.account("ada").await, server.account("bob").await);
+    let path = "/payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
+    let holder = server.database.lock_payments().await;
+    // One has the connection, 256 wait, and the rest is refused at once: then all of them are there.
+    let mut flood: FuturesUnordered<_> = (0..260).map(|_| ada.get(path)).collect();
+    for _ in 0..3 {
+        let refused = flood.next().await.unwrap();
+        refused.assert_problem(429, "too-many-requests");
+    }
+    let quiet = async {
+        let headers = [("idempotency-key", "k")];
+        let void = bob.request(Method::POST, "/idempotency-key/void", &headers, "");
+        let shown = bob.request(Method::GET, "/idempotency-key", &headers, "");
+        let (read, void, shown) = tokio::join!(bob.get(path), void, shown);
+        (read.status, void.status, shown.status)
+    };
+    let released = async {
+        // The void of the other account is committed, and is about to be read.
+        let voided = "SELECT count(*) FROM idempotency_keys WHERE operation = 'void'";
+        while server.database.number(voided).await < 1 {}
+        release(holder).await;
+    };
+    let (mut quiet, mut released) = (Box::pin(quiet), Box::pin(released));
+    let (mut of_flood, mut is_released) = (0, false);
+    let answers = loop {
+        tokio::select! {
+            answers = &mut quiet => break answers,
+            () = &mut released, if !is_released => is_released = true,
+            Some(answer) = flood.next() => {
+                assert_eq!(answer.status, 404);
+                of_flood += 1;
+            }
+        }
+    };
+    assert_eq!(answers, (404, 200, 200));
+    assert!(of_flood < 64, "{of_flood} of the flood were read before three others");
+    while let Some(answer) = flood.next().await {
+        assert_eq!(answer.status, 404);
+    }
 }
