@@ -17,11 +17,15 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+pub use readiness::{Needs, NotReady};
+
 use crate::{
     idempotency::{is_of_outdated_statement, loggable},
     problem::{Kind, Problem},
     turns::Places,
 };
+
+mod readiness;
 
 /// The migrations of this binary. A database that has more, since a newer binary has been there, is
 /// fine: an upgrade replaces servers one by one.
@@ -44,8 +48,16 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may take to show that it is at rest.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a connection lives that must see the settings of new ones.
+const LIFETIME: Duration = Duration::from_secs(2);
+
 /// How long to try again, when another server is migrating or a table is in use.
 const MIGRATION_PATIENCE: Duration = Duration::from_mins(1);
+
+/// For the session, whatever a later reload says: a revoked API key must not be valid again after a crash.
+const COMMIT_SYNCHRONOUSLY: &str = "SELECT set_config('synchronous_commit', \
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, \
+    false)";
 
 /// Why the database could not be migrated.
 #[derive(Debug, Error)]
@@ -77,7 +89,8 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::E
             .await
             .map_err(|error| at(options, error))?;
         let settings = format!(
-            "SET statement_timeout = 0; SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan",
+            "SET statement_timeout = 0; SET lock_timeout = {}; SET plan_cache_mode = force_custom_plan; \
+             {COMMIT_SYNCHRONOUSLY}",
             LOCK_TIMEOUT.as_millis()
         );
         conn.execute(AssertSqlSafe(settings)).await?;
@@ -226,8 +239,19 @@ impl Reads {
     /// A pool of up to `connections`, opened as they are needed. A read takes no longer than `limit`.
     #[must_use]
     pub fn new(options: &PgConnectOptions, connections: u32, limit: Duration) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
+        Self::of(PgPoolOptions::new().max_connections(connections), options, limit)
+    }
+
+    /// One connection, which is made anew every few seconds: it sees what a role, a database or a pooler gives
+    /// to new ones.
+    #[must_use]
+    pub fn short_lived(options: &PgConnectOptions, limit: Duration) -> Self {
+        Self::of(PgPoolOptions::new().max_connections(1).max_lifetime(LIFETIME), options, limit)
+    }
+
+    fn of(pool: PgPoolOptions, options: &PgConnectOptions, limit: Duration) -> Self {
+        let connections = usize::try_from(pool.get_max_connections()).unwrap_or(usize::MAX);
+        let pool = pool
             .acquire_timeout(limit)
             .after_connect(move |conn, _| Box::pin(prepare_to_read(conn, limit)))
             // A read that was given up leaves its connection in whatever state, and the pool would wait
@@ -238,7 +262,6 @@ impl Reads {
                 })
             })
             .connect_lazy_with(named(options.clone(), "payonce reads"));
-        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
         Self { pool, places: Places::new(connections, WAITING_LIMIT), limit }
     }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    database::{self, Reads, Unmigrated},
+    database::{Needs, NotReady, Reads},
     problem::{Kind, Problem},
 };
 
@@ -36,13 +36,14 @@ impl Stopping {
     }
 }
 
-/// What tells whether the database can be reached and is migrated. On a connection of its own: whoever keeps those
-/// busy that read would else make the server seem to be down, to those who watch it and send it payments.
+/// Looks whether requests would be executed, on a connection of its own: clients that keep the reading connections
+/// busy would else make the server seem to be down.
 ///
-/// Anybody may ask. So looks are 50 ms apart at least, and whoever asked before one began is answered by it.
+/// Everybody may ask. So looks are 50 ms apart at least, and one look answers all who asked before it began.
 #[derive(Debug)]
 pub struct Readiness {
     reads: Reads,
+    needs: Needs,
     last: Mutex<Option<Look>>,
 }
 
@@ -50,7 +51,7 @@ pub struct Readiness {
 #[derive(Debug)]
 struct Look {
     began: Instant,
-    found: Result<Result<(), Unmigrated>, Problem>,
+    found: Result<Result<(), NotReady>, Problem>,
 }
 
 /// From one look to the next at least.
@@ -59,12 +60,12 @@ const APART: Duration = Duration::from_millis(50);
 impl Readiness {
     /// Looks for no longer than `limit`.
     #[must_use]
-    pub fn new(options: &PgConnectOptions, limit: Duration) -> Self {
-        Self { reads: Reads::new(options, 1, limit), last: Mutex::default() }
+    pub fn new(options: &PgConnectOptions, limit: Duration, needs: Needs) -> Self {
+        Self { reads: Reads::short_lived(options, limit), needs, last: Mutex::default() }
     }
 
     /// What the database is found to be by a look that begins from now on.
-    async fn look(&self) -> Result<Result<(), Unmigrated>, Problem> {
+    async fn look(&self) -> Result<Result<(), NotReady>, Problem> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         if let Some(look) = &*last {
@@ -74,7 +75,7 @@ impl Readiness {
             sleep_until(look.began + APART).await;
         }
         let began = Instant::now();
-        let found = self.reads.run(async |conn| database::migrated(conn).await).await;
+        let found = self.reads.run(async |conn| self.needs.check(conn).await).await;
         *last = Some(Look { began, found: found.clone() });
         found
     }
@@ -102,8 +103,7 @@ pub async fn live() -> HttpResponse {
     healthy("live")
 }
 
-/// `GET /health/ready`: the server isn't being stopped, and the database can be reached and is migrated
-/// at least as far as this binary needs.
+/// `GET /health/ready`: the server is not being stopped, and its database takes what it writes.
 ///
 /// # Errors
 /// `shutting-down`, `database-unavailable`.
@@ -116,6 +116,6 @@ pub async fn ready(
     }
     match readiness.look().await? {
         Ok(()) => Ok(healthy("ready")),
-        Err(unmigrated) => Err(Problem::new(Kind::DatabaseUnavailable).with_message(&unmigrated)),
+        Err(not_ready) => Err(Problem::new(Kind::DatabaseUnavailable).with_message(&not_ready)),
     }
 }

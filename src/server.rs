@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     accounts::{Authenticator, Directory},
     config::Settings,
-    database::{self, MigrationError, Reads, Unmigrated},
+    database::{self, MigrationError, Needs, Reads, Unmigrated},
     exchange::{BodyLimits, exchange, watched},
     health::{Readiness, Stopping},
     idempotency::{Committer, UnfitServer},
@@ -51,7 +51,7 @@ pub enum StartError {
     #[error("{0}, or set AUTO_MIGRATE=true")]
     Unmigrated(#[from] Unmigrated),
     /// PostgreSQL can't be reached, or isn't fit.
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = hint(.0))]
     Database(#[from] UnfitServer),
     /// Two metrics have one name: a defect.
     #[error(transparent)]
@@ -73,6 +73,16 @@ fn advice(error: &io::Error, example: &str) -> String {
         format!(". Another program listens there: choose a free port, as in {example}")
     } else {
         String::new()
+    }
+}
+
+/// The setting by which an operator accepts an unfit server, where there is one.
+pub(crate) fn hint(unfit: &UnfitServer) -> &'static str {
+    match unfit {
+        UnfitServer::LosesCommits(_) => {
+            ". Turn it on, or set ALLOW_ASYNCHRONOUS_COMMIT=true to accept the loss"
+        }
+        _ => "",
     }
 }
 
@@ -115,7 +125,12 @@ impl Server {
         let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
         let policy = web::Data::new(IdempotencyPolicy::new(settings));
         let reads_data = web::Data::new(reads.clone());
-        let readiness = web::Data::new(Readiness::new(options, settings.request_deadline / 2));
+        let needs = Needs {
+            frees_keys: settings.idempotency_key_ttl.0.is_some(),
+            allow_asynchronous_commit: settings.allow_asynchronous_commit,
+        };
+        let readiness = Readiness::new(options, settings.request_deadline / 2, needs);
+        let readiness = web::Data::new(readiness);
         let readiness_data = readiness.clone();
         let deadline = settings.request_deadline;
         let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error));

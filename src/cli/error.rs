@@ -9,6 +9,7 @@ use crate::{
     accounts::MAX_KEYS,
     database::Unmigrated,
     idempotency::{Failure, InvalidKey, UnfitServer, loggable},
+    server::hint,
 };
 
 /// Why something can't be done.
@@ -18,7 +19,7 @@ pub(super) enum CommandError {
     #[error("{}", loggable(.0))]
     Database(#[from] sqlx::Error),
     /// It isn't fit for committing.
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = hint(.0))]
     Unfit(#[from] UnfitServer),
     /// It was never migrated so far.
     #[error(transparent)]

@@ -1125,7 +1125,7 @@ async fn a_server_that_could_not_keep_the_promises_is_refused() {
 
     database.set("synchronous_commit = off").await;
     let error = start(Settings::default()).await.unwrap_err();
-    assert!(error.contains("synchronous_commit is off"), "{error}");
+    assert!(error.contains("synchronous_commit = off"), "{error}");
     assert_eq!(
         start(Settings { allow_asynchronous_commit: true, ..Settings::default() }).await,
         Ok(())

@@ -39,6 +39,7 @@ mod privileges;
 mod problems;
 mod program;
 mod races;
+mod readiness;
 mod reads;
 mod refund_races;
 mod refunds;

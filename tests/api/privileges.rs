@@ -13,17 +13,17 @@ use crate::{
     support::{PAYMENT, TestDatabase, TestServer},
 };
 
-const GRANTS: &str = include_str!("../../deploy/server-role.sql");
+pub const GRANTS: &str = include_str!("../../deploy/server-role.sql");
 const SWEPT: &str = "payonce_sweep_deleted_rows_total{of=\"responses\"}";
 
 /// A role with these grants, dropped with its test.
-struct Role {
-    name: String,
+pub struct Role {
+    pub name: String,
     database: Arc<TestDatabase>,
 }
 
 impl Role {
-    async fn with(database: &Arc<TestDatabase>, grants: &str) -> Self {
+    pub async fn with(database: &Arc<TestDatabase>, grants: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("payonce_test_role_{}_{number}", std::process::id());
@@ -33,11 +33,11 @@ impl Role {
     }
 
     /// The database, for this role.
-    fn options(&self) -> PgConnectOptions {
+    pub fn options(&self) -> PgConnectOptions {
         self.database.options.clone().options([("role", &self.name)])
     }
 
-    async fn drop(self) {
+    pub async fn drop(self) {
         let Self { name, database } = self;
         database.execute(&format!("DROP OWNED BY {name}; DROP ROLE {name}")).await;
     }

@@ -16,6 +16,7 @@ use payonce_testing as support;
 mod cluster;
 mod crowds;
 mod database;
+mod durability;
 mod histories;
 mod processes;
 mod rolling;

@@ -19,12 +19,11 @@ pub enum UnfitServer {
     /// Keys and bodies are stored as they came.
     #[error("the database's encoding is {0}; payonce needs UTF8")]
     Encoding(String),
-    /// An acknowledged payment could be lost in a crash, and taken again.
+    /// A crash of PostgreSQL could lose what was acknowledged, and a retry would execute it again.
     #[error(
-        "synchronous_commit is off: a crash of PostgreSQL could lose a payment that was answered, and its key. \
-         Turn it on, or say ALLOW_ASYNCHRONOUS_COMMIT=true to accept that"
+        "PostgreSQL runs with {0} = off: a crash could lose acknowledged responses and their keys"
     )]
-    AsynchronousCommit,
+    LosesCommits(&'static str),
     /// A COMMIT of this process waits for a standby; what came after it would wait behind it, on one
     /// connection after the other.
     #[error("a COMMIT waits for a synchronous standby")]
@@ -40,6 +39,30 @@ pub enum UnfitServer {
         /// max_locks_per_transaction × (max_connections + max_prepared_transactions).
         locks: usize,
     },
+}
+
+/// The settings of PostgreSQL that lose acknowledged transactions in a crash when they are off.
+const DURABILITY: [&str; 3] = ["synchronous_commit", "fsync", "full_page_writes"];
+
+/// No reload lowers a value that is set for the session: the one that is checked holds for every COMMIT on it.
+const PIN_SYNCHRONOUS_COMMIT: &str =
+    "SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false)";
+
+/// The first setting that is off for this session and makes a crash lose what PostgreSQL has acknowledged.
+///
+/// # Errors
+/// When the database can't be asked.
+pub async fn unsafe_setting(conn: &mut PgConnection) -> Result<Option<&'static str>, sqlx::Error> {
+    let settings: Vec<String> = sqlx::query_scalar(
+        "SELECT current_setting(name) FROM unnest($1::text[]) WITH ORDINALITY AS s(name, place) ORDER BY place",
+    )
+    .bind(DURABILITY)
+    .fetch_all(conn)
+    .await?;
+    Ok(DURABILITY
+        .into_iter()
+        .zip(settings)
+        .find_map(|(name, value)| (value == "off").then_some(name)))
 }
 
 /// What a server must come up to.
@@ -75,7 +98,6 @@ impl Requirements {
                 "SELECT pg_backend_pid() AS backend,
                         pg_is_in_recovery() AS in_recovery,
                         current_setting('server_encoding') AS encoding,
-                        current_setting('synchronous_commit') AS synchronous_commit,
                         current_setting('synchronous_standby_names') <> '' AS synchronous_standby,
                         current_setting('max_locks_per_transaction')::bigint
                       * (current_setting('max_connections')::bigint
@@ -87,9 +109,10 @@ impl Requirements {
         if encoding != "UTF8" {
             return Err(UnfitServer::Encoding(encoding));
         }
-        if column::<String>(&row, "synchronous_commit")? == "off" && !self.allow_asynchronous_commit
-        {
-            return Err(UnfitServer::AsynchronousCommit);
+        if !self.allow_asynchronous_commit {
+            conn.execute(PIN_SYNCHRONOUS_COMMIT).await.map_err(UnfitServer::Unreachable)?;
+            let setting = unsafe_setting(conn).await.map_err(UnfitServer::Unreachable)?;
+            setting.map_or(Ok(()), |setting| Err(UnfitServer::LosesCommits(setting)))?;
         }
         let locks = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0);
         // Other servers need theirs.

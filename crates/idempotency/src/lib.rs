@@ -132,7 +132,7 @@ pub use command::{Command, Execution};
 pub use committer::{Committer, Outcome, Settings};
 pub use error::{Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
-pub use fitness::UnfitServer;
+pub use fitness::{UnfitServer, unsafe_setting};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use observer::{Event, Observer, Resolution, Step, outcome_name};
