@@ -31,6 +31,7 @@ COPY build.rs ./
 COPY src src
 COPY migrations migrations
 COPY crates/idempotency/src crates/idempotency/src
+COPY crates/idempotency/migrations crates/idempotency/migrations
 COPY crates/storm/src crates/storm/src
 # Cargo goes by time, and a checkout may be older than the stubs: without the touch, the stubs would be the program.
 RUN rm crates/*/src/main.rs && touch src/*.rs crates/*/src/lib.rs && cargo build --locked --release --package payonce

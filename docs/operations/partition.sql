@@ -2,9 +2,8 @@
 --
 --   psql "$DATABASE_URL" -c "SET payonce.partitions = 8" -f docs/operations/partition.sql
 --
--- No statement of payonce changes. A unique constraint of a partitioned table must contain the columns that it is split by,
--- and the two promises rest on the primary keys alone: (key, account_id) is used once, an id names one execution. So the
--- tables are split by exactly these.
+-- No statement of payonce changes. A unique constraint of a partitioned table must contain the columns that split the
+-- table, and the guarantees rest on the primary keys, so each table is split by its primary key.
 --
 -- Rights are not kept: where deploy/server-role.sql was used, run it again afterwards.
 --

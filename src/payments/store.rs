@@ -21,7 +21,7 @@ macro_rules! select_payments {
         concat!(
             "SELECT transaction_id, status, user_id, amount, currency, refunded, created_at,
                     ARRAY(SELECT ROW(r.refund_id, r.amount, r.created_at) FROM refunds AS r
-                          WHERE p.refunded > 0 AND r.transaction_id = p.transaction_id
+                          WHERE p.refunded > 0 AND r.account_id = p.account_id AND r.transaction_id = p.transaction_id
                           ORDER BY r.refund_id) AS refunds",
             $($from),+
         )

@@ -81,10 +81,10 @@ pub async fn given_back_of(
     execution_id: Uuid,
 ) -> Result<Option<Uuid>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT transaction_id FROM refunds WHERE refund_id = $1 AND account_id = $2",
+        "SELECT transaction_id FROM refunds WHERE account_id = $1 AND refund_id = $2",
     )
-    .bind(execution_id)
     .bind(account_id)
+    .bind(execution_id)
     .fetch_optional(conn)
     .await
 }

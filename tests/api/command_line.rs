@@ -379,7 +379,7 @@ async fn what_cannot_be_read_is_refused_before_anything_is_done() {
         assert_eq!((code, stdout.as_str()), (2, ""));
         assert!(stderr.contains("a bare key") && !stderr.contains("se cret"), "{stderr}");
     }
-    let older = TestDatabase::create_of_version(12).await;
+    let older = TestDatabase::create_of_version(2).await;
     let (code, _, stderr) = operate(&older, &["sweep"]);
     assert!(code == 1 && stderr.contains("lacks 2 migrations: run payonce migrate"), "{stderr}");
     let empty = TestDatabase::create_empty().await;

@@ -184,8 +184,8 @@ async fn a_sweep_goes_through_more_than_a_page() {
     server
         .database
         .execute(
-            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT lpad(to_hex(i), 32, '0')::uuid, 201, '', '',
+            "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+             SELECT '00000000-0000-0000-0000-000000000000', lpad(to_hex(i), 32, '0')::uuid, 201, '', '',
                     CASE WHEN i % 2 = 0 THEN now() - interval '1 day' END
              FROM generate_series(1, 5000) AS i;
              INSERT INTO idempotency_keys
@@ -248,8 +248,8 @@ async fn a_sweep_plans_once_however_many_pages_it_goes_through() {
     let database = TestDatabase::create_plain().await;
     database
         .execute(
-            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT lpad(to_hex(i), 32, '0')::uuid, 201, '', '', now() - interval '1 day'
+            "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+             SELECT '00000000-0000-0000-0000-000000000000', lpad(to_hex(i), 32, '0')::uuid, 201, '', '', now() - interval '1 day'
              FROM generate_series(1, 40000) AS i;
              ANALYZE idempotency_responses",
         )
@@ -293,8 +293,8 @@ async fn in_the_midst_of_what_has_not_expired_a_sweep_still_knows_what_expires_f
     let before = Utc::now();
     database
         .execute(
-            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT (lpad(to_hex(trunc(extract(epoch FROM now()) * 1000)::bigint - 2000 + i), 12, '0')
+            "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+             SELECT '00000000-0000-0000-0000-000000000000', (lpad(to_hex(trunc(extract(epoch FROM now()) * 1000)::bigint - 2000 + i), 12, '0')
                      || '70008000000000000000')::uuid, 201, '', '',
                     now() + interval '1 hour' * (1 + i / 1001)
              FROM generate_series(1, 1500) AS i",

@@ -1,5 +1,9 @@
 //! What belongs to one account isn't there for another, from both sides, at every endpoint.
 
+use payonce::{
+    idempotency::Sweeper,
+    sweep::{self, Pace},
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -152,4 +156,48 @@ async fn what_anonymous_calls_left_behind_is_the_default_accounts_alone() {
     let default = server.showing(&format!("Bearer {}", key["api_key"].as_str().unwrap()));
     let replay = default.pay("k", PAYMENT).await;
     assert_eq!((replay.status, replay.body), (200, before.body));
+}
+
+/// Ids are unique by chance, not by a constraint over all accounts: no statement may join rows by the id alone.
+#[tokio::test]
+async fn rows_of_two_accounts_with_the_same_id_never_mix() {
+    let server = TestServer::start_with(&["--idempotency-key-ttl", "24h"]).await;
+    let own = server.pay("k", PAYMENT).await;
+    let id = own.member("transaction_id");
+    let refund = server.refund(&id, "refund", r#"{"amount": 1}"#).await.member("refund_id");
+    let copy_to_another_account = "
+        INSERT INTO idempotency_keys
+            SELECT gen_random_uuid(), key, execution_id, operation, fingerprint, created_at FROM idempotency_keys;
+        INSERT INTO payments (account_id, transaction_id, user_id, amount, refunded, refund_count)
+            SELECT k.account_id, transaction_id, 'other', 500, 2, 1
+            FROM payments JOIN idempotency_keys AS k ON k.key = 'k' AND k.account_id <> payments.account_id;
+        INSERT INTO refunds (account_id, refund_id, transaction_id, amount)
+            SELECT p.account_id, refund_id, refunds.transaction_id, 2
+            FROM refunds JOIN payments AS p ON p.user_id = 'other';
+        INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body)
+            SELECT p.account_id, execution_id, 201, '', 'theirs'
+            FROM idempotency_responses JOIN payments AS p ON p.user_id = 'other'";
+    server.database.execute(copy_to_another_account).await;
+
+    assert_eq!(server.pay("k", PAYMENT).await.body, own.body);
+    let shown = server.get(&format!("/payment/{id}")).await.json();
+    assert_eq!((&shown["user_id"], &shown["refunded"]), (&json!("user_1"), &json!(1)));
+    assert_eq!(shown["refunds"].as_array().unwrap().len(), 1, "{shown}");
+    assert_eq!(shown["refunds"][0]["refund_id"], refund);
+    assert_eq!(shown["refunds"][0]["amount"], 1);
+    assert_eq!(server.get("/payment").await.json()["payments"], json!([shown]));
+
+    // A key past its TTL takes its own response with it, when it is used again and when it is swept.
+    let theirs = "SELECT count(*) FROM idempotency_responses WHERE body = 'theirs'";
+    let age = "UPDATE idempotency_keys SET created_at = now() - interval '30 hours'
+               WHERE account_id = '00000000-0000-0000-0000-000000000000'";
+    server.database.execute(age).await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    assert_eq!(server.database.number(theirs).await, 2);
+    let day = Some(std::time::Duration::from_hours(24));
+    let mut sweeper = Sweeper::new(day, day);
+    let swept =
+        sweep::pass(&mut sweeper, &server.database.options, Pace::Full, |_, _| {}).await.unwrap();
+    assert_eq!(swept, (0, 1));
+    assert_eq!(server.database.number(theirs).await, 2);
 }

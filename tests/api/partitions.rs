@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{PAYMENT, REMAINING, TestDatabase, TestServer};
+use crate::support::{PAYMENT, TestDatabase, TestServer};
 
 #[tokio::test]
 async fn a_database_may_be_partitioned_when_there_are_payments_in_it() {
@@ -58,25 +58,10 @@ async fn shape(database: &TestDatabase) -> (Vec<String>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn partitioned_tables_are_as_the_plain_ones_whenever_they_were_split() {
+async fn partitioned_tables_have_the_indexes_and_constraints_of_plain_ones() {
     let plain = shape(&TestDatabase::create_plain().await).await;
     assert!(plain.1.contains(&"payments {fillfactor=95}".to_owned()), "{plain:?}");
-    // As each version left it, and as it is now.
-    for version in [2, 3, 4, 13, i64::MAX] {
-        let database = TestDatabase::create_of_version(version).await;
-        database.partition(3).await;
-        payonce::database::migrate(&database.options).await.unwrap();
-        assert_eq!(shape(&database).await, plain, "split after migration {version}");
-    }
-}
-
-#[tokio::test]
-async fn a_database_that_was_partitioned_in_the_first_version_can_be_upgraded() {
-    let database = Arc::new(TestDatabase::create_of_version(2).await);
+    let database = TestDatabase::create_plain().await;
     database.partition(3).await;
-    let server = TestServer::start_on(&database, &[]).await;
-    let payment = server.paid("k", 100).await;
-    assert_eq!(server.refund(&payment, "refund", REMAINING).await.status, 201);
-    let listed = server.get("/payment?user_id=user_1").await.json();
-    assert_eq!(listed["payments"][0]["refunded"], 100);
+    assert_eq!(shape(&database).await, plain);
 }

@@ -480,45 +480,6 @@ async fn migrate_can_be_left_to_somebody_else() {
 }
 
 #[tokio::test]
-async fn a_database_of_the_first_schema_keeps_everything_when_it_is_migrated() {
-    let database = TestDatabase::create_empty().await;
-    let folder = Folder::new("first-schema");
-    for file in ["0001_idempotency.sql", "0002_payments.sql"] {
-        let migrations = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
-        fs::copy(format!("{migrations}/{file}"), folder.0.join(file)).unwrap();
-    }
-    let mut conn = database.connect().await;
-    let first = sqlx::migrate::Migrator::new(folder.0.as_path()).await.unwrap();
-    first.run(&mut conn).await.unwrap();
-    // What the first version left behind of a payment.
-    raw_sql(
-        r#"INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
-           VALUES ('00000000-0000-0000-0000-000000000000', 'k', '01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', 'pay',
-                   decode('018cdb4ce465d76012ff40bf75f3433b2af7302e7401f13042', 'hex'));
-           INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-           VALUES ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', 201, '', '{"first":true}', now() + interval '1 day');
-           INSERT INTO payments (transaction_id, account_id, user_id, amount)
-           VALUES ('01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0', '00000000-0000-0000-0000-000000000000', 'user_1', 100)"#,
-    )
-    .execute(&mut conn)
-    .await
-    .unwrap();
-    conn.close().await.unwrap();
-
-    let serve = Serve::start(&database.options, &[]);
-    let mut wire = begin_payment(&serve, "k").await;
-    let (head, body) = wire.answer().await.unwrap();
-    assert!(head.starts_with("http/1.1 200") && body == r#"{"first":true}"#, "{head}{body}");
-    wire.send(
-        "GET /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    )
-    .await;
-    let (head, body) = wire.answer().await.unwrap();
-    assert!(head.starts_with("http/1.1 200") && body.contains(r#""amount":100"#), "{head}{body}");
-    assert_eq!(database.payments().await, 1);
-}
-
-#[tokio::test]
 async fn a_migration_does_not_wait_for_ever_for_a_table_in_use() {
     let database = TestDatabase::create_empty().await;
     let mut holder = database.connect().await;

@@ -52,8 +52,8 @@ async fn a_sweep_that_fails_half_way_shows_how_old_the_rest_is() {
     let database = Arc::new(TestDatabase::create().await);
     database
         .execute(
-            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT lpad(to_hex(i), 32, '0')::uuid, 201, '', '', now() - interval '1 day' * (3 - i / 1001)
+            "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+             SELECT '00000000-0000-0000-0000-000000000000', lpad(to_hex(i), 32, '0')::uuid, 201, '', '', now() - interval '1 day' * (3 - i / 1001)
              FROM generate_series(1, 2000) AS i",
         )
         .await;

@@ -66,8 +66,8 @@ impl Batch {
                  INSERT INTO payments (transaction_id, account_id, user_id, amount)
                  SELECT unnest($3::uuid[]), unnest($1::uuid[]), unnest($6::text[]), unnest($7::bigint[])
              )
-             INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT unnest($3::uuid[]), 201, unnest($8::text[]), unnest($9::bytea[]), now() + interval '1 day'",
+             INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+             SELECT unnest($1::uuid[]), unnest($3::uuid[]), 201, unnest($8::text[]), unnest($9::bytea[]), now() + interval '1 day'",
         )
         .bind(&self.accounts)
         .bind(&self.keys)

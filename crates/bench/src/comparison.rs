@@ -39,7 +39,7 @@ pub const BESIDE_STORM: &str = "payonce beside a storm on one key";
 pub const BESIDE_OTHERS: &str = "payonce beside as many other clients";
 
 /// What accounts, currencies, refunds and lists cost: as it was before them, and as it is with an API key.
-pub const FIRST: &str = "payonce, anonymous, the tables of the first migrations";
+pub const FIRST: &str = "payonce, anonymous";
 pub const AUTHENTICATED: &str = "payonce, with an API key, all tables";
 
 /// How often these two take turns in a round: their difference is small.
@@ -189,9 +189,6 @@ async fn templates() -> Templates {
     let usual = TestDatabase::create().await;
     usual.execute(include_str!("usual_tables.sql")).await;
     let first = TestDatabase::create().await;
-    first.execute("DROP TABLE refunds, payments, idempotency_keys, idempotency_responses").await;
-    first.execute(include_str!("../../../migrations/0001_idempotency.sql")).await;
-    first.execute(include_str!("../../../migrations/0002_payments.sql")).await;
     let accounts = TestDatabase::create().await;
     let api_key = accounts.create_api_key("default")["api_key"].as_str().unwrap().to_owned();
     let serve = Serve::start(&stored.options, &[]);

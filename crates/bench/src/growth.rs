@@ -149,8 +149,8 @@ async fn swept(database: &TestDatabase) -> f64 {
 /// Puts so many answers in that expired an hour ago. Their keys are among those that are there, as it were.
 async fn insert_expired(database: &TestDatabase, answers: u64) {
     let insert = format!(
-        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-         SELECT id, 201, 'location: /payment/' || id || E'\\n', convert_to('{{\"transaction_id\":\"' || id || '\"}}', 'UTF8'),
+        "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+         SELECT '00000000-0000-0000-0000-000000000000', id, 201, 'location: /payment/' || id || E'\\n', convert_to('{{\"transaction_id\":\"' || id || '\"}}', 'UTF8'),
                 now() - interval '1 hour'
          FROM generate_series(1, {answers}) AS n
          CROSS JOIN LATERAL (SELECT (lpad(to_hex((extract(epoch FROM now() - interval '25 hours') * 1000)::bigint + n / 20), 12, '0')
@@ -179,8 +179,8 @@ async fn fill(database: &TestDatabase, keys: u32) {
         ),
         insert(
             &mut b,
-            "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-             SELECT id, 201, 'location: /payment/' || id || E'\\n',
+            "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+             SELECT '00000000-0000-0000-0000-000000000000', id, 201, 'location: /payment/' || id || E'\\n',
                     convert_to('{\"status\":\"success\",\"transaction_id\":\"' || id || '\",\"user_id\":\"user_1000\",\"amount\":100}', 'UTF8'),
                     made_at + interval '24 hours'",
             keys

@@ -89,7 +89,7 @@ pub fn all(comparison: Option<&Results>, growth: Option<&Results>) -> Vec<Target
         ),
         at_least("10 million random keys: of the rate with none", grown(10_000_000), grown(0), 0.8),
         at_least(
-            "64 clients: with an API key and all tables, × anonymous with the first tables",
+            "64 clients: with an API key, × anonymous",
             rate(AUTHENTICATED, 64),
             rate(FIRST, 64),
             0.95,

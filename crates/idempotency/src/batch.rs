@@ -20,7 +20,7 @@ use super::{
     insert::Insert,
     observer::{Observer, Step, timed},
     response::Response,
-    store::{self, Claim, UsedKey},
+    store::{self, Claim, Stored, UsedKey},
     submission::{Running, Submission},
 };
 
@@ -196,10 +196,10 @@ fn claim_of(Running { leader, .. }: &Running) -> Claim<'_> {
 ///
 /// The types take turns in the order of their operations' names, on every server, so that rows that
 /// several of them lock are locked in one order.
-async fn execute(
+async fn execute<'a>(
     conn: &mut PgConnection,
-    new: &[&Running],
-) -> Result<Vec<(Uuid, Response)>, sqlx::Error> {
+    new: &[&'a Running],
+) -> Result<Vec<(&'a Submission, Response)>, sqlx::Error> {
     let mut by_type: BTreeMap<(&str, TypeId), Vec<&Submission>> = BTreeMap::new();
     for Running { leader, .. } in new {
         by_type.entry(leader.kind()).or_default().push(leader);
@@ -210,20 +210,26 @@ async fn execute(
         let executions = submissions.iter().map(|submission| submission.execution());
         let responses = first.command.execute_all(executions.collect(), conn).await?;
         one_for_each(operation, &responses, submissions.len())?;
-        executed
-            .extend(submissions.iter().map(|submission| submission.execution_id).zip(responses));
+        executed.extend(submissions.into_iter().zip(responses));
     }
     Ok(executed)
 }
 
 async fn remember(
     conn: &mut PgConnection,
-    executed: Vec<(Uuid, Response)>,
+    executed: Vec<(&Submission, Response)>,
     response_ttl: Option<f64>,
 ) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
-    let stored = store::remember(conn, &executed, response_ttl).await?;
+    let responses = executed.iter().map(|(submission, response)| Stored {
+        account_id: submission.scope.account_id,
+        execution_id: submission.execution_id,
+        response,
+    });
+    let responses: Vec<_> = responses.collect();
+    let stored = store::remember(conn, &responses, response_ttl).await?;
     let stored: HashMap<Uuid, _> = stored.into_iter().collect();
-    let remembered = executed.into_iter().map(|(execution_id, response)| {
+    let remembered = executed.into_iter().map(|(submission, response)| {
+        let execution_id = submission.execution_id;
         let missing = || defect(format!("the response of {execution_id} was not stored"));
         let replayable_until = *stored.get(&execution_id).ok_or_else(missing)?;
         Ok((execution_id, Executed { response, replayable_until }))

@@ -108,8 +108,7 @@ impl fmt::Debug for IdempotencyKey {
 /// A key in the account whose it is. Two accounts' keys never meet.
 ///
 /// Ordered as the table's primary key is (`COLLATE "C"` compares bytes), so that a sorted batch goes through the
-/// index once, and takes rows in the order in which every other server takes them. (Versions before migration 0014
-/// take them account by account. Claims don't wait for each other; deletions that meet are run again.)
+/// index once, and takes rows in the order in which every other server takes them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ScopedKey {
     pub(super) key: IdempotencyKey,

@@ -41,8 +41,7 @@
 //!
 //! # A complete example
 //!
-//! The tables are in the migrations that begin with `0001`, `0011`, `0013` and `0014`, which a service copies among its
-//! own.
+//! The tables are in `migrations/0001_idempotency.sql`, which a service copies among its own migrations.
 //!
 //! ```no_run
 //! use payonce_idempotency::{

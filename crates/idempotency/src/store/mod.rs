@@ -66,9 +66,10 @@ pub(super) async fn forget(
              USING unnest($1::uuid[], $2::text[]) AS wanted(account_id, key)
              WHERE k.account_id = wanted.account_id AND k.key = wanted.key COLLATE \"C\"
                AND k.created_at <= now() - make_interval(secs => $3)
-             RETURNING k.execution_id
+             RETURNING k.account_id, k.execution_id
          )
-         DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id",
+         DELETE FROM idempotency_responses AS r USING old
+         WHERE r.execution_id = old.execution_id AND r.account_id = old.account_id",
     )
     // Planned anew each time: a plan made for small tables would join them by reading all of them.
     .persistent(false)
@@ -128,9 +129,9 @@ fn claim_sql(operation: &str) -> String {
 }
 
 /// What is to be said of responses to store.
-const RESPONSE: [&str; 4] = ["execution_id", "_status", "_headers", "_body"];
+const RESPONSE: [&str; 5] = ["account_id", "execution_id", "_status", "_headers", "_body"];
 
-/// Adds the columns of [`RESPONSE`], but for the execution ids.
+/// Adds the columns of [`RESPONSE`], except the two ids.
 fn add_responses<'a>(
     columns: &mut Columns,
     responses: impl IntoIterator<Item = &'a Response>,
@@ -152,8 +153,8 @@ fn add_responses<'a>(
 /// (NULL: as long as its key; the others, refusals, always as long as their key).
 fn remember_sql(seconds: usize) -> String {
     format!(
-        "INSERT INTO idempotency_responses (execution_id, status, headers, body, replayable_until)
-         SELECT execution_id, _status, _headers, _body,
+        "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
+         SELECT account_id, execution_id, _status, _headers, _body,
                 CASE WHEN _status BETWEEN 200 AND 299 THEN now() + make_interval(secs => ${seconds}) END"
     )
 }
@@ -173,13 +174,14 @@ pub(super) async fn used(
                 r.status, r.headers, r.body, r.replayable_until
          FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted(account_id, key, place)
          CROSS JOIN LATERAL (
-             SELECT execution_id, operation, fingerprint, created_at FROM idempotency_keys
+             SELECT account_id, execution_id, operation, fingerprint, created_at FROM idempotency_keys
              WHERE account_id = wanted.account_id AND key = wanted.key COLLATE \"C\"
              LIMIT 1
          ) AS k
          LEFT JOIN LATERAL (
              SELECT status, headers, body, replayable_until FROM idempotency_responses
-             WHERE execution_id = k.execution_id AND (replayable_until IS NULL OR replayable_until > now())
+             WHERE execution_id = k.execution_id AND account_id = k.account_id
+               AND (replayable_until IS NULL OR replayable_until > now())
              LIMIT 1
          ) AS r ON true
          WHERE $3::float8 IS NULL OR k.created_at > now() - make_interval(secs => $3)",
@@ -221,15 +223,27 @@ fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
     Ok((place, used))
 }
 
-/// Stores responses, and returns which.
+/// A response to store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored<'a> {
+    pub(super) account_id: Uuid,
+    pub(super) execution_id: Uuid,
+    pub(super) response: &'a Response,
+}
+
+/// Stores responses, and returns those that were stored.
 pub(super) async fn remember(
     conn: &mut PgConnection,
-    responses: &[(Uuid, Response)],
+    responses: &[Stored<'_>],
     ttl: Option<f64>,
 ) -> Result<Vec<Remembered>, sqlx::Error> {
     let mut columns = Columns::new();
-    columns.add("execution_id", responses.iter().map(|(id, _)| *id).collect::<Vec<_>>());
-    add_responses(&mut columns, responses.iter().map(|(_, response)| response))?;
+    columns.add("account_id", responses.iter().map(|stored| stored.account_id).collect::<Vec<_>>());
+    columns.add(
+        "execution_id",
+        responses.iter().map(|stored| stored.execution_id).collect::<Vec<_>>(),
+    );
+    add_responses(&mut columns, responses.iter().map(|stored| stored.response))?;
     let stored = columns.select(&RESPONSE);
     let mut arguments = columns.into_arguments()?;
     arguments.add(ttl).map_err(sqlx::Error::Encode)?;

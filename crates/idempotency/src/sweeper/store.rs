@@ -77,9 +77,10 @@ pub(super) async fn sweep_keys(
              WHERE k.account_id = page.account_id AND k.key = page.key
                AND page.created_at <= now() - make_interval(secs => $3)
                AND k.created_at <= now() - make_interval(secs => $3)
-             RETURNING k.execution_id
+             RETURNING k.account_id, k.execution_id
          ), deleted AS (
-             DELETE FROM idempotency_responses AS r USING old WHERE r.execution_id = old.execution_id
+             DELETE FROM idempotency_responses AS r USING old
+             WHERE r.execution_id = old.execution_id AND r.account_id = old.account_id
          ), last AS (
              SELECT key, account_id FROM page ORDER BY key DESC, account_id DESC LIMIT 1
          )
