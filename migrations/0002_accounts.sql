@@ -50,3 +50,6 @@ $$;
 CREATE TRIGGER api_key_changes
     AFTER INSERT OR DELETE OR TRUNCATE OR UPDATE OF account_id, hash, revoked_at ON api_keys
     FOR EACH STATEMENT EXECUTE FUNCTION count_api_key_change();
+-- In sessions with session_replication_role = replica, too. Logical replication fires no statement trigger: therefore servers
+-- also read all keys again every few seconds.
+ALTER TABLE api_keys ENABLE ALWAYS TRIGGER api_key_changes;

@@ -2,7 +2,7 @@
 //! database to tell whose it is.
 //!
 //! One task on one connection of its own looks every second whether keys have changed, which is one row
-//! to read, and reads them again if they have. Nobody else asks: whoever shows a key that isn't known
+//! to read, and reads them again if they have, or every 15 seconds. Nobody else asks: whoever shows a key that isn't known
 //! waits until the task has looked once more, and all who wait at that time wait for the same look. So
 //! a flood of made-up keys takes no connection from anybody, and puts no known key out of memory.
 //!
@@ -52,6 +52,10 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The pause after a look that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// How often all keys are read again, whatever the count of changes says. Replication, and sessions with triggers off,
+/// change keys without counting.
+const READ_INTERVAL: Duration = Duration::from_secs(15);
+
 /// A number of changes that no table says: what is known of no server.
 const UNKNOWN: i64 = -1;
 
@@ -72,6 +76,8 @@ struct KnownKey {
 pub struct View {
     /// When the look began that found it so.
     seen_at: Instant,
+    /// When the keys were read from their table last.
+    read_at: Instant,
     keys: Arc<HashMap<KeyHash, Arc<KnownKey>>>,
     /// How often keys had changed.
     changes: i64,
@@ -124,7 +130,8 @@ impl Directory {
     /// When the database can't be read.
     pub async fn start(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         let mut conn = database::connect(options).await?;
-        let nothing = View { seen_at: Instant::now(), keys: Arc::default(), changes: UNKNOWN };
+        let now = Instant::now();
+        let nothing = View { seen_at: now, read_at: now, keys: Arc::default(), changes: UNKNOWN };
         let view = within(look(&mut conn, nothing)).await?;
         let (publish, views) = watch::channel(view);
         let (wish, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -232,12 +239,12 @@ impl Reader {
     }
 }
 
-/// What is there. The keys are read only if they have changed since they were `known`.
+/// What is there. The keys are read only if they have changed since they were `known`, or that was a while ago.
 async fn look(conn: &mut PgConnection, known: View) -> Result<View, sqlx::Error> {
     let seen_at = Instant::now();
     // Before the keys: those that change in between are read again next time.
     let changes = store::changes(conn).await?;
-    if known.changes == changes {
+    if known.changes == changes && known.read_at.elapsed() < READ_INTERVAL {
         return Ok(View { seen_at, ..known });
     }
     let mut keys = HashMap::new();
@@ -248,7 +255,7 @@ async fn look(conn: &mut PgConnection, known: View) -> Result<View, sqlx::Error>
         keys.insert(hash, known.map_or_else(new, Arc::clone));
     }
     debug!("{} valid API keys", keys.len());
-    Ok(View { seen_at, keys: Arc::new(keys), changes })
+    Ok(View { seen_at, read_at: seen_at, keys: Arc::new(keys), changes })
 }
 
 async fn within<T>(

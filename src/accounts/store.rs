@@ -154,9 +154,15 @@ pub(crate) async fn revoke(
     .await
 }
 
-/// How often API keys have changed; 0 when there has never been one.
+/// How often API keys have changed; 0 when there has never been one. A key whose insertion was not counted, because
+/// triggers were off, counts as a change.
 pub(crate) async fn changes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT changes FROM api_key_changes").fetch_one(conn).await
+    sqlx::query_scalar(
+        "SELECT CASE WHEN changes = 0 AND EXISTS (SELECT FROM api_keys) THEN 1 ELSE changes END
+         FROM api_key_changes",
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// All valid keys.

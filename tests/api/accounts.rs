@@ -196,7 +196,7 @@ async fn wait_until_refused(client: &crate::support::client::Client) -> Duration
             return begun.elapsed();
         }
         assert_eq!(answer.status, 404);
-        assert!(begun.elapsed() < 4 * REVOKED_WITHIN, "it is still accepted");
+        assert!(begun.elapsed() < 60 * SECOND, "it is still accepted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -215,6 +215,36 @@ async fn a_revoked_key_is_refused_by_every_server_within_the_promised_time() {
     assert_eq!(bob.get("/payment/x").await.status, 404);
     server.database.execute("UPDATE api_keys SET revoked_at = now()").await;
     assert!(wait_until_refused(&bob).await < REVOKED_WITHIN);
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_while_triggers_are_off_is_refused() {
+    let server = TestServer::start().await;
+    let (ada, bob) = (server.account("ada").await, server.account("bob").await);
+    // As dumps are restored, and as replication applies changes.
+    let replica = "SET session_replication_role = replica; UPDATE api_keys SET revoked_at = now()";
+    server.database.execute(&format!("{replica} WHERE api_key_id = '{}'", ada.api_key_id)).await;
+    assert!(wait_until_refused(&ada).await < REVOKED_WITHIN);
+    // Logical replication fires no statement trigger at all.
+    let silent = "ALTER TABLE api_keys DISABLE TRIGGER ALL; UPDATE api_keys SET revoked_at = now()";
+    server.database.execute(silent).await;
+    wait_until_refused(&bob).await;
+}
+
+#[tokio::test]
+async fn anonymous_calls_end_with_a_key_that_is_inserted_while_triggers_are_off() {
+    let server = TestServer::start().await;
+    assert_eq!(server.get("/payment/x").await.status, 404);
+    let restore = "SET session_replication_role = replica; ALTER TABLE api_keys DISABLE TRIGGER ALL;
+        INSERT INTO api_keys (api_key_id, account_id, name, hash, ending, revoked_at)
+        VALUES (gen_random_uuid(), '00000000-0000-0000-0000-000000000000', 'restored', sha256('x'), 'abcd', now())";
+    server.database.execute(restore).await;
+    let ended = async {
+        while server.get("/payment/x").await.status != 401 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(60 * SECOND, ended).await.unwrap();
 }
 
 #[tokio::test]
