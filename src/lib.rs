@@ -39,7 +39,6 @@ pub mod refunds;
 pub mod routes;
 pub mod server;
 pub mod sweep;
-mod text;
 pub mod timestamp;
 mod turns;
 

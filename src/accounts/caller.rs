@@ -185,12 +185,15 @@ fn unauthorized(challenge: HeaderValue) -> Problem {
 /// The answer to unknown, malformed and revoked keys alike.
 fn invalid_key() -> Problem {
     unauthorized(CHALLENGE_INVALID).with_detail(
-        "This is not a valid API key: it was never made here, is incomplete, or was revoked. Send one that is valid.",
+        "This is not a valid API key: it was never created here, is incomplete, or was revoked. Send a valid key of the \
+         same account.",
     )
 }
 
 fn anonymous_calls_ended() -> Problem {
     unauthorized(CHALLENGE).with_detail(format!(
-        "{SHOW_A_KEY}. Anonymous calls ended for good when the first API key was made."
+        "{SHOW_A_KEY}. Anonymous calls ended permanently when the first API key was created. If this request was \
+         sent before without an API key, it may have been executed for the account `default`: send it again with a \
+         key of that account. With a key of another account it would be executed a second time."
     ))
 }

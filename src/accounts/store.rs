@@ -1,5 +1,7 @@
 //! The statements of accounts and API keys.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -82,6 +84,29 @@ pub(crate) async fn only_account(conn: &mut PgConnection) -> Result<Option<Accou
         "SELECT account_id, name, created_at FROM accounts WHERE (SELECT count(*) FROM accounts) = 1",
     )
     .fetch_optional(conn)
+    .await
+}
+
+/// Holds up every execution of a request until the transaction ends, so that what it reads of used keys stays true.
+pub(crate) async fn hold_up_executions(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE").execute(conn).await.map(drop)
+}
+
+/// Whether an account has executed a request whose idempotency key is still kept: for `key_ttl`, or permanently.
+pub(crate) async fn has_used_keys(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    key_ttl: Option<Duration>,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM idempotency_keys WHERE account_id = $1 AND operation <> 'void'
+                AND created_at > coalesce(now() - make_interval(secs => $2), '-infinity')
+         )",
+    )
+    .bind(account_id)
+    .bind(key_ttl.map(|ttl| ttl.as_secs_f64()))
+    .fetch_one(conn)
     .await
 }
 

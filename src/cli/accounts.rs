@@ -13,9 +13,10 @@ use uuid::Uuid;
 use super::{connect, error::CommandError, print};
 use crate::{
     accounts::{
-        ApiKey, MAX_KEYS, Name, REVOKED_WITHIN,
+        ApiKey, DEFAULT_ACCOUNT, MAX_KEYS, Name, REVOKED_WITHIN,
         store::{self, Account, ListedKey},
     },
+    config::Settings,
     timestamp::Timestamp,
 };
 
@@ -49,6 +50,10 @@ pub(super) enum ApiKeyCommand {
         /// What it is for, in words of your own
         #[arg(long)]
         name: Name,
+        /// Create the first API key for another account than default although requests without an API key were
+        /// executed: a client that repeats one of them with the new key executes it again
+        #[arg(long)]
+        abandon_anonymous_retries: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -88,12 +93,16 @@ pub(super) async fn account(
 /// Does what the command line says.
 pub(super) async fn api_key(
     command: &ApiKeyCommand,
+    settings: &Settings,
     options: &PgConnectOptions,
 ) -> Result<(), CommandError> {
     let mut conn = connect(options).await?;
     match command {
-        ApiKeyCommand::Create { account, name, json } => {
-            create_key(&mut conn, account.as_deref(), name, *json).await?;
+        ApiKeyCommand::Create { account, name, abandon_anonymous_retries, json } => {
+            let account = choose_account(&mut conn, account.as_deref()).await?;
+            let abandon = *abandon_anonymous_retries;
+            let new = insert_key(&mut conn, &account, name, abandon, settings).await?;
+            show_new_key(&new, *json)?;
         }
         ApiKeyCommand::List { account, json } => {
             list_keys(&mut conn, account.as_deref(), *json).await?;
@@ -133,32 +142,56 @@ async fn list_accounts(conn: &mut PgConnection, json: bool) -> Result<(), Comman
     Ok(print::table(["ID", "NAME", "CREATED"], rows)?)
 }
 
-/// A key with itself, for the one time that it is shown.
+/// A key that was just created.
+struct NewKey {
+    key: ApiKey,
+    listed: ListedKey,
+    /// Whether it is the first one, which ends anonymous calls.
+    first: bool,
+}
+
+async fn insert_key(
+    conn: &mut PgConnection,
+    account: &Account,
+    name: &Name,
+    abandon_anonymous_retries: bool,
+    settings: &Settings,
+) -> Result<NewKey, CommandError> {
+    let key = ApiKey::generate().map_err(CommandError::Random)?;
+    let mut transaction = conn.begin().await?;
+    if store::count_valid_keys(&mut transaction).await? >= MAX_KEYS {
+        return Err(CommandError::TooManyKeys);
+    }
+    let first = store::changes(&mut transaction).await? == 0;
+    if first && account.account_id != DEFAULT_ACCOUNT && !abandon_anonymous_retries {
+        store::hold_up_executions(&mut transaction).await?;
+        let key_ttl = settings.idempotency_key_ttl.0;
+        if store::has_used_keys(&mut transaction, DEFAULT_ACCOUNT, key_ttl).await? {
+            return Err(CommandError::AnonymousRetries);
+        }
+    }
+    let (id, hash) = (Uuid::now_v7(), key.hash());
+    let listed =
+        store::insert_key(&mut transaction, id, account.account_id, name, hash, key.ending())
+            .await?;
+    transaction.commit().await?;
+    Ok(NewKey { key, listed, first })
+}
+
+/// What programs are told of a new key.
 #[derive(Serialize)]
-struct NewKey<'a> {
+struct ShownKey<'a> {
     #[serde(flatten)]
     listed: &'a ListedKey,
     api_key: &'a str,
 }
 
-async fn create_key(
-    conn: &mut PgConnection,
-    account: Option<&str>,
-    name: &Name,
-    json: bool,
-) -> Result<(), CommandError> {
-    let account = choose_account(conn, account).await?;
-    if store::count_valid_keys(conn).await? >= MAX_KEYS {
-        return Err(CommandError::TooManyKeys);
-    }
-    let first = store::changes(conn).await? == 0;
-    let key = ApiKey::generate().map_err(CommandError::Random)?;
-    let (id, hash) = (Uuid::now_v7(), key.hash());
-    let listed = store::insert_key(conn, id, account.account_id, name, hash, key.ending()).await?;
+fn show_new_key(NewKey { key, listed, first }: &NewKey, json: bool) -> Result<(), CommandError> {
+    let id = listed.api_key_id;
     let shown = if json {
-        print::pretty(&NewKey { listed: &listed, api_key: key.reveal() })?
+        print::pretty(&ShownKey { listed, api_key: key.reveal() })?
     } else {
-        let ListedKey { account, name, .. } = &listed;
+        let ListedKey { account, name, .. } = listed;
         format!(
             "API key {name:?} of the account {account:?}, with the id {id}:\n\n\
              {key}\n\n\
@@ -168,11 +201,11 @@ async fn create_key(
         )
     };
     print::secret(&shown).map_err(|error| CommandError::KeyNotShown(id, error))?;
-    if first {
+    if *first {
         let seconds = REVOKED_WITHIN.as_secs();
         writeln!(
             io::stderr(),
-            "\nThis is the first API key: anonymous calls end with it, for good and at every server, \
+            "\nThis is the first API key: anonymous calls end with it, permanently and at every server, \
              within {seconds} seconds."
         )?;
     }

@@ -36,6 +36,14 @@ pub(super) enum CommandError {
     /// As many API keys are valid as may be.
     #[error("there are {MAX_KEYS} valid API keys, and there can't be more: revoke some")]
     TooManyKeys,
+    /// Anonymous requests were executed, and the first API key is to be another account's.
+    #[error(
+        "requests without an API key have been executed for the account \"default\", and this would be the first API \
+         key, which ends such calls. A client that repeats one of those requests with a key of another account \
+         executes it again. Create the first key with --account default and repeat them with that key. If none of \
+         them will ever be repeated, add --abandon-anonymous-retries"
+    )]
+    AnonymousRetries,
     /// The account has no such payment.
     #[error("the account {account:?} has no payment {transaction_id}")]
     NoPayment { account: String, transaction_id: Uuid },

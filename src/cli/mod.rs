@@ -170,7 +170,7 @@ async fn execute(
             Ok(accounts::account(command, &config::database()?).await?)
         }
         Some(Command::ApiKey(command)) => {
-            Ok(accounts::api_key(command, &config::database()?).await?)
+            Ok(accounts::api_key(command, settings, &config::database()?).await?)
         }
         Some(Command::Key(command)) => Ok(key::key(command, settings, &config::database()?).await?),
         Some(Command::Payment(command)) => {

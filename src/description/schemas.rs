@@ -14,7 +14,6 @@ use crate::{
     },
     problem::{Kind, Retry},
     refunds::refund::{GiveBack, MAX_REFUNDS},
-    text::INVISIBLE,
 };
 
 pub(super) fn reference(schema: &str) -> Value {
@@ -37,26 +36,13 @@ pub(super) fn schemas() -> Value {
     schemas.into()
 }
 
-/// Text with a visible character and without controls. Characters beyond U+FFFF, for which regular expressions
-/// have no common notation, count as visible here.
-fn visible_text() -> String {
-    let control = r"\u0000-\u001f\u007f-\u009f";
-    let invisible: String = INVISIBLE
-        .iter()
-        .map(|range| (u32::from(*range.start()), u32::from(*range.end())))
-        .filter(|(_, end)| *end <= 0xffff)
-        .map(|(start, end)| format!(r"\u{start:04x}-\u{end:04x}"))
-        .collect();
-    format!("^[^{control}]*[^{invisible}][^{control}]*$")
-}
-
 fn shared() -> Map<String, Value> {
     let currencies = all_currencies();
     object(json!({
         "UserId": {
             "type": "string", "minLength": 1, "maxLength": UserId::MAX_CHARACTERS,
-            "pattern": visible_text(),
-            "description": "At least one visible character, no control characters."
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
+            "description": "Not blank, without control characters."
         },
         "Amount": {
             "type": "integer", "format": "int64", "minimum": 1, "maximum": Amount::MAX,
@@ -231,7 +217,7 @@ fn about() -> Map<String, Value> {
             "retry": {
                 "enum": [Retry::SameRequest, Retry::CorrectedRequest, Retry::NewKey, Retry::None],
                 "description": "What may be sent next. `same_request`: the very same, with the same key, after `Retry-After`. \
-                                `corrected_request`: this one has not used the key. `new_key`: nothing was made with this one, nor \
+                                `corrected_request`: a corrected one, with the same key; this one executed nothing. `new_key`: nothing was made with this one, nor \
                                 will be. `none`: nothing that is sent changes it."
             },
             "errors": {

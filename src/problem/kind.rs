@@ -9,7 +9,7 @@ use serde::Serialize;
 pub enum Retry {
     /// The very same request with the same key, after `Retry-After`.
     SameRequest,
-    /// A corrected one, with the same key: this one has not used it.
+    /// A corrected one, with the same key: this one executed nothing.
     CorrectedRequest,
     /// Another one with a new key: nothing was made with this one, nor will be.
     NewKey,
@@ -172,7 +172,8 @@ impl Kind {
                 "unauthorized",
                 CorrectedRequest,
                 "It is not known who is calling",
-                "Send a valid API key: Authorization: Bearer payonce_… This request has not used its Idempotency-Key.",
+                "Send a valid API key: Authorization: Bearer payonce_… This request executed nothing. If an earlier one \
+                 with the same Idempotency-Key may have been executed, use a key of the same account.",
             ),
             Self::RefundRefused => entry(
                 StatusCode::PAYMENT_REQUIRED,

@@ -28,7 +28,7 @@ fn page(Entry { code, status, title, retry, advice }: Entry) -> String {
     let next = match retry {
         Retry::SameRequest => "Send the very same request again, with the same key if it has one.",
         Retry::CorrectedRequest => {
-            "Correct the request and send it again. Its key was not used up."
+            "Correct the request and send it again with the same key. This request executed nothing."
         }
         Retry::NewKey => {
             "Nothing was made with this key, and nothing will be. Another request needs another key."

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use sqlx::raw_sql;
 
 use crate::support::{
     PAYMENT, REMAINING, TestDatabase, TestServer,
@@ -50,7 +51,7 @@ async fn anonymous_calls_end_with_the_first_api_key_at_every_server_and_for_good
                 assert!(begun.elapsed() < WITHIN);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert_refused(&get(server, &[]).await, "ended for good");
+            assert_refused(&get(server, &[]).await, "ended permanently");
         }
         // Revoking the last key doesn't open the door again; nor does deleting it, or a new server.
         server.database.revoke(&ada.api_key_id);
@@ -63,8 +64,8 @@ async fn anonymous_calls_end_with_the_first_api_key_at_every_server_and_for_good
         let third = TestServer::start_on(&server.database, flags).await;
         tokio::time::sleep(Duration::from_millis(1500)).await;
         for server in [&server, &other, &third] {
-            assert_refused(&server.pay("k", PAYMENT).await, "ended for good");
-            assert_refused(&get(server, &[]).await, "ended for good");
+            assert_refused(&server.pay("k", PAYMENT).await, "ended permanently");
+            assert_refused(&get(server, &[]).await, "ended permanently");
         }
     }
 }
@@ -91,6 +92,92 @@ async fn what_changes_no_api_key_where_there_has_never_been_one_ends_nothing() {
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
     let (code, _, stderr) = on_it(&["api-key", "create", "--name", "first"]);
     assert!(code == 0 && stderr.contains("This is the first API key"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_first_api_key_is_refused_to_another_account_while_anonymous_requests_may_be_repeated()
+{
+    let server = TestServer::start().await;
+    let database = &server.database;
+    database.operate(&["account", "create", "ada", "--json"]);
+    let create = |arguments: &[&str]| {
+        let mut command = payonce(&["api-key", "create", "--name", "first"]);
+        run(command.args(arguments).env("DATABASE_URL", url(&database.options)))
+    };
+    // A voided key executed nothing.
+    let key = [("idempotency-key", "voided")];
+    assert_eq!(server.request(Method::POST, "/idempotency-key/void", &key, "").await.status, 200);
+    let payment = server.paid("k", 100).await;
+    let (code, stdout, stderr) = create(&["--account", "ada"]);
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    for part in ["executes it again", "--account default", "--abandon-anonymous-retries"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert_eq!(database.number("SELECT count(*) FROM api_keys").await, 0);
+    assert_eq!(server.pay("k", PAYMENT).await.status, 200, "anonymous calls go on");
+
+    let (code, stdout, stderr) = create(&["--account", "default"]);
+    assert_eq!(code, 0, "{stderr}");
+    let refused = async {
+        loop {
+            let answer = server.pay("k", PAYMENT).await;
+            if answer.status == 401 {
+                break answer;
+            }
+            assert_eq!(answer.status, 200);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(60), refused).await.unwrap();
+    assert!(refused.member("detail").contains("key of that account"), "{}", refused.body);
+    assert!(!refused.body.contains("not used"), "{}", refused.body);
+    let api_key = stdout.lines().find(|line| line.starts_with("payonce_")).unwrap();
+    let replayed = server.showing(&format!("Bearer {api_key}")).pay("k", PAYMENT).await;
+    assert_eq!((replayed.status, replayed.member("transaction_id")), (200, payment));
+    // The second key is not the first.
+    assert_eq!(create(&["--account", "ada"]).0, 0);
+}
+
+#[tokio::test]
+async fn the_first_api_key_may_be_any_accounts_where_nothing_can_be_repeated() {
+    for (age, ttl, flag, expected) in [
+        ("1 hour", "2h", "", 1),
+        ("3 hours", "2h", "", 0),
+        ("3 hours", "never", "", 1),
+        ("1 hour", "never", "--abandon-anonymous-retries", 0),
+    ] {
+        let server = TestServer::start().await;
+        let database = &server.database;
+        database.operate(&["account", "create", "ada", "--json"]);
+        server.paid("k", 100).await;
+        let past = format!("UPDATE idempotency_keys SET created_at = now() - interval '{age}'");
+        database.execute(&past).await;
+        let mut create = payonce(&["api-key", "create", "--name", "first", "--account", "ada"]);
+        create.args(Some(flag).filter(|flag| !flag.is_empty()));
+        create.env("DATABASE_URL", url(&database.options));
+        create.env("IDEMPOTENCY_KEY_TTL", ttl).env("IDEMPOTENCY_RESPONSE_TTL", "1h");
+        let (code, _, stderr) = run(&mut create);
+        assert_eq!(code, expected, "{age} {ttl} {flag}: {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_api_key_waits_for_requests_that_are_being_executed() {
+    let database = TestDatabase::create().await;
+    database.operate(&["account", "create", "ada", "--json"]);
+    let mut executing = database.connect().await;
+    let claim = "BEGIN; INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'k', gen_random_uuid(), 'pay', '')";
+    raw_sql(claim).execute(&mut executing).await.unwrap();
+    let options = url(&database.options);
+    let create = tokio::task::spawn_blocking(move || {
+        let create = ["api-key", "create", "--name", "first", "--account", "ada"];
+        run(payonce(&create).env("DATABASE_URL", options))
+    });
+    database.until_locks_are_waited_for(1).await;
+    raw_sql("COMMIT").execute(&mut executing).await.unwrap();
+    let (code, _, stderr) = create.await.unwrap();
+    assert!(code == 1 && stderr.contains("executes it again"), "{stderr}");
 }
 
 #[tokio::test]

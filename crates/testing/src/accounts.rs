@@ -70,9 +70,11 @@ impl TestDatabase {
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
     }
 
-    /// Another API key for an account, by its name or id: with `api_key` and `api_key_id`.
+    /// Another API key for an account, by its name or id: with `api_key` and `api_key_id`. No anonymous request will be
+    /// sent again.
     pub fn create_api_key(&self, account: &str) -> Value {
-        self.operate(&["api-key", "create", "--account", account, "--name", "test", "--json"])
+        let create = ["api-key", "create", "--account", account, "--name", "test", "--json"];
+        self.operate(&[&create[..], &["--abandon-anonymous-retries"]].concat())
     }
 
     /// Revokes an API key.
