@@ -1,7 +1,7 @@
 //! The database, apart from what commits: migrations, and a small pool to read with.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     io,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -68,6 +68,9 @@ pub enum MigrationError {
     /// A migration failed, or one that was applied has been changed since.
     #[error("{}", describe(.0))]
     Migration(#[from] MigrateError),
+    /// The database has migrations of something else.
+    #[error(transparent)]
+    Unmigrated(#[from] Unmigrated),
 }
 
 fn describe(error: &MigrateError) -> String {
@@ -129,8 +132,9 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrationError> {
     let mut applied = 0;
     loop {
         let mut conn = connect(options).await?;
-        let pending =
-            timeout(STATEMENT_LIMIT, pending(&mut conn)).await.map_err(|_| silent())??;
+        let lacking =
+            timeout(STATEMENT_LIMIT, lacking(&mut conn)).await.map_err(|_| silent())??;
+        let pending = lacking?.len();
         if pending == 0 {
             match applied {
                 0 => info!("database schema is up to date"),
@@ -161,47 +165,58 @@ fn is_locked(error: &MigrateError) -> bool {
         .is_some_and(|code| matches!(&*code, "55P03" | "40P01"))
 }
 
-/// A database lacks so many migrations.
+/// The database's schema is not the one that this program needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the database lacks {0} migrations: run payonce migrate")]
-pub struct Unmigrated(pub usize);
+pub enum Unmigrated {
+    /// So many migrations are not applied.
+    #[error("the database lacks {0} migrations: run payonce migrate")]
+    Lacking(usize),
+    /// A migration of this number is applied, with other content.
+    #[error(
+        "migration {0} of this database is not payonce's: another application or an unreleased version made it. \
+         Use a new database"
+    )]
+    Foreign(i64),
+}
 
-/// Whether all of this binary's migrations are applied.
+/// Checks that all of this program's migrations are applied.
 ///
 /// # Errors
 /// When the database can't be asked.
 pub async fn migrated(conn: &mut PgConnection) -> Result<Result<(), Unmigrated>, sqlx::Error> {
-    Ok(match pending(conn).await? {
+    Ok(lacking(conn).await?.and_then(|lacking| match lacking.len() {
         0 => Ok(()),
-        pending => Err(Unmigrated(pending)),
-    })
+        number => Err(Unmigrated::Lacking(number)),
+    }))
 }
 
-/// How many of this binary's migrations are not applied.
+/// This program's migrations that are not applied, in their order.
 ///
 /// # Errors
 /// When the database can't be asked.
-async fn pending(conn: &mut PgConnection) -> Result<usize, sqlx::Error> {
-    Ok(lacking(conn).await?.len())
-}
-
-/// This binary's migrations that are not applied, in their order.
-///
-/// # Errors
-/// When the database can't be asked.
-pub async fn lacking(conn: &mut PgConnection) -> Result<Vec<&'static Migration>, sqlx::Error> {
+pub async fn lacking(
+    conn: &mut PgConnection,
+) -> Result<Result<Vec<&'static Migration>, Unmigrated>, sqlx::Error> {
     let known: Option<String> = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations')::text")
         .fetch_one(&mut *conn)
         .await?;
-    let applied: HashSet<i64> = match known {
-        Some(_) => sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+    let applied: HashMap<i64, Vec<u8>> = match known {
+        Some(_) => sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success")
             .fetch_all(conn)
             .await?
             .into_iter()
             .collect(),
-        None => HashSet::new(),
+        None => HashMap::new(),
     };
-    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).collect())
+    let mut lacking = Vec::new();
+    for migration in MIGRATIONS.iter() {
+        match applied.get(&migration.version) {
+            None => lacking.push(migration),
+            Some(checksum) if **checksum == *migration.checksum => {}
+            Some(_) => return Ok(Err(Unmigrated::Foreign(migration.version))),
+        }
+    }
+    Ok(Ok(lacking))
 }
 
 /// Makes a connection one to read with. A statement takes no longer than `limit`.

@@ -47,8 +47,8 @@ pub enum StartError {
     /// The database can't be migrated.
     #[error("can't migrate the database: {0}")]
     Migration(#[from] MigrationError),
-    /// The database lacks migrations, and `AUTO_MIGRATE` is off.
-    #[error("{0}, or set AUTO_MIGRATE=true")]
+    /// The schema is another one, and `AUTO_MIGRATE` is off.
+    #[error("{0}{alternative}", alternative = alternative(.0))]
     Unmigrated(#[from] Unmigrated),
     /// PostgreSQL can't be reached, or isn't fit.
     #[error("{0}{hint}", hint = hint(.0))]
@@ -73,6 +73,14 @@ fn advice(error: &io::Error, example: &str) -> String {
         format!(". Another program listens there: choose a free port, as in {example}")
     } else {
         String::new()
+    }
+}
+
+/// Another way to a database that the server can use, if there is one.
+fn alternative(unmigrated: &Unmigrated) -> &'static str {
+    match unmigrated {
+        Unmigrated::Lacking(_) => ", or set AUTO_MIGRATE=true",
+        Unmigrated::Foreign(_) => "",
     }
 }
 

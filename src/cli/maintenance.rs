@@ -33,7 +33,7 @@ pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), 
         let lacking = database::lacking(&mut conn).await?;
         conn.close().await.map(|()| lacking)
     };
-    let lacking = check.await.map_err(CommandError::Database)?;
+    let lacking = check.await.map_err(CommandError::Database)??;
     let list = lacking.iter().map(|migration| Lacking {
         version: migration.version,
         description: &migration.description,
@@ -46,7 +46,7 @@ pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), 
         let rows = list.map(|one| [format!("{:04}", one.version), one.description.to_owned()]);
         print::table(["LACKING", "DESCRIPTION"], rows)?;
     }
-    if lacking.is_empty() { Ok(()) } else { Err(Unmigrated(lacking.len()).into()) }
+    if lacking.is_empty() { Ok(()) } else { Err(Unmigrated::Lacking(lacking.len()).into()) }
 }
 
 /// What a sweep did.

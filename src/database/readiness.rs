@@ -45,7 +45,7 @@ pub enum NotReady {
          ALLOW_ASYNCHRONOUS_COMMIT is not set"
     )]
     LosesCommits(&'static str),
-    /// The schema is older than this binary.
+    /// The schema is older than this program, or another one.
     #[error(transparent)]
     Unmigrated(#[from] Unmigrated),
     /// Dropped, renamed, or in a schema outside `search_path`.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use reqwest::Method;
 
-use crate::support::{PAYMENT, TestDatabase, TestServer};
+use crate::support::{
+    PAYMENT, TestDatabase, TestServer,
+    binary::{payonce, run, url},
+};
 
 /// Rows as they are stored: the fingerprint, header and body formats must stay readable.
 const STORED: &str = r#"
@@ -34,6 +37,29 @@ async fn a_connection_besides_requests_has_no_statement_time_out_whatever_the_da
     let limit: String =
         sqlx::query_scalar("SHOW statement_timeout").fetch_one(&mut conn).await.unwrap();
     assert_eq!(limit, "0");
+}
+
+#[tokio::test]
+async fn a_database_with_migrations_of_another_program_is_refused() {
+    let database = Arc::new(TestDatabase::create().await);
+    let server = TestServer::start_on(&database, &[]).await;
+    database.execute("UPDATE _sqlx_migrations SET checksum = 'another' WHERE version = 2").await;
+    server.get("/health/ready").await.assert_problem(503, "database-unavailable");
+    let database_url = url(&database.options);
+    for (command, auto_migrate) in [
+        (&["serve"][..], "true"),
+        (&["serve"], "false"),
+        (&["migrate"], "true"),
+        (&["migrate", "--check"], "true"),
+        (&["sweep"], "true"),
+    ] {
+        let mut command = payonce(command);
+        command.env("DATABASE_URL", &database_url).env("AUTO_MIGRATE", auto_migrate);
+        let (code, _, stderr) = run(&mut command);
+        let refusal = "migration 2 of this database is not payonce's";
+        assert!(code == 1 && stderr.contains(refusal), "{command:?}: {stderr}");
+        assert!(!stderr.contains("AUTO_MIGRATE"), "{command:?}: {stderr}");
+    }
 }
 
 #[test]
