@@ -3,7 +3,7 @@
 //! Commands print tables and sentences for people, and JSON for programs (`--json`) in the shape that the
 //! HTTP API has for the same thing, where it has one. Errors go to stderr.
 
-use std::{collections::HashSet, error::Error, ffi::OsString, io::Write, process::ExitCode};
+use std::{collections::HashSet, error::Error, ffi::OsString, process::ExitCode};
 
 use actix_web::rt::System;
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
@@ -125,10 +125,12 @@ pub fn run() -> ExitCode {
     let logging = filter.map(|filter| logs::start(cli.settings.log_format, &filter));
     let execute = || System::new().block_on(execute(&cli, &matches, &environment));
     match logging.map_err(Into::into).and_then(|()| execute()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logs::finish(None);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            // Nobody is left to be told when stderr is closed.
-            let _ = writeln!(std::io::stderr(), "payonce: {error}");
+            logs::finish(Some(&format!("payonce: {error}")));
             let unreadable = error.downcast_ref().is_some_and(ConfigError::is_unreadable)
                 || error.downcast_ref().is_some_and(CommandError::is_of_usage);
             if unreadable { ExitCode::from(USAGE) } else { ExitCode::FAILURE }

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     accounts::AnonymousAccess,
     config::{self, Settings, Ttl},
+    logs,
     server::{self, Server},
 };
 
@@ -55,10 +56,15 @@ pub(super) async fn serve(
     }
     tokio::select! {
         () = server.stop() => info!("stopped"),
-        _ = terminate.recv() => std::process::exit(130),
-        _ = interrupt.recv() => std::process::exit(130),
+        _ = terminate.recv() => exit_at_once(),
+        _ = interrupt.recv() => exit_at_once(),
     }
     Ok(())
+}
+
+fn exit_at_once() -> ! {
+    logs::finish(None);
+    std::process::exit(130)
 }
 
 /// Logs the settings that matter, without secrets, and then where the server listens.

@@ -10,7 +10,7 @@ use log::{Level, Record, kv::Value, log_enabled};
 use uuid::Uuid;
 
 use super::{CameTo, IDEMPOTENCY_KEY, X_REQUEST_ID};
-use crate::{idempotency::IdempotencyKey, problem::Reported};
+use crate::{idempotency::IdempotencyKey, logs, metrics::method_label, problem::Reported};
 
 /// The target of a line for each request: `RUST_LOG=info,payonce::request=debug`.
 const REQUEST: &str = "payonce::request";
@@ -30,7 +30,9 @@ pub(super) fn write<B>(response: &ServiceResponse<B>, account_id: Option<Uuid>, 
     };
     let extensions = response.response().extensions();
     let problem = extensions.get::<Reported>();
-    let logged = problem.filter(|_| log_enabled!(target: PROBLEM, level));
+    let logged = problem.filter(|problem| {
+        log_enabled!(target: PROBLEM, level) && (level == Level::Error || logs::admit(problem.code))
+    });
     let every_request = log_enabled!(target: REQUEST, Level::Debug);
     if logged.is_none() && !every_request {
         return;
@@ -44,7 +46,7 @@ pub(super) fn write<B>(response: &ServiceResponse<B>, account_id: Option<Uuid>, 
     // A key that is missing or invalid comes to nothing.
     let outcome = came_to.or_else(|| problem?.code.strip_prefix("idempotency-key-"));
     let fields = [
-        ("method", Some(Value::from(request.method().as_str()))),
+        ("method", Some(Value::from(method_label(request.method())))),
         ("route", Some(Value::from(route.as_deref().unwrap_or("(no route)")))),
         ("status", Some(Value::from(status))),
         ("elapsed_ms", Some(Value::from(milliseconds(began)))),

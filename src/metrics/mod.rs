@@ -20,11 +20,13 @@ mod requests;
 mod sweeps;
 
 pub use exposition::show;
+pub(crate) use requests::method_label;
 pub use sweeps::Sweeps;
 
 use crate::{
     exchange::Listener,
     idempotency::{Committer, Observer},
+    logs,
 };
 
 /// Seconds: from the tenth of a millisecond that a step takes to the deadline of a request.
@@ -42,6 +44,7 @@ pub struct Metrics {
     sweeps: Sweeps,
     process: process::Process,
     queue_keys: IntGauge,
+    dropped_lines: IntCounter,
 }
 
 impl Metrics {
@@ -66,6 +69,11 @@ impl Metrics {
                 &registry,
                 "payonce_queue_keys",
                 "Keys that wait or are being executed, now.",
+            )?,
+            dropped_lines: counter(
+                &registry,
+                "payonce_log_lines_dropped_total",
+                "Log lines dropped because stderr takes them too slowly.",
             )?,
             registry,
         })
@@ -98,6 +106,7 @@ impl Metrics {
         self.queue_keys.set(i64::try_from(committer.queued()).unwrap_or(i64::MAX));
         self.sweeps.update();
         self.process.update();
+        self.dropped_lines.inc_by(logs::dropped().saturating_sub(self.dropped_lines.get()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -54,7 +54,7 @@ impl Requests {
 
     /// Counts a request that was answered; `route` is the template that its path matches.
     pub(super) fn count(&self, route: Option<&str>, method: &Method, status: u16, took: Duration) {
-        let (route, method) = (route.unwrap_or(OTHER), known(method));
+        let (route, method) = (route.unwrap_or(OTHER), method_label(method));
         let mut known = self.known.borrow_mut();
         let known = known.entry((method, status)).or_default();
         let (requests, durations) = match known.get(route) {
@@ -70,7 +70,8 @@ impl Requests {
     }
 }
 
-fn known(method: &Method) -> &'static str {
+/// A method as labels and log lines name it: clients can make up others.
+pub(crate) fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

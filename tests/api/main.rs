@@ -23,6 +23,7 @@ mod described;
 mod description;
 mod example;
 mod expiry;
+mod full_stderr;
 mod in_flight;
 mod isolation;
 mod key_states;

@@ -1,15 +1,23 @@
-//! How log lines look: text for people, or JSON for programs, each a line. Both have the same fields.
+//! Log lines, as text for people or as JSON for programs, with the same fields.
+//!
+//! A thread writes them to stderr. Where stderr takes them too slowly, lines are dropped and counted.
 
 use std::{
-    io::{self, Write},
+    backtrace::{Backtrace, BacktraceStatus},
+    env,
+    io::{self, IsTerminal, Write},
+    panic,
     str::FromStr,
+    thread,
+    time::Duration,
 };
 
 use chrono::Utc;
-use env_logger::fmt::Formatter;
+use env_logger::{Target, WriteStyle, fmt::Formatter};
 use log::{
-    Level, LevelFilter, Metadata, Record,
+    Level, LevelFilter, Metadata, Record, error,
     kv::{self, Key, Value, VisitSource},
+    log_enabled,
 };
 use serde::{
     Serialize, Serializer,
@@ -17,6 +25,18 @@ use serde::{
 };
 
 use crate::timestamp::Timestamp;
+
+mod repeats;
+mod writer;
+
+pub use repeats::admit;
+pub use writer::dropped;
+
+/// How long the program waits at its end for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// actix-http logs each malformed request as an error. Anybody can send those.
+const PARSE_ERRORS: &str = "actix_http::h1";
 
 /// What is logged where `RUST_LOG` says nothing.
 pub const DEFAULT_FILTER: &str = "info";
@@ -82,6 +102,7 @@ pub fn start(format: LogFormat, filter: &Filter) {
     for target in ["actix_server", "sqlx::postgres::notice"] {
         builder.filter_module(target, LevelFilter::Warn);
     }
+    builder.filter_module(PARSE_ERRORS, LevelFilter::Off);
     builder.parse_filters(&filter.0).format_timestamp_millis();
     match format {
         LogFormat::Text => builder.format_key_values(|out, fields| {
@@ -92,7 +113,58 @@ pub fn start(format: LogFormat, filter: &Filter) {
             writeln!(out)
         }),
     };
+    // Without the thread, lines are written as they come.
+    if writer::start().is_ok() {
+        builder.target(Target::Pipe(Box::new(writer::Queue)));
+        if wants_color() {
+            builder.write_style(WriteStyle::Always);
+        }
+        log_panics();
+    }
     builder.init();
+}
+
+/// Writes what waits, and then this line, within [`LAST_LINES`]. To be called before the program ends.
+pub fn finish(last_line: Option<&str>) {
+    if !writer::is_started() {
+        // Nobody is left to be told where stderr is closed.
+        let _ = last_line.map(|line| writeln!(io::stderr(), "{line}"));
+        return;
+    }
+    repeats::report_now();
+    if let Some(line) = last_line {
+        let _ = writer::Queue.write(format!("{line}\n").as_bytes());
+    }
+    writer::flush(LAST_LINES);
+}
+
+/// Asks what env_logger would, if it wrote to stderr itself.
+fn wants_color() -> bool {
+    let is_empty = |name| env::var_os(name).is_none_or(|value| value.is_empty());
+    let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stderr().is_terminal() && is_empty("RUST_LOG_STYLE") && is_empty("NO_COLOR") && !is_dumb
+}
+
+/// Sends panics by the thread too: the standard hook would wait for stderr.
+fn log_panics() {
+    let standard = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !log_enabled!(Level::Error) {
+            return standard(panic);
+        }
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or("(no message)");
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            error!("panicked at {place}: {message}\n{backtrace}");
+        } else {
+            error!("panicked at {place}: {message}");
+        }
+        // It ends the program.
+        if thread::current().name() == Some("main") {
+            writer::flush(LAST_LINES);
+        }
+    }));
 }
 
 /// Writes fields behind a message.

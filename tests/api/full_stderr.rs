@@ -1,0 +1,201 @@
+//! A log that nobody reads, and clients that try to fill it.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use crate::support::{
+    PAYMENT, TestDatabase,
+    binary::{Serve, payonce, url},
+    client::{Client, Wire},
+};
+
+/// Only ends a hang.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const NOT_FOUND: &str = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// A server whose stderr is a pipe that is read only where a test says so.
+struct Unread {
+    child: Child,
+    stderr: Option<BufReader<ChildStderr>>,
+    address: SocketAddr,
+}
+
+impl Unread {
+    fn start(database: &TestDatabase) -> Self {
+        let mut command = payonce(&["serve"]);
+        command
+            .env("DATABASE_URL", url(&database.options))
+            .env("PORT", "0")
+            .env("RUST_LOG", "info,payonce::request=debug")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listens on http://") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0);
+        }
+        let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
+        Self { child, stderr: Some(stderr), address }
+    }
+
+    /// Sends requests until the server drops log lines: the pipe is full then, and so is its queue.
+    async fn fill(&self) {
+        let begun = Instant::now();
+        let client = Client { address: self.address, http: reqwest::Client::new() };
+        let dropped = || async {
+            let metrics = client.get("/metrics").await.body;
+            let line = metrics.lines().find(|line| line.starts_with("payonce_log_lines_dropped"));
+            line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        let mut wire = Wire::connect(self.address).await;
+        while dropped().await == 0 {
+            assert!(begun.elapsed() < LIMIT, "no line is dropped");
+            for _ in 0..500 {
+                wire.send(NOT_FOUND).await;
+                assert_eq!(wire.status().await, 404);
+            }
+        }
+    }
+
+    /// Reads the log from now on.
+    fn read(&mut self) -> Arc<Mutex<String>> {
+        let log = Arc::<Mutex<String>>::default();
+        let stderr = self.stderr.take().unwrap();
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    *log.lock().unwrap() += &format!("{line}\n");
+                }
+            }
+        });
+        log
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    }
+
+    async fn ends(&mut self) {
+        let begun = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < LIMIT, "it is still running");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_no_payment_and_no_sigterm() {
+    let database = TestDatabase::create().await;
+    let mut serve = Unread::start(&database);
+    serve.fill().await;
+    let mut wire = Wire::connect(serve.address).await;
+    wire.send_payment("Content-Type: application/json\r\nIdempotency-Key: k\r\n", PAYMENT).await;
+    assert_eq!(wire.status().await, 201);
+    serve.terminate();
+    serve.ends().await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_read_again_says_how_many_lines_it_lacks_and_goes_on_to_the_end() {
+    let database = TestDatabase::create().await;
+    let mut serve = Unread::start(&database);
+    serve.fill().await;
+    let log = serve.read();
+    let begun = Instant::now();
+    let dropped = loop {
+        let log = log.lock().unwrap();
+        if let Some((line, _)) = log.split_once(" log lines were dropped") {
+            break line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        }
+        drop(log);
+        assert!(begun.elapsed() < LIMIT, "the log doesn't say it");
+        sleep(Duration::from_millis(10)).await;
+    };
+    assert!(dropped > 0);
+    serve.terminate();
+    serve.ends().await;
+    let begun = Instant::now();
+    while !log.lock().unwrap().trim_end().ends_with("stopped") {
+        assert!(begun.elapsed() < LIMIT, "the last line is missing");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn problems_of_one_kind_are_logged_up_to_a_rate_and_the_others_counted() {
+    const COUNT: u64 = 300;
+    let database = TestDatabase::create().await;
+    let serve = Serve::start(&database.options, &[("LOG_FORMAT", "json")]);
+    let mut wire = Wire::connect(serve.address).await;
+    for _ in 0..COUNT {
+        wire.send(NOT_FOUND).await;
+        assert_eq!(wire.status().await, 404);
+    }
+    let begun = Instant::now();
+    loop {
+        let (mut logged, mut left_out) = (0, 0);
+        for line in serve.log().lines().filter(|line| line.contains("not-found")) {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            match line["left_out"].as_u64() {
+                Some(count) => left_out += count,
+                None => logged += 1,
+            }
+        }
+        if logged + left_out == COUNT {
+            assert!(left_out > 0 && logged >= 20, "{logged} lines, {left_out} left out");
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{logged} lines, {left_out} left out");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn no_client_makes_a_long_line_or_an_error() {
+    let database = TestDatabase::create().await;
+    let mut serve = Serve::start(&database.options, &[]);
+    let method = "X".repeat(100_000);
+    for (request, status) in [
+        (NOT_FOUND.replace("GET", &method), 404),
+        (NOT_FOUND.replace("GET", "BREW"), 404),
+        ("\u{1}\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(200_000)), 431),
+        (
+            "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n\
+             Transfer-Encoding: chunked\r\n\r\nx\r\n"
+                .to_owned(),
+            400,
+        ),
+    ] {
+        let mut wire = Wire::connect(serve.address).await;
+        wire.send(&request).await;
+        assert_eq!(wire.status().await, status, "{request:.40}");
+    }
+    serve.signal("TERM");
+    let (_, log) = serve.wait(LIMIT);
+    assert!(log.contains("stopped"), "{log}");
+    assert_eq!(log.matches("method=other").count(), 2, "{log}");
+    assert!(!log.contains("ERROR"), "{log}");
+    assert!(log.lines().all(|line| line.len() < 1000), "a line is long");
+}
