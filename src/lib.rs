@@ -39,6 +39,7 @@ pub mod refunds;
 pub mod routes;
 pub mod server;
 pub mod sweep;
+mod text;
 pub mod timestamp;
 mod turns;
 

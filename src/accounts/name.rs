@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::text::is_blank;
+
 /// Fits on a line of a list.
 const MAX_LENGTH: usize = 100;
 
@@ -22,6 +24,9 @@ pub enum InvalidName {
     /// A character that is not to be seen, or space at an end.
     #[error("a name has no control characters, and no space before or after it")]
     Characters,
+    /// Nothing to see.
+    #[error("a name has at least one visible character")]
+    Blank,
     /// A UUID.
     #[error("a name is not a UUID: that would be taken for an id")]
     Id,
@@ -43,6 +48,8 @@ impl FromStr for Name {
             Err(InvalidName::Length)
         } else if text.trim() != text || text.chars().any(char::is_control) {
             Err(InvalidName::Characters)
+        } else if is_blank(text) {
+            Err(InvalidName::Blank)
         } else if Uuid::parse_str(text).is_ok() {
             Err(InvalidName::Id)
         } else {
@@ -72,6 +79,7 @@ mod tests {
             (" a", InvalidName::Characters),
             ("a\u{1b}[2Jb", InvalidName::Characters),
             ("a\nb", InvalidName::Characters),
+            ("\u{200b}\u{2060}", InvalidName::Blank),
             ("00000000-0000-0000-0000-000000000000", InvalidName::Id),
         ] {
             assert_eq!(text.parse::<Name>(), Err(why), "{text:?}");

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use chrono::SecondsFormat;
 use serde::Serialize;
 
-use crate::{payments::currency::exponent, timestamp::Timestamp};
+use crate::{payments::currency::exponent, text::escaped, timestamp::Timestamp};
 
 /// Prints a text and ends its line. That nobody reads on (`| head`) is no error.
 pub(super) fn text(text: &str) -> io::Result<()> {
@@ -44,9 +44,10 @@ pub(super) fn members<const N: usize>(members: [(&str, Option<String>); N]) -> i
     text(&aligned(said))
 }
 
-/// Each column is as wide as its widest cell.
+/// Each column is as wide as its widest cell. Cells have text of clients: what would not show in them, or reorder
+/// the line, is escaped.
 fn aligned<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = rows.collect();
+    let rows: Vec<[String; N]> = rows.map(|row| row.map(|cell| escaped(&cell))).collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -104,5 +105,11 @@ mod tests {
         let rows = [["ID", "NAME"], ["1", "größe"], ["23", "b"]].map(|row| row.map(str::to_owned));
         assert_eq!(aligned(rows.into_iter()), "ID  NAME\n1   größe\n23  b");
         assert_eq!(aligned(std::iter::once(["ID".to_owned()])), "ID");
+    }
+
+    #[test]
+    fn what_would_reorder_a_line_is_escaped_in_it() {
+        let rows = [["\u{202e}evil", "1"], ["ada", "2"]].map(|row| row.map(str::to_owned));
+        assert_eq!(aligned(rows.into_iter()), "\\u{202e}evil  1\nada           2");
     }
 }

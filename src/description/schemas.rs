@@ -14,6 +14,7 @@ use crate::{
     },
     problem::{Kind, Retry},
     refunds::refund::{GiveBack, MAX_REFUNDS},
+    text::INVISIBLE,
 };
 
 pub(super) fn reference(schema: &str) -> Value {
@@ -36,13 +37,26 @@ pub(super) fn schemas() -> Value {
     schemas.into()
 }
 
+/// Text with a visible character and without controls. Characters beyond U+FFFF, for which regular expressions
+/// have no common notation, count as visible here.
+fn visible_text() -> String {
+    let control = r"\u0000-\u001f\u007f-\u009f";
+    let invisible: String = INVISIBLE
+        .iter()
+        .map(|range| (u32::from(*range.start()), u32::from(*range.end())))
+        .filter(|(_, end)| *end <= 0xffff)
+        .map(|(start, end)| format!(r"\u{start:04x}-\u{end:04x}"))
+        .collect();
+    format!("^[^{control}]*[^{invisible}][^{control}]*$")
+}
+
 fn shared() -> Map<String, Value> {
     let currencies = all_currencies();
     object(json!({
         "UserId": {
             "type": "string", "minLength": 1, "maxLength": UserId::MAX_CHARACTERS,
-            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
-            "description": "Not blank, without control characters."
+            "pattern": visible_text(),
+            "description": "At least one visible character, no control characters."
         },
         "Amount": {
             "type": "integer", "format": "int64", "minimum": 1, "maximum": Amount::MAX,

@@ -43,7 +43,7 @@ pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Proble
     let mut members = Members::read(body, Kind::InvalidPayment, EXPECTED)?;
     let user_id = members.required(
         "user_id",
-        "a string of 1 to 255 characters, not blank, without control characters",
+        "a string of 1 to 255 characters, at least one of them visible, without control characters",
         |json| serde_json::from_str(json).ok().and_then(UserId::parse),
     );
     let amount = members.required("amount", money::EXPECTED, Amount::from_json);

@@ -4,9 +4,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{currency::Currency, money::Amount, store};
-use crate::idempotency::{Command, Execution, Fingerprint, Insert, Response};
+use crate::{
+    idempotency::{Command, Execution, Fingerprint, Insert, Response},
+    text::is_blank,
+};
 
-/// Whom a payment is from: 1 to 255 characters, not blank, no control characters.
+/// The user that a payment is from: 1 to 255 characters, at least one of them visible, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct UserId(String);
@@ -16,12 +19,13 @@ impl UserId {
     pub const MAX_CHARACTERS: usize = 255;
 
     /// What to say where one was expected.
-    pub const EXPECTED: &str = "1 to 255 characters, not blank, without control characters";
+    pub const EXPECTED: &str =
+        "1 to 255 characters, at least one of them visible, without control characters";
 
     /// The id in this text, as it stands; `None` where it isn't one.
     #[must_use]
     pub fn parse(text: String) -> Option<Self> {
-        let valid = !text.trim().is_empty()
+        let valid = !is_blank(&text)
             && text.chars().count() <= Self::MAX_CHARACTERS
             && !text.contains(char::is_control);
         valid.then_some(Self(text))
@@ -104,7 +108,18 @@ mod tests {
         for valid in ["u", "user_1", " padded ", "é", &"é".repeat(255), "a\u{a0}b"] {
             assert!(UserId::parse(valid.to_owned()).is_some(), "{valid:?}");
         }
-        for invalid in ["", " ", "\u{a0}", "a\0", "a\nb", "\u{7f}", "\u{85}", &"é".repeat(256)] {
+        for invalid in [
+            "",
+            " ",
+            "\u{a0}",
+            "\u{200b}",
+            " \u{2060}\u{feff}",
+            "a\0",
+            "a\nb",
+            "\u{7f}",
+            "\u{85}",
+            &"é".repeat(256),
+        ] {
             assert!(UserId::parse(invalid.to_owned()).is_none(), "{invalid:?}");
         }
     }

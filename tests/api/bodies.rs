@@ -63,13 +63,14 @@ async fn an_amount_is_a_whole_number_of_minor_units() {
 }
 
 #[tokio::test]
-async fn a_user_id_is_1_to_255_characters_and_not_blank() {
+async fn a_user_id_has_1_to_255_characters_and_something_visible() {
     let server = TestServer::start().await;
     let too_long = format!("\"{}\"", "é".repeat(256));
     for user in [
         "\"\"",
         "\" \"",
         "\"\\u00a0\"",
+        "\"\\u200b\\u202e\"",
         "\"a\\u0000b\"",
         "\"a\\nb\"",
         "\"\\u0085\"",
@@ -79,7 +80,8 @@ async fn a_user_id_is_1_to_255_characters_and_not_blank() {
         "[]",
         &too_long,
     ] {
-        let expected = "1 to 255 characters, not blank, without control characters";
+        let expected =
+            "1 to 255 characters, at least one of them visible, without control characters";
         assert_expected(&server, &with_user(user), "/user_id", expected).await;
     }
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
