@@ -13,7 +13,7 @@
 //! machine's cores; each figure is the median of several rounds, in which all scenarios take turns.
 //!
 //! `growth` is about tables for which nobody leaves PostgreSQL as it comes: it needs `pg_prewarm` (PostgreSQL's contrib), and
-//! wants what docs/operations/deploy.md advises,
+//! wants what docs/operations/postgresql.md advises,
 //! `sysctl vm.nr_hugepages=3200 vm.dirty_background_bytes=33554432` and
 //! `POSTGRES_OPTIONS="-c shared_buffers=6GB -c huge_pages=on -c max_wal_size=16GB -c min_wal_size=16GB -c checkpoint_timeout=30min -c wal_compression=lz4"`.
 //!

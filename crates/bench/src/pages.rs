@@ -237,7 +237,7 @@ pub fn growth(results: &Results) -> String {
         described(results),
         match results.machine.settings.get("shared_buffers").map(String::as_str) {
             Some("128MB") => "PostgreSQL is as it comes, which is for trying things out.",
-            _ => "PostgreSQL is set up as docs/operations/deploy.md advises for such tables.",
+            _ => "PostgreSQL is set up as docs/operations/postgresql.md advises for such tables.",
         },
         table(&head, rows)
     )
