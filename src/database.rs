@@ -17,14 +17,18 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+pub use pooler::{SharedSessions, refuse_shared_sessions};
 pub use readiness::{Needs, NotReady};
 
+use self::connect_error::at;
 use crate::{
     idempotency::{is_of_outdated_statement, loggable},
     problem::{Kind, Problem},
     turns::Places,
 };
 
+mod connect_error;
+mod pooler;
 mod readiness;
 
 /// The migrations of this binary. A database that has more, since a newer binary has been there, is
@@ -107,16 +111,6 @@ fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
     if options.get_application_name().is_some() { options } else { options.application_name(name) }
 }
 
-/// Says of an error that tells nothing else where it happened.
-fn at(options: &PgConnectOptions, error: sqlx::Error) -> sqlx::Error {
-    let sqlx::Error::Io(error) = error else { return error };
-    let place = match options.get_socket() {
-        Some(socket) => socket.display().to_string(),
-        None => format!("{}:{}", options.get_host(), options.get_port()),
-    };
-    sqlx::Error::Io(io::Error::new(error.kind(), format!("{place}: {error}")))
-}
-
 /// A server that doesn't answer.
 #[must_use]
 pub fn silent() -> sqlx::Error {
@@ -128,6 +122,7 @@ pub fn silent() -> sqlx::Error {
 /// # Errors
 /// When the database can't be reached, or a migration fails.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), MigrationError> {
+    refuse_shared_sessions(options).await?;
     let begun = Instant::now();
     let mut applied = 0;
     loop {

@@ -292,6 +292,7 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
         return Ok(database::migrate(options).await?);
     }
     let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error));
+    database::refuse_shared_sessions(options).await.map_err(unreachable)?;
     let mut conn = database::connect(options).await.map_err(unreachable)?;
     Ok(database::migrated(&mut conn).await.map_err(unreachable)??)
 }

@@ -195,6 +195,7 @@ fn completions(shell: Shell) -> std::io::Result<()> {
 
 /// A connection to a database that has all migrations.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, CommandError> {
+    database::refuse_shared_sessions(options).await?;
     let mut conn = database::connect(options).await?;
     database::migrated(&mut conn).await??;
     Ok(conn)

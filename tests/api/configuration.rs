@@ -2,10 +2,13 @@
 
 use std::fs;
 
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
+
 use crate::support::{
     TestDatabase,
-    binary::{Folder, Serve, payonce, run},
+    binary::{Folder, Serve, payonce, run, url},
     client::Wire,
+    pooler,
     server::settings,
 };
 
@@ -123,4 +126,29 @@ async fn a_metrics_token_with_a_newline_at_its_end_lets_its_readers_in() {
     wire.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sesame\r\n\r\n")
         .await;
     assert_eq!(wire.status().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_shares_sessions_is_refused_before_anything_is_set_there() {
+    let database = TestDatabase::create().await;
+    let pooled = pooler::start(&database.options).await;
+    let pooled = url(&pooled);
+    for arguments in [
+        &["serve"][..],
+        &["serve", "--auto-migrate", "false"],
+        &["migrate"],
+        &["account", "list"],
+        &["key", "show", "k"],
+        &["sweep"],
+    ] {
+        let (code, stdout, stderr) = run(payonce(arguments).env("DATABASE_URL", &pooled));
+        assert_eq!((code, stdout.as_str()), (1, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("pool_mode = session"), "{arguments:?}: {stderr}");
+    }
+    let options: PgConnectOptions = pooled.parse().unwrap();
+    let mut other = PgConnection::connect_with(&options).await.unwrap();
+    let settings =
+        raw_sql("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')");
+    let row = settings.fetch_one(&mut other).await.unwrap();
+    assert_eq!((row.get::<&str, _>(0), row.get::<&str, _>(1)), ("0", "0"));
 }

@@ -126,6 +126,7 @@ pub fn loggable(error: &sqlx::Error) -> String {
             Some(code) => format!("{} (SQLSTATE {code})", error.message()),
             None => error.message().to_owned(),
         },
+        sqlx::Error::Configuration(error) => error.to_string(),
         other => other.to_string(),
     }
 }

@@ -19,6 +19,7 @@ pub mod client;
 pub mod cluster;
 pub mod database;
 pub mod load;
+pub mod pooler;
 pub mod proxy;
 pub mod retry;
 pub mod server;
