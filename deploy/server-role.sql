@@ -6,7 +6,14 @@
 --
 -- Again after an upgrade with migrations, and after docs/operations/partition.sql, which makes tables anew. payonce account, api-key and migrate need the owner's role.
 
-GRANT USAGE ON SCHEMA public TO payonce_server;
+-- In whatever schema the owner's tables are. Where that is not public, the server's role needs the same search_path:
+-- ALTER ROLE payonce_server SET search_path = ….
+DO $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO payonce_server',
+        (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'idempotency_keys'::regclass));
+END
+$$;
 GRANT SELECT ON _sqlx_migrations, accounts, api_keys, api_key_changes TO payonce_server;
 -- When an API key was used.
 GRANT UPDATE (last_used_at) ON api_keys TO payonce_server;

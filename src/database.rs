@@ -161,11 +161,18 @@ fn is_locked(error: &MigrateError) -> bool {
 }
 
 /// The database's schema is not the one that this program needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unmigrated {
     /// So many migrations are not applied.
     #[error("the database lacks {0} migrations: run payonce migrate")]
     Lacking(usize),
+    /// So many are not applied in the schemas that this role searches. Another schema has tables of this name.
+    #[error(
+        "the database lacks {0} migrations where this role looks for tables, and the schema {1} has tables of payonce: \
+         add it to the role's search_path (ALTER ROLE … SET search_path = {1}) and GRANT USAGE on it, or run payonce \
+         migrate to have another set of tables"
+    )]
+    Elsewhere(usize, String),
     /// A migration of this number is applied, with other content.
     #[error(
         "migration {0} of this database is not payonce's: another application or an unreleased version made it. \
@@ -179,10 +186,29 @@ pub enum Unmigrated {
 /// # Errors
 /// When the database can't be asked.
 pub async fn migrated(conn: &mut PgConnection) -> Result<Result<(), Unmigrated>, sqlx::Error> {
-    Ok(lacking(conn).await?.and_then(|lacking| match lacking.len() {
+    let lacking = match lacking(conn).await? {
+        Ok(lacking) => lacking.len(),
+        Err(foreign) => return Ok(Err(foreign)),
+    };
+    Ok(match lacking {
         0 => Ok(()),
-        number => Err(Unmigrated::Lacking(number)),
-    }))
+        _ if lacking < MIGRATIONS.iter().len() => Err(Unmigrated::Lacking(lacking)),
+        _ => Err(match other_schema(conn).await? {
+            Some(schema) => Unmigrated::Elsewhere(lacking, schema),
+            None => Unmigrated::Lacking(lacking),
+        }),
+    })
+}
+
+/// A schema with payonce's tables that this role does not search, or may not use.
+async fn other_schema(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT relnamespace::regnamespace::text FROM pg_class
+         WHERE relname = 'idempotency_keys' AND relkind IN ('r', 'p') AND to_regclass('idempotency_keys') IS NULL
+         LIMIT 1",
+    )
+    .fetch_optional(conn)
+    .await
 }
 
 /// This program's migrations that are not applied, in their order.

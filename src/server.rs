@@ -80,7 +80,7 @@ fn advice(error: &io::Error, example: &str) -> String {
 fn alternative(unmigrated: &Unmigrated) -> &'static str {
     match unmigrated {
         Unmigrated::Lacking(_) => ", or set AUTO_MIGRATE=true",
-        Unmigrated::Foreign(_) => "",
+        Unmigrated::Elsewhere(..) | Unmigrated::Foreign(_) => "",
     }
 }
 

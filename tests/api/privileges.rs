@@ -1,20 +1,19 @@
 //! A server whose role may do no more than deploy/server-role.sql says.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use reqwest::Method;
 use sqlx::{Connection, PgConnection, error::DatabaseError, postgres::PgConnectOptions};
 
-use crate::{
-    metrics::reaches,
-    support::{PAYMENT, TestDatabase, TestServer},
-};
+use crate::support::{PAYMENT, TestDatabase, TestServer};
 
 pub const GRANTS: &str = include_str!("../../deploy/server-role.sql");
-const SWEPT: &str = "payonce_sweep_deleted_rows_total{of=\"responses\"}";
 
 /// A role with these grants, dropped with its test.
 pub struct Role {
@@ -69,7 +68,32 @@ async fn a_server_with_the_privileges_of_its_role_does_all_that_servers_do() {
 
     database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
     let server = TestServer::start_through(&database, &role.options(), &flags).await;
-    reaches(&server, SWEPT, 1).await;
+    let expired = "SELECT count(*) FROM idempotency_responses WHERE replayable_until <= now()";
+    let swept = async {
+        while database.number(expired).await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), swept).await.unwrap();
+    drop(server);
+    role.drop().await;
+}
+
+#[tokio::test]
+async fn a_servers_role_uses_whatever_schema_the_tables_are_in() {
+    let database = Arc::new(TestDatabase::create_empty().await);
+    database.execute("CREATE SCHEMA \"pay once\"").await;
+    let path = [("search_path", "\"pay once\"")];
+    payonce::database::migrate(&database.options.clone().options(path)).await.unwrap();
+    let role = Role::with(&database, &format!("SET search_path = \"pay once\"; {GRANTS}")).await;
+    let elsewhere = {
+        let mut conn = PgConnection::connect_with(&role.options()).await.unwrap();
+        payonce::database::migrated(&mut conn).await.unwrap().unwrap_err().to_string()
+    };
+    assert!(elsewhere.contains("SET search_path = \"pay once\")"), "{elsewhere}");
+    let options = role.options().options(path);
+    let server = TestServer::start_through(&database, &options, &["--auto-migrate", "false"]).await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
     drop(server);
     role.drop().await;
 }
