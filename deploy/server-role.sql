@@ -1,10 +1,11 @@
--- What a server may do that doesn't migrate (AUTO_MIGRATE=false): it can delete no payment and no refund, change no
--- amount, free no key and make no API key. After payonce migrate, by the role that ran it:
+-- Rights of a server that does not migrate (AUTO_MIGRATE=false). It cannot delete payments or refunds, change an amount,
+-- free a key or create an API key. Run this after payonce migrate, as the role that ran it:
 --
 --     CREATE ROLE payonce_server LOGIN PASSWORD '…';
 --     psql -v ON_ERROR_STOP=1 -f deploy/server-role.sql payonce
 --
--- Again after an upgrade with migrations, and after docs/operations/partition.sql, which makes tables anew. payonce account, api-key and migrate need the owner's role.
+-- Run it again after an upgrade with migrations, and after docs/operations/partition.sql, which creates the tables anew.
+-- payonce account, api-key and migrate need the owner's role.
 
 -- In whatever schema the owner's tables are. Where that is not public, the server's role needs the same search_path:
 -- ALTER ROLE payonce_server SET search_path = ….
@@ -15,15 +16,15 @@ BEGIN
 END
 $$;
 GRANT SELECT ON _sqlx_migrations, accounts, api_keys, api_key_changes TO payonce_server;
--- When an API key was used.
+-- The time an API key was last used.
 GRANT UPDATE (last_used_at) ON api_keys TO payonce_server;
 
 GRANT SELECT, INSERT ON idempotency_keys, idempotency_responses, payments, refunds TO payonce_server;
 -- Rolls back a batch that is incomplete. Every role may call it, unless the database's default privileges say otherwise.
 GRANT EXECUTE ON FUNCTION idempotency_incomplete_batch TO payonce_server;
--- How much of a payment was given back.
+-- The sum and the number of a payment's refunds.
 GRANT UPDATE (refunded, refund_count) ON payments TO payonce_server;
--- Answers that have expired.
+-- Expired responses.
 GRANT DELETE ON idempotency_responses TO payonce_server;
--- Only with IDEMPOTENCY_KEY_TTL, for keys that are older. Without it no role but the owner's can free a key.
+-- Only with IDEMPOTENCY_KEY_TTL, for expired keys. Without it only the owner can free a key.
 -- GRANT DELETE ON idempotency_keys TO payonce_server;

@@ -1,4 +1,4 @@
-"""What requests have to be that JSON Schema can't say."""
+"""Rules for requests that JSON Schema cannot express."""
 
 import uuid
 
@@ -8,7 +8,7 @@ from schemathesis import GenerationMode
 
 @schemathesis.hook
 def map_body(context, body):
-    """To JSON Schema, 100.0 is an integer. To payonce it is not an amount."""
+    """JSON Schema takes 100.0 for an integer; payonce refuses it as an amount."""
     if isinstance(body, dict):
         amount = body.get("amount")
         if isinstance(amount, float) and amount.is_integer():
@@ -18,7 +18,7 @@ def map_body(context, body):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """A valid request to execute something has a key that nobody has used."""
+    """A valid request that executes something needs an unused key."""
     valid = case.meta is not None and case.meta.generation.mode == GenerationMode.POSITIVE
     if valid and case.method == "POST" and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
