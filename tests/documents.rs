@@ -105,6 +105,19 @@ fn the_index_names_every_document() {
 }
 
 #[test]
+fn documents_for_a_first_reading_stay_short() {
+    let lines = |path: &str| read(path).lines().count();
+    assert!(lines("README.md") <= 150);
+    assert!(lines("CONTRIBUTING.md") <= 120);
+    assert!(read("ARCHITECTURE.md").len() <= 12 * 1024);
+    for path in documents() {
+        let decision = path.parent().unwrap().ends_with("docs/decisions");
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(!decision || lines <= 60, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
 fn the_configuration_reference_has_every_setting_with_its_default() {
     let settings: Value = serde_json::from_str(&payonce(&["config", "--json"])).unwrap();
     let mut documented = rows(&read("docs/reference/configuration.md"));
