@@ -89,17 +89,3 @@ pub enum UrlFault {
     #[error("the value of the parameter {0} is invalid")]
     Value(String),
 }
-
-impl ConfigError {
-    /// Whether a value cannot be read, as opposed to one that is missing or does not fit another.
-    #[must_use]
-    pub fn is_unreadable(&self) -> bool {
-        match self {
-            Self::DatabaseUrl(_)
-            | Self::MetricsToken
-            | Self::LogFilter { .. }
-            | Self::DotEnv { .. } => true,
-            Self::NoDatabase | Self::Contradiction(_) => false,
-        }
-    }
-}
