@@ -1,42 +1,74 @@
-//! Reading the command line and the environment, and saying what is wrong with either.
+//! Reads the command line and the environment, and says what is wrong with either.
 
 use std::{error::Error as _, io::Write, process};
 
 use clap::{
-    ArgMatches, CommandFactory, Error, FromArgMatches,
+    ArgMatches, Command, CommandFactory, Error, FromArgMatches,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{Cli, USAGE};
+use super::{Cli, USAGE, concern::concerned};
 
-/// The command line with the environment. A variable that is set to nothing counts as not set. Exits where either
-/// cannot be read.
+/// Where settings may come from besides flags.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variables {
+    /// Those of the environment. An empty one counts as not set.
+    Set,
+    /// None.
+    Ignored,
+}
+
+/// The command line with the environment. Exits if either cannot be read.
 pub(super) fn parse() -> (Cli, ArgMatches) {
-    let command = Cli::command().mut_args(|arg| {
-        let Some(value) = arg.get_env().map(std::env::var_os) else { return arg };
-        // There are many settings: -h is a page, --help has them all.
-        let arg = arg.hide_short_help(true);
-        if value.is_some_and(|value| value.is_empty()) { arg.env(None) } else { arg }
-    });
-    let matches = command.try_get_matches().unwrap_or_else(|error| exit(error));
+    let matches =
+        command_with(Variables::Set).try_get_matches().unwrap_or_else(|error| exit(error));
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => (cli, matches),
         Err(error) => exit(error),
     }
 }
 
+/// The whole command line. The help of each command lists the settings that concern it.
+pub(super) fn command() -> Command {
+    command_with(Variables::Set)
+}
+
+fn command_with(variables: Variables) -> Command {
+    let mut command = Cli::command().mut_args(|arg| {
+        let Some(value) = arg.get_env().map(std::env::var_os) else { return arg };
+        // There are many settings: -h is a page, --help has them all.
+        let arg = arg.global(true).hide_env_values(true).hide_short_help(true);
+        let empty = value.is_some_and(|value| value.is_empty());
+        if empty || variables == Variables::Ignored { arg.env(None) } else { arg }
+    });
+    // Global arguments become those of each command when the command is built.
+    command.build();
+    command.mut_subcommands(|command| hide_other_settings(command, ""))
+}
+
+/// Hides the settings that do not concern a command.
+fn hide_other_settings(command: Command, parent: &str) -> Command {
+    let name = format!("{parent} {}", command.get_name()).trim_start().to_owned();
+    let settings = concerned(&name);
+    let command = command.mut_args(|arg| {
+        let hidden = arg.get_env().is_some() && !settings.shows(arg.get_id().as_str());
+        if hidden { arg.hide(true) } else { arg }
+    });
+    command.mut_subcommands(|command| hide_other_settings(command, &name))
+}
+
 fn exit(error: Error) -> ! {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         error.exit();
     }
-    // Without the environment, any error is the command line's. clap names flags only, and lists those that have
-    // a value from the environment in its usage.
-    let message = match Cli::command().mut_args(|arg| arg.env(None)).try_get_matches() {
+    // Without the environment, any error is the command line's. clap names flags only, and its usage lists each flag
+    // that has a value from the environment.
+    let message = match command_with(Variables::Ignored).try_get_matches() {
         Err(error) if hides_nothing(&error.to_string()) => error.exit(),
         Err(error) => without_user_info(&error.to_string()),
         Ok(_) => format!("payonce: {}\n", of_variable(&error)),
     };
-    // Nobody can be told where stderr is closed.
+    // Nobody reads it if stderr is closed.
     let _ = std::io::stderr().write_all(message.as_bytes());
     process::exit(USAGE.into());
 }
@@ -48,8 +80,7 @@ fn of_variable(error: &Error) -> String {
         _ => "",
     };
     let (value, flag) = (context(ContextKind::InvalidValue), context(ContextKind::InvalidArg));
-    let mut command = Cli::command();
-    command.build();
+    let command = command();
     let argument = command.get_arguments().find(|argument| argument.to_string() == flag);
     let Some((argument, name)) = argument.and_then(|one| Some((one, one.get_env()?))) else {
         return error.to_string();
@@ -58,7 +89,7 @@ fn of_variable(error: &Error) -> String {
     let reason = match (error.source(), error.get(ContextKind::ValidValue)) {
         (Some(reason), _) => reason.to_string(),
         (None, Some(ContextValue::Strings(values))) => format!("expected {}", values.join(", ")),
-        _ => "it has no value of the kind that is expected".to_owned(),
+        _ => "the value is not valid".to_owned(),
     };
     let default = argument.get_default_values().first();
     let example = match default.map(|value| value.to_string_lossy()) {
@@ -74,7 +105,7 @@ fn hides_nothing(message: &str) -> bool {
     without_user_info(message) == message
 }
 
-/// A message without user and password of the URLs in it.
+/// A message without the user and password of URLs.
 fn without_user_info(message: &str) -> String {
     let mut parts = message.split("://");
     let mut shown = parts.next().unwrap_or_default().to_owned();
@@ -92,7 +123,7 @@ mod tests {
     use super::without_user_info;
 
     #[test]
-    fn a_message_is_shown_without_the_passwords_in_its_urls() {
+    fn a_message_shows_urls_without_their_passwords() {
         for (message, shown) in [
             ("no URL", "no URL"),
             ("'http://host/x' is wrong", "'http://host/x' is wrong"),

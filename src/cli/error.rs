@@ -1,4 +1,4 @@
-//! Why a command can't be done, said to a person.
+//! Why a command failed, for people.
 
 use std::io;
 
@@ -12,73 +12,71 @@ use crate::{
     server::hint,
 };
 
-/// Why something can't be done.
+/// Why a command failed.
 #[derive(Debug, Error)]
 pub(super) enum CommandError {
-    /// The database can't be reached, or refuses.
+    /// The database cannot be reached, or refuses a statement.
     #[error("{}", loggable(.0))]
     Database(#[from] sqlx::Error),
-    /// It isn't fit for committing.
+    /// The database cannot keep what payonce promises.
     #[error("{0}{hint}", hint = hint(.0))]
     Unfit(#[from] UnfitServer),
-    /// It was never migrated so far.
+    /// The database lacks migrations.
     #[error(transparent)]
     Unmigrated(#[from] Unmigrated),
-    /// There is an account of this name.
+    /// Another account has this name.
     #[error("there is an account {0:?} already")]
     NameTaken(String),
-    /// There is no such account.
+    /// No account has this name or id.
     #[error("there is no account {0:?}: payonce account list shows all")]
     NoAccount(String),
-    /// There is no such API key.
+    /// No API key has this id.
     #[error("there is no API key with the id {0}: payonce api-key list shows all")]
     NoApiKey(Uuid),
-    /// As many API keys are valid as may be.
+    /// The number of valid API keys is limited.
     #[error("there are {MAX_KEYS} valid API keys, and there can't be more: revoke some")]
     TooManyKeys,
-    /// Anonymous requests were executed, and the first API key is to be another account's.
+    /// Anonymous requests were executed, and the first API key would be another account's.
     #[error(
         "requests without an API key have been executed for the account \"default\", and this would be the first API \
-         key, which ends such calls. A client that repeats one of those requests with a key of another account \
-         executes it again. Create the first key with --account default and repeat them with that key. If none of \
-         them will ever be repeated, add --abandon-anonymous-retries"
+         key, which ends such requests. A client that repeats one of them with a key of another account executes it \
+         again. Create the first key with --account default, and repeat them with that key. If none of them will \
+         ever be repeated, add --abandon-anonymous-retries"
     )]
     AnonymousRetries,
-    /// The account has no such payment.
+    /// The account does not have this payment.
     #[error("the account {account:?} has no payment {transaction_id}")]
     NoPayment { account: String, transaction_id: Uuid },
-    /// What should be an idempotency key is none.
+    /// The text is not an idempotency key.
     #[error("{0}")]
     InvalidKey(#[from] InvalidKey),
-    /// More than a key was given.
-    #[error(
-        "there is more than one line on stdin: give one key at a time; nothing was done with this one"
-    )]
+    /// Stdin has several keys.
+    #[error("stdin has more than one line: give one key at a time; nothing was done with this one")]
     SeveralKeys,
     /// There are several accounts, and none is named.
     #[error("there are several accounts: name one with --account; payonce account list shows them")]
     WhichAccount,
-    /// A server is executing the request.
+    /// A server is executing the request with the key.
     #[error("a server is executing the request with this key right now: void it again in a moment")]
     InFlight,
-    /// It is not known whether the key was voided.
-    #[error("{0}; void the key again: that changes nothing, and tells")]
+    /// The outcome of voiding the key is not known.
+    #[error("{0}; void the key again: that changes nothing, and shows the outcome")]
     Void(#[from] Failure),
     /// The operating system has no random numbers.
-    #[error("no random numbers to make a key of: {0}")]
+    #[error("the operating system has no random numbers for a key: {0}")]
     Random(getrandom::Error),
-    /// It was made, and could not be shown.
+    /// The API key was created and could not be printed.
     #[error(
-        "the API key could not be shown, so nobody has it: {1}. Revoke it: payonce api-key revoke {0}"
+        "the API key could not be printed, so nobody has it: {1}. Revoke it: payonce api-key revoke {0}"
     )]
     KeyNotShown(Uuid, io::Error),
-    /// What is printed or asked for can't be written or read.
+    /// Stdin cannot be read, or stdout written.
     #[error("can't read or print: {0}")]
     Io(#[from] io::Error),
 }
 
 impl CommandError {
-    /// Whether it is for what was given, or left out, that the command can't be done.
+    /// Whether the arguments are at fault.
     pub(super) fn is_of_usage(&self) -> bool {
         matches!(self, Self::InvalidKey(_) | Self::SeveralKeys | Self::WhichAccount)
     }

@@ -1,5 +1,4 @@
-//! `payonce key`: what became of a request, by its idempotency key, as `GET /idempotency-key` and
-//! `POST /idempotency-key/void` say it.
+//! `payonce key`: what `GET /idempotency-key` and `POST /idempotency-key/void` do, for operators.
 
 use std::io::{self, IsTerminal};
 
@@ -16,24 +15,24 @@ use crate::{
     idempotency_key::{self, Shown},
 };
 
-/// How operators void a key.
+/// The command that voids a key.
 const VOIDING: &str = "payonce key void";
 
-/// What can be done with idempotency keys.
+/// Commands for idempotency keys.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Say what became of the request that was sent with a key
+    /// Show what became of the request with a key
     Show(Asked),
-    /// Use a key up unless a request with it was executed, and say which of the two it was
+    /// Void a key, so that its request is never executed, unless it was executed already; show which
     Void(Asked),
 }
 
-/// Which key is meant.
+/// A key and its account.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Asked {
-    /// The key, as it stands in the header; - reads it from stdin, and so keeps it out of lists of processes
+    /// The key, as in the header; - reads it from stdin, where no list of processes shows it
     key: String,
-    /// Whose key it is: an account's name or id; must be said where there is more than one account
+    /// Account by name or id; required where there are several
     #[arg(long)]
     account: Option<String>,
     /// Print JSON
@@ -41,7 +40,7 @@ pub(super) struct Asked {
     json: bool,
 }
 
-/// What programs are told: what the API says, of whose key, and by what the log knows it.
+/// The output for programs: the response of the API, the account, and the hash that the log has.
 #[derive(Serialize)]
 struct Found<'a> {
     #[serde(flatten)]
@@ -51,7 +50,7 @@ struct Found<'a> {
     key_hash: &'a str,
 }
 
-/// Does what the command line says.
+/// Runs a command for idempotency keys.
 pub(super) async fn key(
     command: &KeyCommand,
     settings: &Settings,
@@ -93,14 +92,14 @@ fn read(key: &str) -> Result<IdempotencyKey, CommandError> {
     }
     let mut lines = io::stdin().lines();
     let line = lines.next().transpose()?.unwrap_or_default();
-    // At a terminal the first line is all that was typed.
+    // At a terminal the first line ends the input.
     if !io::stdin().is_terminal() && lines.next().transpose()?.is_some() {
         return Err(CommandError::SeveralKeys);
     }
     Ok(IdempotencyKey::parse(line.as_bytes())?)
 }
 
-/// As a server does it.
+/// Voids a key in the same way as a server.
 async fn void(
     settings: &Settings,
     options: &PgConnectOptions,

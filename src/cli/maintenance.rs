@@ -1,4 +1,4 @@
-//! `payonce migrate` and `payonce sweep`: what is done to the database besides requests.
+//! `payonce migrate` and `payonce sweep`.
 
 use std::error::Error;
 
@@ -14,19 +14,19 @@ use crate::{
     sweep::{self, Pace},
 };
 
-/// Applies the migrations that the database lacks.
+/// Applies missing migrations.
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error>> {
     Ok(database::migrate(options).await?)
 }
 
-/// A migration that was not applied.
+/// A missing migration.
 #[derive(Serialize)]
 struct Lacking {
     version: i64,
     description: &'static str,
 }
 
-/// Lists the migrations that the database lacks, and fails where it lacks any.
+/// Lists missing migrations, and fails if there are any.
 pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), Box<dyn Error>> {
     let check = async {
         let mut conn = database::connect(options).await?;
@@ -49,21 +49,20 @@ pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), 
     if lacking.is_empty() { Ok(()) } else { Err(Unmigrated::Lacking(lacking.len()).into()) }
 }
 
-/// What a sweep did.
+/// The number of deleted rows.
 #[derive(Serialize)]
 struct Swept {
     responses: u64,
     keys: u64,
 }
 
-/// Deletes what has expired. Whoever watches at a terminal sees how far it is.
+/// Deletes expired responses and keys. A terminal shows the progress.
 pub(super) async fn sweep(
     settings: &Settings,
     options: &PgConnectOptions,
     json: bool,
 ) -> Result<(), Box<dyn Error>> {
     let mut conn = connect(options).await?;
-    // Without its indexes a page would be a walk through everything.
     database::migrated(&mut conn).await.map_err(CommandError::Database)??;
     conn.close().await.map_err(CommandError::Database)?;
     let done = |responses: u64, keys: u64| {

@@ -1,19 +1,17 @@
-//! The command line: a file for each family of commands.
+//! The command line, with a file for each family of commands.
 //!
-//! Commands print tables and sentences for people, and JSON for programs (`--json`) in the shape that the
-//! HTTP API has for the same thing, where it has one. Errors go to stderr.
+//! Commands print tables and sentences for people. With `--json` they print the shape that the HTTP API has for the same
+//! thing, if it has one. Errors go to stderr.
 
 use std::{collections::HashSet, error::Error, ffi::OsString, process::ExitCode};
 
 use actix_web::rt::System;
-use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
 use self::{
-    accounts::{AccountCommand, ApiKeyCommand},
-    error::CommandError,
-    key::KeyCommand,
+    accounts::AccountCommand, api_keys::ApiKeyCommand, error::CommandError, key::KeyCommand,
     payment::PaymentCommand,
 };
 use crate::{
@@ -22,7 +20,9 @@ use crate::{
 };
 
 mod accounts;
+mod api_keys;
 mod arguments;
+mod concern;
 mod error;
 mod key;
 mod maintenance;
@@ -32,7 +32,7 @@ mod serve;
 mod settings;
 mod storm;
 
-/// The exit code where an argument or a setting can't be read, or is missing: clap's own.
+/// The exit code of a usage or configuration error. clap has the same.
 const USAGE: u8 = 2;
 
 /// Takes payments exactly once.
@@ -41,12 +41,11 @@ const USAGE: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Environment only:\n  DATABASE_URL  postgres://user:password@host:5432/database (required)\n  \
-                  METRICS_TOKEN what readers of /metrics have to show as Authorization: Bearer\n  \
-                  RUST_LOG      what is logged [default: info]; a line for each request: info,payonce::request=debug\n\n\
-                  Exit codes: 0 done; 1 it failed, or what was asked about isn't so, and stderr says why;\n\
-                  2 a flag, argument or setting can't be read, or a flag or argument is missing;\n\
-                  130 stopped at once by a second signal"
+    after_help = "Environment only:\n  DATABASE_URL   postgres://user:password@host:5432/database (required)\n  \
+                  METRICS_TOKEN  token that readers of /metrics must send as Authorization: Bearer\n  \
+                  RUST_LOG       log filter [default: info]; info,payonce::request=debug logs each request\n\n\
+                  Exit codes: 0 success, 1 failure (reason on stderr), 2 usage or configuration error,\n\
+                  130 stopped by a second signal"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -57,24 +56,24 @@ struct Cli {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Run the server (also what no command means)
+    /// Run the server (the default command)
     Serve,
-    /// Apply the migrations that the database lacks
+    /// Apply missing migrations
     Migrate {
-        /// Apply none: list what is lacking, and exit with 1 where anything is
+        /// Apply none: list missing migrations, and exit with 1 if there are any
         #[arg(long)]
         check: bool,
         /// Print the list as JSON
         #[arg(long, requires = "check")]
         json: bool,
     },
-    /// Delete what has expired, now
+    /// Delete expired responses and keys now
     Sweep {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Ask the server at HOST and PORT whether it is ready; exit 0 if it is
+    /// Ask the server at HOST and PORT whether it is ready; exit with 0 if it is
     Healthcheck,
     /// Create and list accounts
     #[command(subcommand)]
@@ -82,39 +81,37 @@ enum Command {
     /// Create, list and revoke API keys
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
-    /// Find out what became of a request, by its idempotency key, or make sure that it never executes
+    /// Look up an idempotency key, or void it so that its request is never executed
     #[command(subcommand)]
     Key(KeyCommand),
     /// List and show payments
     #[command(subcommand)]
     Payment(PaymentCommand),
-    /// Make many real payments while you break the server, and tell whether each was made exactly once
+    /// Make many real payments, and check that each was made exactly once
     ///
-    /// These are REAL PAYMENTS, at whatever server --url names: they are there afterwards, and nothing takes
-    /// them back. Point it at a server for testing. Their users are called storm-…, their amounts are 1 and
-    /// up.
+    /// These are REAL PAYMENTS on the server at --url, and they stay there. Use a server for tests. User ids start with
+    /// storm-, and amounts with 1.
     ///
-    /// Some are sent several times at once, some again later, some are given up in the middle and sent
-    /// again, and some of their keys are used for another payment afterwards. Kill servers, databases and
-    /// networks meanwhile: what isn't answered is sent again, as the contract says. At the end all are read
-    /// back and counted. Exits with 1 when one was not made exactly once, or that can't be told.
+    /// Some requests are sent several times at once, some are repeated later, some are aborted and repeated, and some keys
+    /// are reused for another payment. Meanwhile, stop servers, databases and networks: the storm repeats every request that
+    /// got no response. Finally it reads all payments back. It exits with 1 unless each payment exists exactly once.
     ///
-    /// Where the server asks for an API key, put it into the environment (or .env) as PAYONCE_API_KEY.
+    /// If the server requires an API key, set PAYONCE_API_KEY in the environment or in .env.
     Storm(storm::Options),
-    /// Show the settings that are in force, and where each comes from
+    /// Show the settings and their sources, without secrets
     Config {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print what makes a shell complete this command line, to be saved where that shell looks for it
+    /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
 }
 
-/// Does what the command line says.
+/// Runs the program with its command line.
 #[must_use]
 pub fn run() -> ExitCode {
     // Before anything reads the environment, and before there is a second thread.
@@ -131,65 +128,55 @@ pub fn run() -> ExitCode {
         }
         Err(error) => {
             logs::finish(Some(&format!("payonce: {error}")));
-            let unreadable = error.downcast_ref().is_some_and(ConfigError::is_unreadable)
+            let usage = error.is::<ConfigError>()
                 || error.downcast_ref().is_some_and(CommandError::is_of_usage);
-            if unreadable { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
 
-/// `environment` has the names of what was set outside of `.env`.
+/// Executes the command. `environment` has the names of the variables that were set outside of `.env`.
 async fn execute(
     cli: &Cli,
     matches: &ArgMatches,
     environment: &HashSet<OsString>,
 ) -> Result<(), Box<dyn Error>> {
     let settings = &cli.settings;
-    match &cli.command {
-        // Above all where settings contradict each other, one wants to see them.
-        Some(Command::Config { json }) => settings::show(settings, matches, environment, *json)?,
-        Some(Command::Completions { shell }) => return Ok(completions(*shell)?),
-        Some(Command::Storm(options)) => return storm::storm(options, settings).await,
+    let command = cli.command.as_ref().unwrap_or(&Command::Serve);
+    match command {
+        Command::Completions { shell } => return Ok(completions(*shell)?),
+        // Before they are validated: that helps most when they contradict each other.
+        Command::Config { json } => settings::show(settings, matches, environment, *json)?,
         _ => {}
     }
     settings.validate()?;
-    match &cli.command {
-        None | Some(Command::Serve) => {
+    let database = config::database;
+    match command {
+        Command::Serve => {
             let settings = Settings { metrics_token: config::metrics_token()?, ..settings.clone() };
-            serve::serve(&settings, &config::database()?).await
+            serve::serve(&settings, &database()?).await
         }
-        Some(Command::Migrate { check: false, .. }) => {
-            maintenance::migrate(&config::database()?).await
-        }
-        Some(Command::Migrate { check: true, json }) => {
-            maintenance::check(&config::database()?, *json).await
-        }
-        Some(Command::Sweep { json }) => {
-            maintenance::sweep(settings, &config::database()?, *json).await
-        }
-        Some(Command::Healthcheck) => serve::healthcheck(settings),
-        Some(Command::Account(command)) => {
-            Ok(accounts::account(command, &config::database()?).await?)
-        }
-        Some(Command::ApiKey(command)) => {
-            Ok(accounts::api_key(command, settings, &config::database()?).await?)
-        }
-        Some(Command::Key(command)) => Ok(key::key(command, settings, &config::database()?).await?),
-        Some(Command::Payment(command)) => {
-            Ok(payment::payment(command, settings, &config::database()?).await?)
-        }
-        // Shown above; a script wants to know.
-        Some(Command::Config { .. }) => match config::database() {
+        Command::Migrate { check: false, .. } => maintenance::migrate(&database()?).await,
+        Command::Migrate { check: true, json } => maintenance::check(&database()?, *json).await,
+        Command::Sweep { json } => maintenance::sweep(settings, &database()?, *json).await,
+        Command::Healthcheck => serve::healthcheck(settings),
+        Command::Account(command) => Ok(accounts::account(command, &database()?).await?),
+        Command::ApiKey(command) => Ok(api_keys::api_key(command, settings, &database()?).await?),
+        Command::Key(command) => Ok(key::key(command, settings, &database()?).await?),
+        Command::Payment(command) => Ok(payment::payment(command, settings, &database()?).await?),
+        Command::Storm(options) => storm::storm(options, settings).await,
+        // Printed above. A script wants to know whether the settings are valid.
+        Command::Config { .. } => match database() {
             Ok(_) | Err(ConfigError::NoDatabase) => Ok(()),
             Err(error) => Err(error.into()),
         },
-        Some(Command::Completions { .. } | Command::Storm(_)) => Ok(()),
+        Command::Completions { .. } => Ok(()),
     }
 }
 
 fn completions(shell: Shell) -> std::io::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "payonce", &mut script);
+    clap_complete::generate(shell, &mut arguments::command(), "payonce", &mut script);
     print::text(String::from_utf8_lossy(&script).trim_end())
 }
 

@@ -1,4 +1,4 @@
-//! `payonce payment`: payments, as `GET /payment` and `GET /payment/{transaction_id}` show them.
+//! `payonce payment`: the output of `GET /payment` and `GET /payment/{transaction_id}`, for operators.
 
 use clap::{Subcommand, value_parser};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -16,21 +16,21 @@ use crate::{
     },
 };
 
-/// What can be done with payments.
+/// Commands for payments.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum PaymentCommand {
-    /// List payments, the newest first, a page at a time
+    /// List payments, newest first, one page at a time
     List {
         /// Account by name or id; required where there are several
         #[arg(long)]
         account: Option<String>,
-        /// Only those of this user
+        /// Only payments of this user
         #[arg(long, value_parser = user_id)]
         user: Option<UserId>,
-        /// How many at most
+        /// Length of the page
         #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = value_parser!(u8).range(1..=i64::from(MAX_LIMIT)))]
         limit: u8,
-        /// Go on after a page: its next_cursor
+        /// Continue after a page with its next_cursor
         #[arg(long, value_parser = cursor)]
         cursor: Option<Cursor>,
         /// Print JSON
@@ -58,7 +58,7 @@ fn cursor(text: &str) -> Result<Cursor, &'static str> {
     Cursor::parse(text).ok_or("not the next_cursor of a page")
 }
 
-/// Does what the command line says.
+/// Runs a command for payments.
 pub(super) async fn payment(
     command: &PaymentCommand,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! What commands print on stdout.
+//! Output on stdout.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{payments::currency::exponent, text::escaped, timestamp::Timestamp};
 
-/// Prints a text and ends its line. That nobody reads on (`| head`) is no error.
+/// Prints a text with a newline. A reader that stops reading, such as `head`, is no error.
 pub(super) fn text(text: &str) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -15,7 +15,7 @@ pub(super) fn text(text: &str) -> io::Result<()> {
     }
 }
 
-/// As [`text`], of what is shown only once: somebody must read it.
+/// Prints a text that is shown only once: a closed stdout is an error.
 pub(super) fn secret(text: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{text}")
 }
@@ -25,7 +25,7 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     text(&pretty(value)?)
 }
 
-/// As it is printed for programs.
+/// JSON as it is printed for programs.
 pub(super) fn pretty(value: &impl Serialize) -> io::Result<String> {
     Ok(serde_json::to_string_pretty(value)?)
 }
@@ -38,7 +38,7 @@ pub(super) fn table<const N: usize>(
     text(&aligned(std::iter::once(headings.map(str::to_owned)).chain(rows)))
 }
 
-/// Prints what there is to say of one thing, a line for each; what there is not is left out.
+/// Prints fields, one a line, without those that have no value.
 pub(super) fn members<const N: usize>(members: [(&str, Option<String>); N]) -> io::Result<()> {
     let said = members.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
     text(&aligned(said))

@@ -1,4 +1,4 @@
-//! `payonce serve` and `payonce healthcheck`: the server as a process, and asking it.
+//! `payonce serve` and `payonce healthcheck`.
 
 use std::{
     error::Error,
@@ -18,15 +18,15 @@ use crate::{
     server::{self, Server},
 };
 
-/// How long `healthcheck` waits for a connection.
+/// Time for `healthcheck` to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs a server until a signal says to stop.
+/// Runs a server until a signal stops it.
 pub(super) async fn serve(
     settings: &Settings,
     options: &PgConnectOptions,
 ) -> Result<(), Box<dyn Error>> {
-    // Before the first client can be served: from then on a signal must not kill.
+    // Before the first client is served: from then on a signal must not end the process.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     server::raise_file_limit(settings);
@@ -40,18 +40,18 @@ pub(super) async fn serve(
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
-        // Whoever watches over processes is to start another one.
+        // The supervisor of this process starts another one.
         ended = server.ended() => {
             let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
             return Err(format!("the HTTP server ended{why}").into());
         }
     };
     if settings.shutdown_delay.is_zero() {
-        info!("{signal}: what was accepted is finished, and no more; again to stop at once");
+        info!("{signal}: finishing accepted requests; a second signal stops at once");
     } else {
         let delay = Ttl(Some(settings.shutdown_delay));
         info!(
-            "{signal}: goes on serving for {delay}, not ready; then what was accepted is finished, and no more; again to stop at once"
+            "{signal}: serving for another {delay} while not ready, then finishing accepted requests; a second signal stops at once"
         );
     }
     tokio::select! {
@@ -120,8 +120,8 @@ fn urls(addresses: &[SocketAddr]) -> String {
     urls.join(", ")
 }
 
-/// Asks the server at HOST and PORT whether it is ready. That takes it up to half of a request's deadline, where
-/// there is no database.
+/// Asks the server at HOST and PORT whether it is ready. Without a database, its response takes up to half of
+/// REQUEST_DEADLINE.
 pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let host = settings.reachable_host();
     let address = (host.trim_matches(['[', ']']), settings.port)
@@ -134,14 +134,14 @@ pub(super) fn healthcheck(settings: &Settings) -> Result<(), Box<dyn Error>> {
     server.set_read_timeout(Some(limit))?;
     server.set_write_timeout(Some(limit))?;
     write!(server, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    server.read_to_string(&mut answer).map_err(|error| match error.kind() {
+    let mut response = String::new();
+    server.read_to_string(&mut response).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            format!("no answer from {address} within {}", Ttl(Some(limit)))
+            format!("no response from {address} within {}", Ttl(Some(limit)))
         }
-        _ => format!("no answer from {address}: {error}"),
+        _ => format!("no response from {address}: {error}"),
     })?;
-    let status = answer.lines().next().unwrap_or("no answer");
+    let status = response.lines().next().unwrap_or("no response");
     if status.starts_with("HTTP/1.1 200") {
         Ok(())
     } else {

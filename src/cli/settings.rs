@@ -1,4 +1,4 @@
-//! `payonce config`: what is in force, and where each value comes from. Nothing secret.
+//! `payonce config`: the settings and their sources, without secrets.
 
 use std::{
     collections::HashSet,
@@ -15,16 +15,16 @@ use crate::{
     logs::DEFAULT_FILTER,
 };
 
-/// A setting, as it is in force.
+/// A setting in force.
 #[derive(Serialize)]
 struct InForce {
     name: String,
-    /// As it was written; `null` where there is none.
+    /// The value as it was written, or `null`.
     value: Option<String>,
     source: &'static str,
 }
 
-/// Prints every setting. `environment` has the names of what was set outside of `.env`.
+/// Prints every setting. `environment` has the names of the variables that were set outside of `.env`.
 pub(super) fn show(
     settings: &Settings,
     matches: &ArgMatches,
@@ -38,7 +38,7 @@ pub(super) fn show(
         let (id, name) = (argument.get_id().as_str(), argument.get_env().unwrap_or_default());
         let name = name.to_string_lossy().into_owned();
         let written = matches.get_raw(id).and_then(|mut values| values.next());
-        // The one whose default is another setting's.
+        // Its default depends on another setting.
         let derived =
             || (id == "account_queue_limit").then(|| settings.account_queue_limit().to_string());
         let value = written.map(|value| value.to_string_lossy().into_owned()).or_else(derived);
@@ -53,7 +53,7 @@ pub(super) fn show(
             name,
         }
     };
-    // What has no flag.
+    // Settings without a flag.
     let of_variable = |name: &str, default: Option<&str>, shown: &dyn Fn(&str) -> String| {
         let set = std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         InForce {
@@ -68,7 +68,7 @@ pub(super) fn show(
     };
     let mut all = vec![
         of_variable("DATABASE_URL", None, &|_| database()),
-        of_variable("METRICS_TOKEN", None, &|_| "(a secret)".to_owned()),
+        of_variable("METRICS_TOKEN", None, &|_| "(secret)".to_owned()),
         of_variable("RUST_LOG", Some(DEFAULT_FILTER), &str::to_owned),
     ];
     let arguments = Settings::augment_args(Command::new("settings"));

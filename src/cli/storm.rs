@@ -1,4 +1,4 @@
-//! `payonce storm`: whether a server takes payments exactly once, tried out.
+//! `payonce storm`.
 
 use std::{error::Error, fmt::Display, io, time::Duration};
 
@@ -11,22 +11,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::print;
 use crate::config::{self, Settings};
 
-/// Broken promises that people are shown; programs are told all.
+/// Broken promises shown to people; JSON has all.
 const SHOWN: usize = 20;
 
-/// What the storm is to be.
+/// Arguments of a storm.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Options {
     /// URL of the server, plain HTTP; repeat it for several servers on one database [default: HOST and PORT]
     #[arg(long)]
     url: Vec<Target>,
-    /// How many payments to make
+    /// Number of payments
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
     payments: u32,
-    /// How many at the same time
+    /// Number of payments at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
-    /// How long to go on with a request that isn't answered, before all is given up
+    /// How long to repeat a request without a final response before the storm gives up
     #[arg(long, default_value = "2m", value_parser = config::duration)]
     patience: Duration,
     /// Print JSON
@@ -34,7 +34,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// Does what the command line says, and fails where a payment was not made exactly once.
+/// Runs a storm, and fails unless each payment was made exactly once.
 pub(super) async fn storm(options: &Options, settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut targets = options.url.clone();
     if targets.is_empty() {
@@ -47,7 +47,7 @@ pub(super) async fn storm(options: &Options, settings: &Settings) -> Result<(), 
         patience: options.patience,
         authorization: authorization()?,
     };
-    // Each client may have a handful of connections. Where that isn't allowed, fewer do.
+    // A client may open several connections. If the limit can't be raised, fewer have to do.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} payments, {msg} {eta}")?;
@@ -67,14 +67,14 @@ pub(super) async fn storm(options: &Options, settings: &Settings) -> Result<(), 
     Ok(report.verdict()?)
 }
 
-/// What to show as Authorization: a secret, so that it has no flag.
+/// The Authorization header. The API key is a secret, and has no flag.
 fn authorization() -> Result<Option<HeaderValue>, Box<dyn Error>> {
     let key = std::env::var("PAYONCE_API_KEY").unwrap_or_default();
     if key.trim().is_empty() {
         return Ok(None);
     }
     let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
-        .map_err(|_| "PAYONCE_API_KEY has characters in it that no API key has")?;
+        .map_err(|_| "PAYONCE_API_KEY contains characters that no API key has")?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

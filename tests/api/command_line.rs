@@ -6,6 +6,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use clap::Args;
+use payonce::config::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, raw_sql};
@@ -67,6 +69,48 @@ fn the_short_help_is_a_page_and_names_every_command() {
     }
     assert!(short.lines().count() < 40 && !short.contains("--max-batch"), "{short}");
     assert!(short.contains("Exit codes") && long.contains("--max-batch"), "{short}{long}");
+}
+
+#[test]
+fn the_help_of_a_command_lists_the_settings_that_concern_it_and_no_others() {
+    let all: Vec<String> = Settings::augment_args(clap::Command::new("settings"))
+        .get_arguments()
+        .map(|setting| setting.get_env().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let lifetimes = ["IDEMPOTENCY_RESPONSE_TTL", "IDEMPOTENCY_KEY_TTL"];
+    for (command, settings) in [
+        ("migrate", &["LOG_FORMAT"][..]),
+        ("sweep", &lifetimes),
+        ("healthcheck", &["HOST", "PORT", "REQUEST_DEADLINE"]),
+        ("account", &[]),
+        ("account create", &[]),
+        ("account list", &[]),
+        ("api-key create", &lifetimes[1..]),
+        ("api-key list", &[]),
+        ("api-key revoke", &[]),
+        ("key", &[]),
+        ("key show", &lifetimes[1..]),
+        (
+            "key void",
+            &[&lifetimes[..], &["IN_FLIGHT_WAIT", "REQUEST_DEADLINE", "ALLOW_ASYNCHRONOUS_COMMIT"]]
+                .concat(),
+        ),
+        ("payment list", &["REQUEST_DEADLINE"]),
+        ("payment show", &["REQUEST_DEADLINE"]),
+        ("storm", &["HOST", "PORT"]),
+        ("completions", &[]),
+        ("serve", &all.iter().map(String::as_str).collect::<Vec<_>>()),
+    ] {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let (code, help, _) = run(&mut payonce(&arguments));
+        let shown = help.lines().filter_map(|line| {
+            line.trim().strip_prefix("[env: ").and_then(|line| line.strip_suffix(']'))
+        });
+        assert_eq!((code, shown.collect::<Vec<_>>()), (0, settings.to_vec()), "{command}");
+        // What is not listed is accepted: one environment serves all commands.
+        let (_, _, stderr) = run(payonce(&arguments).env("MAX_BATCH", "3"));
+        assert_eq!(stderr, "", "{command}");
+    }
 }
 
 #[test]
@@ -155,7 +199,7 @@ fn config_says_what_is_in_force_and_where_it_comes_from() {
 fn config_shows_settings_that_contradict_each_other_and_a_database_that_is_not_set() {
     let (code, stdout, stderr) =
         run(&mut payonce(&["config", "--json", "--in-flight-wait", "10s"]));
-    assert!(code == 1 && stderr.contains("REQUEST_DEADLINE (10s) must be more"), "{stderr}");
+    assert!(code == 2 && stderr.contains("REQUEST_DEADLINE (10s) must be more"), "{stderr}");
     let all: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(setting(&all, "IN_FLIGHT_WAIT"), (json!("10s"), json!("flag")));
     assert_eq!(setting(&all, "DATABASE_URL"), (Value::Null, json!("not set")));

@@ -33,7 +33,7 @@ async fn begin_payment(serve: &Serve, key: &str) -> Wire {
 #[test]
 fn without_a_database_it_says_how_to_get_one() {
     let (code, stdout, stderr) = run(&mut payonce(&[]));
-    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert_eq!((code, stdout.as_str()), (2, ""));
     for way in [
         "DATABASE_URL is not set",
         "docker compose up",
@@ -43,7 +43,7 @@ fn without_a_database_it_says_how_to_get_one() {
         assert!(stderr.contains(way), "{way:?} in {stderr}");
     }
     assert!(!stderr.contains("stack backtrace"), "{stderr}");
-    assert_eq!(run(payonce(&[]).env("DATABASE_URL", "")).0, 1);
+    assert_eq!(run(payonce(&[]).env("DATABASE_URL", "")).0, 2);
 }
 
 #[test]
@@ -155,14 +155,14 @@ fn settings_that_contradict_each_other_are_refused() {
         ),
         (
             ["--metrics-address=127.0.0.1:5000", "--port=5000"],
-            "METRICS_ADDRESS (127.0.0.1:5000) must be another address than that of HOST (127.0.0.1) and PORT (5000)",
+            "METRICS_ADDRESS (127.0.0.1:5000) must differ from the address of HOST (127.0.0.1) and PORT (5000)",
         ),
         (["--metrics-address=0.0.0.0:5000", "--port=5000"], "METRICS_ADDRESS (0.0.0.0:5000) must"),
         (["--metrics-address=[::]:5000", "--port=5000"], "METRICS_ADDRESS ([::]:5000) must"),
         (["--metrics-address=[::1]:5000", "--host=[::]"], "of HOST (::) and PORT (5000)"),
     ] {
         let (code, _, stderr) = run(payonce(&flags).env("DATABASE_URL", "postgres://localhost/x"));
-        assert!(code == 1 && stderr.contains(message), "{flags:?}: {stderr}");
+        assert!(code == 2 && stderr.contains(message), "{flags:?}: {stderr}");
     }
 }
 
@@ -193,7 +193,7 @@ fn an_account_has_three_quarters_of_the_queue_where_nothing_else_is_said() {
 #[test]
 fn a_setting_that_is_empty_counts_as_not_set() {
     let (code, _, stderr) = run(payonce(&[]).env("PORT", "").env("IDEMPOTENCY_KEY_TTL", ""));
-    assert!(code == 1 && stderr.contains("DATABASE_URL is not set"), "{stderr}");
+    assert!(code == 2 && stderr.contains("DATABASE_URL is not set"), "{stderr}");
 }
 
 #[tokio::test]
@@ -537,7 +537,7 @@ async fn healthcheck_exits_by_whether_the_server_is_ready_and_says_why_not() {
     proxy.cut_all();
     assert_not("not ready: HTTP/1.1 503");
     serve.signal("STOP");
-    assert_not(&format!("no answer from 127.0.0.1:{port} within 5s"));
+    assert_not(&format!("no response from 127.0.0.1:{port} within 5s"));
     serve.signal("KILL");
     serve.wait(SECOND);
     assert_not("can't reach 127.0.0.1");
@@ -555,7 +555,7 @@ async fn a_signal_lets_what_was_accepted_be_answered() {
         let mut accepted = begin_payment(&serve, "k").await;
         database.until_locks_are_waited_for(1).await;
         serve.signal(signal);
-        serve.wait_for("what was accepted is finished");
+        serve.wait_for("finishing accepted requests");
         tokio::time::sleep(SECOND / 5).await;
         holder.close().await.unwrap();
         assert_eq!(accepted.status().await, 201);
@@ -604,7 +604,7 @@ async fn a_second_signal_ends_it_at_once() {
     let _accepted = begin_payment(&serve, "k").await;
     database.until_locks_are_waited_for(1).await;
     serve.signal("TERM");
-    serve.wait_for("again to stop at once");
+    serve.wait_for("a second signal stops at once");
     let begun = Instant::now();
     serve.signal("TERM");
     let (status, _) = serve.wait(2 * SECOND);

@@ -21,8 +21,7 @@ async fn for_the_shutdown_delay_it_serves_is_not_ready_and_closes_connections() 
 
     let begun = Instant::now();
     serve.signal("TERM");
-    serve
-        .wait_for("SIGTERM: goes on serving for 2s, not ready; then what was accepted is finished");
+    serve.wait_for("SIGTERM: serving for another 2s while not ready");
     let (head, problem) = loop {
         let answer = get(&mut Wire::connect(serve.address).await, "/health/ready").await;
         if !answer.0.starts_with("http/1.1 200") {
@@ -55,7 +54,7 @@ async fn a_second_signal_ends_the_shutdown_delay_too() {
     let database = TestDatabase::create().await;
     let mut serve = Serve::start(&database.options, &[("SHUTDOWN_DELAY", "1m")]);
     serve.signal("TERM");
-    serve.wait_for("again to stop at once");
+    serve.wait_for("a second signal stops at once");
     serve.signal("TERM");
     assert_eq!(serve.wait(2 * SECOND).0.code(), Some(130));
 }
