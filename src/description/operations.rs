@@ -52,6 +52,7 @@ const COMMITTED: &[Kind] = &[
     Kind::UnsupportedMediaType,
     Kind::TooManyRequests,
     Kind::Overloaded,
+    Kind::NotExecuted,
     Kind::OutcomeUnknown,
 ];
 

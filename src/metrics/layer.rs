@@ -52,6 +52,7 @@ pub(super) struct Layer {
     steps: Vec<(Step, Histogram)>,
     commits: IntCounter,
     failures: Each,
+    locked_tables: IntCounter,
     connections: IntCounter,
     in_doubt: IntCounter,
     resolutions: Each,
@@ -148,6 +149,11 @@ impl Layer {
                 "remedy",
                 ["isolate", "repeat", "sidestep", "reconnect", "await_server", "refuse"],
             )?,
+            locked_tables: counter(
+                registry,
+                "payonce_locked_tables_total",
+                "Times that a request waited for a table that another database session had locked.",
+            )?,
             connections: counter(
                 registry,
                 "payonce_connections_opened_total",
@@ -219,6 +225,7 @@ impl Observer for Layer {
                 Remedy::AwaitServer => "await_server",
                 Remedy::Refuse => "refuse",
             }),
+            Event::TableLocked => self.locked_tables.inc(),
             Event::Connected => self.connections.inc(),
             Event::InDoubt => self.in_doubt.inc(),
             Event::Settled(resolution) => self.resolutions.count(match resolution {

@@ -79,13 +79,15 @@ pub enum Kind {
     ShuttingDown,
     /// No database, and nothing begun.
     DatabaseUnavailable,
+    /// A database that did not execute the request, and nothing left of it.
+    NotExecuted,
     /// No database, and something begun.
     OutcomeUnknown,
 }
 
 impl Kind {
     /// Every kind, in the order of their statuses.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::MalformedJson,
@@ -108,6 +110,7 @@ impl Kind {
         Self::Overloaded,
         Self::ShuttingDown,
         Self::DatabaseUnavailable,
+        Self::NotExecuted,
         Self::OutcomeUnknown,
     ];
 
@@ -289,6 +292,13 @@ impl Kind {
                 "The database can't be reached",
                 "This request executed nothing. Send it again as it was, with the same key if it has one, after \
                  Retry-After: where an earlier one with that key was executed, its answer comes then.",
+            ),
+            Self::NotExecuted => entry(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not-executed",
+                SameRequest,
+                "The database did not execute this request",
+                "This request executed nothing. Send it again as it was, with the same key, after Retry-After.",
             ),
             Self::OutcomeUnknown => entry(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -189,10 +189,32 @@ impl From<Failure> for Problem {
             Failure::Overloaded => Self::new(Kind::Overloaded),
             Failure::ShareExceeded => Self::new(Kind::TooManyRequests),
             Failure::DatabaseUnavailable => Self::new(Kind::DatabaseUnavailable),
+            Failure::Locked => not_executed(
+                "Another database session holds a lock on a table or row that this request needs.",
+            ),
+            Failure::Conflict => {
+                not_executed("Its transaction conflicted with others each time that it was tried.")
+            }
+            Failure::ConnectionLost => not_executed(
+                "The connection to the database was lost, or took no writes, each time that it was tried.",
+            ),
+            Failure::TimedOut => {
+                not_executed("PostgreSQL stopped its statement because it took too long.")
+            }
+            Failure::OutOfResources => Self::new(Kind::Overloaded).with_detail(
+                "The database has run out of disk space, memory or another resource. This request executed \
+                 nothing. Send it again as it was, with the same key, after Retry-After.",
+            ),
             Failure::OutcomeUnknown => Self::new(Kind::OutcomeUnknown),
             Failure::Internal(cause) => Self::new(Kind::Internal).caused_by(cause),
         }
     }
+}
+
+/// A request that was tried, with the reason why it was not executed.
+fn not_executed(why: &str) -> Problem {
+    let advice = Kind::NotExecuted.entry().advice;
+    Problem::new(Kind::NotExecuted).with_detail(format!("{why} {advice}"))
 }
 
 impl fmt::Display for Problem {

@@ -554,7 +554,7 @@ async fn a_command_that_kills_its_connection_ends_up_alone() {
     busy.await.unwrap();
     for (number, outcome, took) in outcomes {
         if number == 7 {
-            let unserved = [Err(Failure::OutcomeUnknown), Err(Failure::DatabaseUnavailable)];
+            let unserved = [Err(Failure::OutcomeUnknown), Err(Failure::ConnectionLost)];
             assert!(unserved.contains(&outcome), "{outcome:?}");
         } else {
             assert!(
@@ -573,10 +573,15 @@ async fn a_command_that_kills_its_connection_ends_up_alone() {
 
 #[tokio::test]
 async fn a_server_that_has_run_out_of_something_is_overloaded() {
-    for state in ["53100", "53200", "57014"] {
+    for (state, failure) in [
+        ("53100", Failure::OutOfResources),
+        ("53200", Failure::OutOfResources),
+        ("57014", Failure::TimedOut),
+    ] {
         let layer = Layer::start().await;
-        let act = failing(1, &format!("RAISE SQLSTATE '{state}'"));
-        assert_eq!(layer.submit("k", act).await, Err(Failure::Overloaded), "{state}");
+        // Once, and once where it holds up nobody.
+        let act = failing(2, &format!("RAISE SQLSTATE '{state}'"));
+        assert_eq!(layer.submit("k", act).await, Err(failure), "{state}");
         assert!(is_new(&layer.submit("k", act).await), "{state}");
     }
 }
@@ -589,10 +594,7 @@ async fn a_statement_that_takes_too_long_is_given_up() {
         ..Settings::default()
     };
     let layer = Layer::start_with(settings).await;
-    assert_eq!(
-        layer.submit("slow", Act::Run("SELECT pg_sleep(60)")).await,
-        Err(Failure::Overloaded)
-    );
+    assert_eq!(layer.submit("slow", Act::Run("SELECT pg_sleep(60)")).await, Err(Failure::TimedOut));
     assert!(is_new(&layer.submit("next", Act::Succeed).await));
     assert_eq!(layer.effects().await, 1);
 }

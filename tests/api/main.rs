@@ -34,6 +34,7 @@ mod lists;
 mod logs;
 mod metrics;
 mod migrations;
+mod one_clients_fault;
 mod operators;
 mod partitions;
 mod privileges;

@@ -153,7 +153,7 @@ async fn doubt_outlives_a_refusal(flags: &[&str], step: Step) {
         .execute(
             "CREATE SEQUENCE attempts;
              CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN IF nextval('attempts') = 2 THEN RAISE 'full' USING ERRCODE = 'disk_full'; END IF; RETURN NEW; END $$;
+             $$ BEGIN IF nextval('attempts') IN (2, 3) THEN RAISE 'full' USING ERRCODE = 'disk_full'; END IF; RETURN NEW; END $$;
              CREATE TRIGGER full_disk BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION full_disk()",
         )
         .await;

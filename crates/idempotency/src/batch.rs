@@ -1,24 +1,27 @@
-//! One batch, one transaction: claim the keys, execute what is new, remember the responses, COMMIT.
+//! One batch, one transaction: claim the keys, execute what is new, store the responses, COMMIT.
 //!
-//! Where all of the batch comes to one INSERT, the whole transaction is one statement, which claims,
-//! executes, remembers and commits. Else, or where that lost a race, it is a BEGIN, a statement or more for
-//! each of these, and a COMMIT. Used keys are read in a statement of its own: before any is claimed where most
-//! are likely to be used, else afterwards.
+//! A batch that comes to one INSERT is one statement, which does all of it and is its own transaction. Another
+//! batch, or one that lost a race, is a BEGIN, a statement or more for each step, and a COMMIT. Used keys are
+//! read by a statement of their own: before any is claimed where most are likely to be used, else afterwards.
 
 use std::{
     any::TypeId,
     collections::{BTreeMap, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use log::debug;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
-    error::breaks_unique_constraint,
+    error::{Cause, Failed, breaks_unique_constraint},
     insert::Insert,
-    observer::{Observer, Step, timed},
+    observer::{Event, Observer, Step},
     response::Response,
     store::{self, Claim, Stored, UsedKey},
     submission::{Running, Submission},
@@ -28,19 +31,36 @@ use super::{
 /// the loser of a race could not read what the winner committed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// The same for parts of a batch that are run only to find out whose row is locked: a tenth of the
-/// usual lock_timeout, since everybody else waits meanwhile.
-const BEGIN_SEARCHING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 10";
+/// How a batch is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// As one statement, where it comes to one.
+    Usual,
+    /// As a transaction with short time-outs, to find the command that holds up the others.
+    Searching,
+    /// As a transaction, so that an error tells the step that failed.
+    Stepwise,
+}
 
 /// What batches on one connection have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    /// How long a response can be replayed, in seconds; `None` is for ever.
+    /// How long a response can be replayed, in seconds; `None`: as long as its key.
     pub(super) response_ttl: Option<f64>,
-    /// How long a key is kept, in seconds; `None` is for ever.
+    /// How long a key is kept, in seconds; `None`: permanently.
     pub(super) key_ttl: Option<f64>,
     /// Whether the server waits for a standby before it acknowledges a COMMIT.
     pub(super) synchronous_standby: bool,
+    /// How long all steps of a batch may take together.
+    pub(super) limit: Duration,
+    /// How long a statement may take, and wait for a lock, while a command is searched for.
+    pub(super) search: SearchTimeouts,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SearchTimeouts {
+    pub(super) statement: Duration,
+    pub(super) lock: Duration,
 }
 
 /// A response that was stored just now.
@@ -60,45 +80,90 @@ pub(super) enum Fate {
     Used(UsedKey),
 }
 
+/// Runs the steps of a batch: each is timed, ends by the batch's limit, and gives its name to its failure.
+struct Steps<'a> {
+    observer: &'a dyn Observer,
+    limit: Duration,
+    end: Instant,
+}
+
+impl<'a> Steps<'a> {
+    fn new(observer: &'a dyn Observer, limit: Duration) -> Self {
+        Self { observer, limit, end: Instant::now() + limit }
+    }
+
+    async fn run<T>(
+        &self,
+        step: Step,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Failed> {
+        let began = Instant::now();
+        let done = self.within_limit(work).await;
+        self.observer.observe(Event::Ran(step, began.elapsed()));
+        done.map_err(|cause| Failed { step: Some(step), cause })
+    }
+
+    /// The same for BEGIN and ROLLBACK, which are no steps of their own.
+    async fn untimed<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Failed> {
+        self.within_limit(work).await.map_err(|cause| Failed { step: None, cause })
+    }
+
+    /// A panic, which only a defect in a command or in this layer can cause, fails the batch and nothing else.
+    async fn within_limit<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Cause> {
+        match timeout_at(self.end, AssertUnwindSafe(work).catch_unwind()).await {
+            Ok(Ok(done)) => done.map_err(Cause::Error),
+            Ok(Err(_panic)) => Err(Cause::Panic),
+            Err(_elapsed) => Err(Cause::NoAnswer(self.limit)),
+        }
+    }
+}
+
 /// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
 /// its members; `None` where the key was used, or is in flight elsewhere, and has to be looked up.
-///
-/// `commit_sent` is set before what commits goes out: an error after that leaves the batch in doubt,
-/// unless the server itself reports it.
 pub(super) async fn run(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
-    searching: bool,
+    mode: Mode,
     observer: &dyn Observer,
-    commit_sent: &mut bool,
-) -> Result<Vec<Option<Fate>>, sqlx::Error> {
-    // What is too old must be locked and deleted first, and a search has a lock_timeout of its own.
-    let plain = terms.key_ttl.is_none() && !searching;
+) -> Result<Vec<Option<Fate>>, Failed> {
+    let steps = Steps::new(observer, terms.limit);
+    // Keys that are too old must be locked and deleted first.
+    let plain = terms.key_ttl.is_none() && mode == Mode::Usual;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
-        let run = in_one_statement(conn, batch, insert, terms.response_ttl, commit_sent);
-        match timed(observer, Step::OneStatement, run).await {
+        let run = in_one_statement(conn, batch, insert, terms.response_ttl);
+        match steps.run(Step::OneStatement, run).await {
             // A key was used since the statement began, and PostgreSQL rolled it back. In a transaction, which claims
             // before it executes anything, that is no error; one that the effect made is one again.
-            Err(error) if breaks_unique_constraint(&error) => {
+            Err(Failed { cause: Cause::Error(error), .. }) if breaks_unique_constraint(&error) => {
                 debug!("a statement of {} lost a race, and is run as a transaction", batch.len());
-                *commit_sent = false;
             }
             run => return run,
         }
     }
-    in_a_transaction(conn, batch, terms, searching, observer, commit_sent).await
+    in_a_transaction(conn, batch, terms, mode, &steps).await
 }
 
 /// The batch as an INSERT, if it is all of one type that comes to one.
-fn insert_of(batch: &[Running]) -> Result<Option<Insert>, sqlx::Error> {
+fn insert_of(batch: &[Running]) -> Result<Option<Insert>, Failed> {
     let Some(Running { leader: first, .. }) = batch.first() else { return Ok(None) };
     if batch.iter().any(|running| running.leader.kind() != first.kind()) {
         return Ok(None);
     }
-    let executions = batch.iter().map(|running| running.leader.execution());
-    let insert = first.command.insert_all(executions.collect())?;
-    insert.map(|insert| insert.complete(batch.len())).transpose()
+    let insert = || {
+        let executions = batch.iter().map(|running| running.leader.execution());
+        let insert = first.command.insert_all(executions.collect())?;
+        insert.map(|insert| insert.complete(batch.len())).transpose()
+    };
+    let insert = catch_unwind(AssertUnwindSafe(insert));
+    let insert = insert.map_err(|_panic| Cause::Panic).and_then(|done| done.map_err(Cause::Error));
+    insert.map_err(|cause| Failed { step: None, cause })
 }
 
 /// The statement is its own transaction: PostgreSQL begins it, and commits it.
@@ -107,11 +172,9 @@ async fn in_one_statement(
     batch: &[Running],
     mut insert: Insert,
     response_ttl: Option<f64>,
-    commit_sent: &mut bool,
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
-    *commit_sent = true;
     let committed = store::commit(conn, &claims, insert, &responses, response_ttl).await?;
     let mut new = committed.new.into_iter().peekable();
     let executed = batch.iter().zip(responses).map(|(running, response)| {
@@ -128,21 +191,30 @@ async fn in_a_transaction(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
-    searching: bool,
-    observer: &dyn Observer,
-    commit_sent: &mut bool,
-) -> Result<Vec<Option<Fate>>, sqlx::Error> {
-    let mut transaction = conn.begin_with(if searching { BEGIN_SEARCHING } else { BEGIN }).await?;
-    let mut executed = match claim_and_execute(&mut transaction, batch, terms, observer).await {
+    mode: Mode,
+    steps: &Steps<'_>,
+) -> Result<Vec<Option<Fate>>, Failed> {
+    let begin = match mode {
+        Mode::Searching => format!(
+            "{BEGIN}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
+            terms.search.lock.as_millis(),
+            terms.search.statement.as_millis(),
+        ),
+        Mode::Usual | Mode::Stepwise => BEGIN.to_owned(),
+    };
+    let mut transaction = steps.untimed(conn.begin_with(AssertSqlSafe(begin))).await?;
+    let mut executed = match claim_and_execute(&mut transaction, batch, terms, steps).await {
         Ok(executed) => executed,
-        Err(error) => {
-            // A ROLLBACK that fails tells more than its cause: the connection is gone.
-            transaction.rollback().await?;
-            return Err(error);
+        Err(failed) => {
+            // After anything but an error the connection is given up, and PostgreSQL rolls back by itself.
+            if matches!(failed.cause, Cause::Error(_)) {
+                // A ROLLBACK that fails tells more than its cause: the connection is lost.
+                steps.untimed(transaction.rollback()).await?;
+            }
+            return Err(failed);
         }
     };
-    *commit_sent = true;
-    timed(observer, Step::Commit, transaction.commit()).await?;
+    steps.run(Step::Commit, transaction.commit()).await?;
     let fates =
         batch.iter().map(|running| executed.remove(&running.leader.execution_id).map(Fate::New));
     Ok(fates.collect())
@@ -152,16 +224,16 @@ async fn claim_and_execute(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
-    observer: &dyn Observer,
-) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
-    let claimed = timed(observer, Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
+    steps: &Steps<'_>,
+) -> Result<HashMap<Uuid, Executed>, Failed> {
+    let claimed = steps.run(Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
     let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
     let new: Vec<&Running> = batch.iter().filter(new).collect();
     if new.is_empty() {
         return Ok(HashMap::new());
     }
-    let executed = timed(observer, Step::Execute, execute(conn, &new)).await?;
-    timed(observer, Step::Remember, remember(conn, executed, terms.response_ttl)).await
+    let executed = steps.run(Step::Execute, execute(conn, &new)).await?;
+    steps.run(Step::Remember, remember(conn, executed, terms.response_ttl)).await
 }
 
 /// The execution ids of those whose key was new, and is theirs now.
@@ -249,14 +321,22 @@ pub(super) enum Look {
 
 /// What keys stand for that were used before; `None` for one that is new, or that somebody else is using right
 /// now.
-///
-/// `commit_sent` is set before that goes out which is to be on a standby before anybody hears of it.
 pub(super) async fn look_up(
     conn: &mut PgConnection,
     batch: &[Running],
     look: Look,
     terms: Terms,
-    commit_sent: &mut bool,
+    observer: &dyn Observer,
+) -> Result<Vec<Option<UsedKey>>, Failed> {
+    let steps = Steps::new(observer, terms.limit);
+    steps.run(Step::LookUp, look_up_used(conn, batch, look, terms)).await
+}
+
+async fn look_up_used(
+    conn: &mut PgConnection,
+    batch: &[Running],
+    look: Look,
+    terms: Terms,
 ) -> Result<Vec<Option<UsedKey>>, sqlx::Error> {
     let scopes: Vec<_> = batch.iter().map(|running| &running.leader.scope).collect();
     let found = store::used(conn, &scopes, terms.key_ttl).await?.into_iter();
@@ -267,7 +347,6 @@ pub(super) async fn look_up(
     // What is about to be acknowledged again may have been committed by a connection that was lost, or
     // a server that was restarted, before its standby had it.
     if terms.synchronous_standby && !found.is_empty() {
-        *commit_sent = true;
         store::write_to_log(conn).await?;
     }
     let mut used: Vec<Option<UsedKey>> = batch.iter().map(|_| None).collect();

@@ -185,7 +185,12 @@ impl Committer {
         let mut connectors = Vec::with_capacity(committers);
         for _ in 0..committers {
             let mut connector = connector();
-            connector.connect().await?;
+            match connector.connect().await {
+                Ok(()) => {}
+                // It may be promoted at any moment, as it may for a committer that runs already.
+                Err(unfit @ UnfitServer::ReadOnly) => warn!("{unfit}"),
+                Err(unfit) => return Err(unfit),
+            }
             connectors.push(connector);
         }
         let mut queues = Vec::with_capacity(committers);
@@ -255,10 +260,10 @@ impl Committer {
             Err(_elapsed) => {
                 let stage = seat.leave();
                 // It may have come in this very moment.
-                return answer.try_recv().unwrap_or(Err(match stage {
-                    Stage::Waiting => Failure::DatabaseUnavailable,
-                    Stage::Begun => Failure::OutcomeUnknown,
-                }));
+                return answer.try_recv().unwrap_or_else(|_| match stage {
+                    Stage::Waiting(obstacle) => obstacle.reply(),
+                    Stage::Begun => Err(Failure::OutcomeUnknown),
+                });
             }
         };
         seat.answered();

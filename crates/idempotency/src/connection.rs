@@ -4,14 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
-use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::{
     Settings,
-    batch::{self, Fate, Look, Terms},
-    error::{Remedy, loggable, rolled_back},
+    batch::{self, Fate, Look, Mode, SearchTimeouts, Terms},
+    error::{Failed, Remedy},
     fitness::{FitServer, Requirements, UnfitServer},
-    observer::{Event, Observer, Step, timed},
+    locks::{self, TableLock},
+    observer::{Event, Observer, Step},
     store::{self, UsedKey},
     submission::Running,
     used_share::UsedShare,
@@ -28,6 +29,9 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// TCP, TLS and a password take their time, however short the deadline is.
 const SHORTEST_CONNECT: Duration = Duration::from_secs(1);
 
+/// A tenth of the usual time-out for a lock; below a millisecond PostgreSQL would take it for none.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -40,6 +44,8 @@ struct Timeouts {
     idle_in_transaction: Duration,
     statement: Duration,
     batch: Duration,
+    /// While a command is searched for that holds up the others, which wait meanwhile.
+    search: SearchTimeouts,
 }
 
 impl Timeouts {
@@ -50,23 +56,41 @@ impl Timeouts {
             idle_in_transaction: IDLE_IN_TRANSACTION_TIMEOUT.min(deadline / 10),
             statement: deadline / 5,
             batch: deadline / 10 * 3,
+            search: SearchTimeouts {
+                statement: (deadline / 50).max(SHORTEST_TIMEOUT),
+                lock: SHORTEST_TIMEOUT,
+            },
         }
     }
 }
 
-/// Why a batch has no verdicts.
+/// Why a batch has no outcome.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) remedy: Remedy,
     /// Whether the batch may be committed all the same.
     pub(super) in_doubt: bool,
+    /// Whether it failed when it claimed keys, and had executed nothing yet.
+    pub(super) while_claiming: bool,
+    /// Whether a statement took too long.
+    pub(super) of_time: bool,
     pub(super) message: String,
 }
 
 impl Fault {
     /// The batch did not begin.
     pub(super) fn no_server(unfit: &UnfitServer) -> Self {
-        Self { remedy: Remedy::AwaitServer, in_doubt: false, message: unfit.to_string() }
+        Self::before_it_began(unfit.to_string())
+    }
+
+    fn before_it_began(message: String) -> Self {
+        Self {
+            remedy: Remedy::AwaitServer,
+            in_doubt: false,
+            while_claiming: false,
+            of_time: false,
+            message,
+        }
     }
 }
 
@@ -90,8 +114,6 @@ pub(super) struct Connector {
     key_ttl: Option<f64>,
     requirements: Requirements,
     session: Option<Session>,
-    /// Whether the batch that runs, or ran last, may have been committed.
-    commit_sent: bool,
     /// The backend of a connection that was given up during COMMIT, while it may still be at it.
     committing: Option<i32>,
     /// How often in a row there was no usable server.
@@ -114,7 +136,6 @@ impl Connector {
             key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
             requirements: Requirements::of(settings),
             session: None,
-            commit_sent: false,
             committing: None,
             setbacks: 0,
             used_share: UsedShare::default(),
@@ -143,23 +164,19 @@ impl Connector {
         connected
     }
 
-    /// Whether the keys of the next batch had better be looked up before they are claimed. On a standby they
-    /// aren't: it may know less than the primary, and claiming tells what it is.
+    /// Whether the keys of the next batch had better be looked up before they are claimed.
     pub(super) fn looks_up_first(&self) -> bool {
-        let primary = self.session.as_ref().is_some_and(|session| !session.server.in_recovery);
-        primary && self.used_share.look_up_first()
+        self.used_share.look_up_first()
     }
 
     /// Runs a batch, and returns what became of each of its members.
     pub(super) async fn run(
         &mut self,
         batch: &[Running],
-        searching: bool,
+        mode: Mode,
     ) -> Result<Vec<Option<Fate>>, Fault> {
         let (mut session, terms) = self.take()?;
-        let (observer, commit_sent) = (&*self.observer, &mut self.commit_sent);
-        let run = batch::run(&mut session.conn, batch, terms, searching, observer, commit_sent);
-        let ended = timeout(self.timeouts.batch, run).await;
+        let ended = batch::run(&mut session.conn, batch, terms, mode, &*self.observer).await;
         let fates = self.give_back(session, ended)?;
         let used = fates.iter().filter(|fate| !matches!(fate, Some(Fate::New(_)))).count();
         self.used_share.note(used, fates.len());
@@ -173,12 +190,8 @@ impl Connector {
         look: Look,
     ) -> Result<Vec<Option<UsedKey>>, Fault> {
         let (mut session, terms) = self.take()?;
-        let run = batch::look_up(&mut session.conn, batch, look, terms, &mut self.commit_sent);
-        let run = timed(&*self.observer, Step::LookUp, run);
-        let ended = timeout(self.timeouts.batch, run).await;
-        let found = self.give_back(session, ended);
-        // What it may commit claims nothing.
-        let used = found.map_err(|fault| Fault { in_doubt: false, ..fault })?;
+        let ended = batch::look_up(&mut session.conn, batch, look, terms, &*self.observer).await;
+        let used = self.give_back(session, ended)?;
         if look == Look::First {
             // Of the others it is known when they have been claimed.
             let found = used.iter().flatten().count();
@@ -190,52 +203,55 @@ impl Connector {
     /// The session, for as long as something runs on it: a panic or a cancelled future drops it, and
     /// PostgreSQL ends what it had begun.
     fn take(&mut self) -> Result<(Session, Terms), Fault> {
-        self.commit_sent = false;
         let Some(session) = self.session.take() else {
-            let message = "there is no connection".to_owned();
-            return Err(Fault { remedy: Remedy::AwaitServer, in_doubt: false, message });
+            return Err(Fault::before_it_began("there is no connection".to_owned()));
         };
         let terms = Terms {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
             synchronous_standby: session.server.synchronous_standby,
+            limit: self.timeouts.batch,
+            search: self.timeouts.search,
         };
         Ok((session, terms))
     }
 
-    /// Keeps the session if it is known to be at rest: after success, or after an error that the server
-    /// reported and that was rolled back. A time-out or a lost connection drop it.
-    fn give_back<T>(
-        &mut self,
-        session: Session,
-        ended: Result<Result<T, sqlx::Error>, Elapsed>,
-    ) -> Result<T, Fault> {
-        let (remedy, rolled_back, message) = match ended {
-            Ok(Ok(done)) => {
+    /// Keeps the session if it is known to be at rest: after success, or after an error that PostgreSQL
+    /// reported and rolled back.
+    fn give_back<T>(&mut self, session: Session, ended: Result<T, Failed>) -> Result<T, Fault> {
+        let failed = match ended {
+            Ok(done) => {
                 self.session = Some(session);
                 self.setbacks = 0;
                 return Ok(done);
             }
-            Ok(Err(error)) => (Remedy::of(&error), rolled_back(&error), loggable(&error)),
-            Err(_elapsed) => {
-                (Remedy::Reconnect, false, format!("no answer within {:?}", self.timeouts.batch))
-            }
+            Err(failed) => failed,
         };
-        let lost = matches!(remedy, Remedy::Reconnect | Remedy::AwaitServer);
-        let in_doubt = self.commit_sent && lost && !rolled_back;
-        if lost {
-            self.committing = in_doubt.then_some(session.server.backend);
-            self.setbacks = self.setbacks.saturating_add(1);
-        } else {
+        let may_be_committing = failed.may_be_committing();
+        if failed.spares_the_connection() {
             self.session = Some(session);
             self.setbacks = 0;
+        } else {
+            self.committing = may_be_committing.then_some(session.server.backend);
+            self.setbacks = self.setbacks.saturating_add(1);
         }
-        Err(Fault { remedy, in_doubt, message })
+        Err(Fault {
+            remedy: failed.remedy(),
+            // What a look-up may commit claims nothing.
+            in_doubt: may_be_committing && failed.step != Some(Step::LookUp),
+            while_claiming: failed.step == Some(Step::Claim),
+            of_time: failed.is_of_time(),
+            message: failed.to_string(),
+        })
     }
 
-    /// Whether the last batch, of which nothing else is known, may have been committed.
-    pub(super) fn may_have_committed(&self) -> bool {
-        self.commit_sent
+    /// A table that another session has locked, so that nothing can be written to it.
+    pub(super) async fn locked_table(&mut self) -> Option<TableLock> {
+        let mut session = self.session.take()?;
+        let found = timeout(self.timeouts.statement, locks::locked_table(&mut session.conn)).await;
+        let Ok(Ok(found)) = found else { return None };
+        self.session = Some(session);
+        found
     }
 
     /// Says goodbye to the server.

@@ -1,25 +1,45 @@
 //! What can go wrong below the commands, sorted by what has to be done about it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc, time::Duration};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
+
+use super::observer::Step;
 
 /// Why a command got no outcome. Nothing of it is stored, and sending the same request with the same
 /// key again is always safe.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Failure {
-    /// As many keys are waiting as may, or the database refuses work for want of a resource. This
-    /// request was not executed.
+    /// As many keys are waiting as may. This request was not executed.
     #[error("more work than can be done")]
     Overloaded,
-    /// This account has as many keys waiting as it may, or as many copies of them. This request was not
+    /// This account has as many keys waiting as it may, or as many duplicates of them. This request was not
     /// executed.
     #[error("more of one account than its share")]
     ShareExceeded,
-    /// The deadline passed while the database could not be had. This request was not executed.
-    #[error("the database could not be had in time")]
+    /// The deadline passed while there was no connection to a database that takes writes. This request was not
+    /// executed.
+    #[error("the database could not be reached in time")]
     DatabaseUnavailable,
+    /// Another session held a lock that this request needs, on a table or on a row other than its key's. This
+    /// request was not executed.
+    #[error("a table or row is locked by another session")]
+    Locked,
+    /// The deadline passed, and the transaction conflicted with others each time that it was run. This request
+    /// was not executed.
+    #[error("the transaction conflicted with others each time")]
+    Conflict,
+    /// The deadline passed, and the connection was lost each time that this request was tried, or the database
+    /// took no writes from it. This request was not executed.
+    #[error("the connection to the database was lost each time")]
+    ConnectionLost,
+    /// PostgreSQL ended the statement because it took too long. This request was not executed.
+    #[error("the statement took too long")]
+    TimedOut,
+    /// PostgreSQL has run out of disk space, memory, or another resource. This request was not executed.
+    #[error("the database has run out of a resource")]
+    OutOfResources,
     /// The deadline passed while a transaction with this request was under way.
     #[error("the outcome is not known yet")]
     OutcomeUnknown,
@@ -28,20 +48,21 @@ pub enum Failure {
     Internal(Arc<str>),
 }
 
-/// What to do with a batch whose transaction failed.
+/// What is done about a batch whose transaction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
     /// Halve it until the guilty command is alone, and fail that one.
     Isolate,
-    /// The same batch again: it met another transaction.
+    /// Run it again, since it met another transaction; halve it when that happens again and again.
     Repeat,
-    /// Halve it until the command whose row is locked is alone, and let that one wait aside.
+    /// Halve it until the command that waits for a lock is alone, and quarantine that one.
     Sidestep,
-    /// A new connection and the same batch; halved when that happens again and again.
+    /// Run it again on a new connection; halve it when that happens again and again.
     Reconnect,
-    /// A new connection and the same batch: this server takes no writes, whatever the batch.
+    /// Run it again as soon as there is a connection to a database that takes writes.
     AwaitServer,
-    /// Answer that the server is overloaded: it has run out of something, or time.
+    /// Halve it until the command that takes too much time, or another resource, is alone, and quarantine that
+    /// one. Where each part fails, it is the database that lacks it: fail them all.
     Refuse,
 }
 
@@ -70,12 +91,12 @@ impl Remedy {
         }
     }
 
+    /// A trigger can raise any of them, for one command alone: so each remedy comes to an end at that command.
     fn of_sqlstate(code: &str, fatal: bool) -> Self {
         match code {
             "40001" | "40P01" => Self::Repeat,
             "55P03" => Self::Sidestep,
             "57014" => Self::Refuse,
-            "25006" | "57P03" => Self::AwaitServer,
             // A command swallowed a statement's error: its own fault, and not the connection's.
             "25P02" => Self::Isolate,
             // A prepared statement that a pooler has lost, or that another client made there before.
@@ -83,6 +104,7 @@ impl Remedy {
             _ if fatal => Self::Reconnect,
             _ => match code.get(..2) {
                 Some("53") => Self::Refuse,
+                // Among them 25006: where it is the server that takes no writes, connecting tells.
                 Some("08" | "25" | "57") => Self::Reconnect,
                 _ => Self::Isolate,
             },
@@ -90,9 +112,72 @@ impl Remedy {
     }
 }
 
-/// Whether it is PostgreSQL itself that says that a statement failed, and has undone its transaction. After
-/// anything else, an error that ends the connection too, it may have been committed.
-pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
+/// Why a batch's transaction did not succeed, and at which step; none is that of a BEGIN, a ROLLBACK, or nothing
+/// that was sent.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) step: Option<Step>,
+    pub(super) cause: Cause,
+}
+
+#[derive(Debug)]
+pub(super) enum Cause {
+    Error(sqlx::Error),
+    /// There was no answer within this time.
+    NoAnswer(Duration),
+    /// A defect, whose message stands on stderr.
+    Panic,
+}
+
+impl Failed {
+    pub(super) fn remedy(&self) -> Remedy {
+        match &self.cause {
+            Cause::Error(error) => Remedy::of(error),
+            Cause::NoAnswer(_) => Remedy::Reconnect,
+            Cause::Panic if self.was_committing() => Remedy::Reconnect,
+            Cause::Panic => Remedy::Isolate,
+        }
+    }
+
+    /// Whether the connection is at rest, and can be used again.
+    pub(super) fn spares_the_connection(&self) -> bool {
+        matches!(self.cause, Cause::Error(_)) && self.remedy() != Remedy::Reconnect
+    }
+
+    /// Whether PostgreSQL may still be at the COMMIT, or have done it: it was sent, and PostgreSQL did not say
+    /// that it was rolled back.
+    pub(super) fn may_be_committing(&self) -> bool {
+        let rolled_back = matches!(&self.cause, Cause::Error(error) if rolled_back(error));
+        self.was_committing() && !self.spares_the_connection() && !rolled_back
+    }
+
+    /// A look-up commits, too, where a standby has to confirm what it read.
+    fn was_committing(&self) -> bool {
+        matches!(self.step, Some(Step::OneStatement | Step::Commit | Step::LookUp))
+    }
+
+    /// Whether the SQLSTATE says that a statement took too long.
+    pub(super) fn is_of_time(&self) -> bool {
+        let Cause::Error(error) = &self.cause else { return false };
+        error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()
+            == Some("57014")
+    }
+}
+
+/// In words that may stand in a log.
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Cause::Error(error) => f.write_str(&loggable(error)),
+            Cause::NoAnswer(limit) => write!(f, "no answer within {limit:?}"),
+            Cause::Panic => f.write_str("it panicked"),
+        }
+    }
+}
+
+/// Whether PostgreSQL itself says that a statement failed, and has rolled back its transaction. After anything
+/// else, an error that ends the connection too, it may have been committed.
+fn rolled_back(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     error
         .try_downcast_ref::<PgDatabaseError>()
@@ -161,8 +246,8 @@ mod tests {
             ("57P02", Remedy::Reconnect),
             ("26000", Remedy::Reconnect),
             ("42P05", Remedy::Reconnect),
-            ("25006", Remedy::AwaitServer),
-            ("57P03", Remedy::AwaitServer),
+            ("25006", Remedy::Reconnect),
+            ("57P03", Remedy::Reconnect),
             ("53100", Remedy::Refuse),
             ("53200", Remedy::Refuse),
             ("57014", Remedy::Refuse),

@@ -16,6 +16,11 @@ pub enum UnfitServer {
     /// No connection, and no error either.
     #[error("PostgreSQL didn't answer within {0:?}")]
     Silent(Duration),
+    /// A standby, or a database or role that is set to be read-only: for now.
+    #[error(
+        "the database takes no writes: it is a standby, or default_transaction_read_only is on"
+    )]
+    ReadOnly,
     /// Keys and bodies are stored as they came.
     #[error("the database's encoding is {0}; payonce needs UTF8")]
     Encoding(String),
@@ -79,8 +84,6 @@ pub(super) struct FitServer {
     pub(super) backend: i32,
     /// Whether it waits for a standby before it acknowledges a COMMIT.
     pub(super) synchronous_standby: bool,
-    /// Whether it was a standby itself, which may have been promoted since.
-    pub(super) in_recovery: bool,
 }
 
 impl Requirements {
@@ -96,7 +99,7 @@ impl Requirements {
         let row = conn
             .fetch_one(
                 "SELECT pg_backend_pid() AS backend,
-                        pg_is_in_recovery() AS in_recovery,
+                        current_setting('transaction_read_only')::boolean AS read_only,
                         current_setting('server_encoding') AS encoding,
                         current_setting('synchronous_standby_names') <> '' AS synchronous_standby,
                         current_setting('max_locks_per_transaction')::bigint
@@ -105,6 +108,9 @@ impl Requirements {
             )
             .await
             .map_err(UnfitServer::Unreachable)?;
+        if column(&row, "read_only")? {
+            return Err(UnfitServer::ReadOnly);
+        }
         let encoding: String = column(&row, "encoding")?;
         if encoding != "UTF8" {
             return Err(UnfitServer::Encoding(encoding));
@@ -122,7 +128,6 @@ impl Requirements {
         Ok(FitServer {
             backend: column(&row, "backend")?,
             synchronous_standby: column(&row, "synchronous_standby")?,
-            in_recovery: column(&row, "in_recovery")?,
         })
     }
 }

@@ -8,7 +8,6 @@ use std::{
 };
 
 use log::error;
-use tokio::time::Instant;
 
 use super::{Failure, Outcome, Remedy, Response};
 
@@ -66,6 +65,8 @@ pub enum Event<'a> {
     Committed(usize),
     /// A batch's transaction failed, and this is done about it.
     Failed(Remedy),
+    /// A command waits for a table that another session has locked. It is said again for each time that it is tried.
+    TableLocked,
     /// A connection was opened.
     Connected,
     /// The COMMIT of a key's command was sent, and never answered.
@@ -113,22 +114,16 @@ pub fn outcome_name(answer: &Result<Outcome, Failure>) -> &'static str {
         Ok(Outcome::Expired { .. }) => "expired",
         Ok(Outcome::Voided) => "voided",
         Ok(Outcome::InFlight) => "in_flight",
-        Err(Failure::Overloaded) => "overloaded",
+        Err(Failure::Overloaded | Failure::OutOfResources) => "overloaded",
         Err(Failure::ShareExceeded) => "throttled",
-        Err(Failure::DatabaseUnavailable | Failure::OutcomeUnknown | Failure::Internal(_)) => {
-            "failed"
-        }
+        Err(
+            Failure::DatabaseUnavailable
+            | Failure::Locked
+            | Failure::Conflict
+            | Failure::ConnectionLost
+            | Failure::TimedOut
+            | Failure::OutcomeUnknown
+            | Failure::Internal(_),
+        ) => "failed",
     }
-}
-
-/// Does a step, and says how long it took.
-pub(super) async fn timed<T>(
-    observer: &dyn Observer,
-    step: Step,
-    work: impl Future<Output = T>,
-) -> T {
-    let began = Instant::now();
-    let done = work.await;
-    observer.observe(Event::Ran(step, began.elapsed()));
-    done
 }

@@ -24,7 +24,7 @@ use super::{
     places::{Group, Places},
     seat::Seat,
     store::UsedKey,
-    submission::{Reply, Running, Stage, Standing, Submission},
+    submission::{Obstacle, Reply, Running, Stage, Standing, Submission},
 };
 
 /// How many copies may wait for each key that an account may have in the queue: many more than well-meant
@@ -85,7 +85,7 @@ impl Queue {
             return Err(Failure::ShareExceeded);
         } else {
             let group = Group {
-                stage: Stage::Waiting,
+                stage: Stage::Waiting(Obstacle::default()),
                 place: number,
                 leader: Some((number, submission)),
                 followers: BTreeMap::new(),
@@ -137,12 +137,12 @@ impl Queue {
         (begun, late)
     }
 
-    /// Says how far these have come, for those of their callers who stop waiting.
-    pub(super) fn mark<'a>(&self, batch: impl IntoIterator<Item = &'a Running>, stage: Stage) {
+    /// Says that no transaction has these any more, unless one may have committed them.
+    pub(super) fn rolled_back<'a>(&self, batch: impl IntoIterator<Item = &'a Running>) {
         let mut state = self.state();
-        for running in batch {
+        for running in batch.into_iter().filter(|running| !running.is_in_doubt()) {
             if let Some(group) = state.groups.get_mut(&running.leader.scope) {
-                group.stage = if running.is_in_doubt() { Stage::Begun } else { stage };
+                group.stage = Stage::Waiting(running.obstacle);
             }
         }
     }
@@ -245,7 +245,7 @@ impl Queue {
         group.followers = others;
         if let Some(next) = group.followers.pop_first() {
             group.leader = Some(next);
-            group.stage = Stage::Waiting;
+            group.stage = Stage::Waiting(Obstacle::default());
             state.insert(leader.scope.clone(), group);
             self.arrivals.notify_one();
         }
@@ -257,23 +257,22 @@ impl Queue {
     }
 
     /// The same key with the next of its followers as leader, as long as the leader's caller is gone,
-    /// its deadline has passed, or it has waited `in_flight_wait` for a key that is in flight
-    /// elsewhere. `None`: nobody is left who waits for this key.
-    pub(super) fn relead(
-        &self,
-        mut running: Running,
-        in_flight_wait: Option<Duration>,
-    ) -> Option<Running> {
+    /// its deadline has passed, or it has waited `lock_wait` for a lock of another session.
+    /// `None`: nobody is left who waits for this key.
+    pub(super) fn relead(&self, mut running: Running, lock_wait: Duration) -> Option<Running> {
         loop {
             let leader = &running.leader;
-            let reply = if in_flight_wait.is_some_and(|wait| leader.arrived.elapsed() >= wait) {
-                Ok(Outcome::InFlight)
+            // A lock may be that of its own transaction, on a connection that was lost.
+            let own = running.losses > 0 || running.is_in_doubt();
+            let waits_for_lock = running.obstacle.is_lock() && !own;
+            let reply = if waits_for_lock && leader.arrived.elapsed() >= lock_wait {
+                running.obstacle.reply()
             } else if leader.reply.is_closed() || leader.deadline <= Instant::now() {
-                Err(if running.is_in_doubt() {
-                    Failure::OutcomeUnknown
+                if running.is_in_doubt() {
+                    Err(Failure::OutcomeUnknown)
                 } else {
-                    Failure::DatabaseUnavailable
-                })
+                    running.obstacle.reply()
+                }
             } else {
                 return Some(running);
             };

@@ -105,8 +105,46 @@ pub(super) struct Running {
     pub(super) in_doubt: bool,
     /// Those that led before, and of which the same is true.
     pub(super) left_in_doubt: Vec<LeftInDoubt>,
-    /// How often it was found in flight elsewhere, or put aside.
+    /// How often in a row it was run again since it conflicted with other transactions.
+    pub(super) conflicts: u32,
+    /// How often it was delayed.
     pub(super) delays: u32,
+    /// What keeps it from being executed, as far as is known.
+    pub(super) obstacle: Obstacle,
+}
+
+/// What keeps a command from being executed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// There is no database that takes writes; or nothing is known.
+    #[default]
+    NoDatabase,
+    /// Its connections get lost.
+    ConnectionLost,
+    /// Another server is executing its key, or another session has locked its key's row.
+    KeyInFlight,
+    /// Another session has locked a table, or another row.
+    Locked,
+    /// It conflicts with other transactions.
+    Conflict,
+}
+
+impl Obstacle {
+    /// What a caller hears who waits no longer.
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            Self::NoDatabase => Err(Failure::DatabaseUnavailable),
+            Self::ConnectionLost => Err(Failure::ConnectionLost),
+            Self::KeyInFlight => Ok(Outcome::InFlight),
+            Self::Locked => Err(Failure::Locked),
+            Self::Conflict => Err(Failure::Conflict),
+        }
+    }
+
+    /// Whether another session has to let go of something.
+    pub(super) fn is_lock(self) -> bool {
+        matches!(self, Self::KeyInFlight | Self::Locked)
+    }
 }
 
 /// What may have been executed, though nobody waits to hear it.
@@ -118,7 +156,15 @@ pub(super) struct LeftInDoubt {
 impl Running {
     /// One that nothing has been done about.
     pub(super) fn new(leader: Submission) -> Self {
-        Self { leader, losses: 0, in_doubt: false, left_in_doubt: Vec::new(), delays: 0 }
+        Self {
+            leader,
+            losses: 0,
+            in_doubt: false,
+            left_in_doubt: Vec::new(),
+            conflicts: 0,
+            delays: 0,
+            obstacle: Obstacle::default(),
+        }
     }
 
     /// Lets another lead. The one that led hears this, if it hasn't gone.
@@ -140,8 +186,8 @@ impl Running {
 /// How far a key's leader has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// No transaction that could still commit has it.
-    Waiting,
+    /// No transaction that could still commit has it, because of this.
+    Waiting(Obstacle),
     /// It is in a transaction, or was in one whose fate isn't known.
     Begun,
 }

@@ -134,6 +134,16 @@ impl TestDatabase {
         }
     }
 
+    /// Returns as soon as one of this database's sessions is in `pg_sleep`.
+    pub async fn until_a_session_sleeps(&self) {
+        let sleeping = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        let begun = Instant::now();
+        while self.number(sleeping).await == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no session sleeps");
+        }
+    }
+
     /// Begins a transaction that holds up every payment, until it is ended.
     pub async fn lock_payments(&self) -> PgConnection {
         let mut holder = self.connect().await;

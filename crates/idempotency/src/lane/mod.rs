@@ -12,19 +12,19 @@ use tokio::{
 };
 
 use super::{
-    Settings,
-    batch::{Fate, Look},
+    Failure, Settings,
+    batch::{Fate, Look, Mode},
     connection::{Connector, Fault},
     observer::Event,
+    quarantine::Quarantine,
     queue::Queue,
-    sidestepped::Sidestepped,
     store::UsedKey,
-    submission::{Running, Stage},
+    submission::{Obstacle, Running},
 };
 
-use amend::put_aside;
+use recovery::put_aside;
 
-mod amend;
+mod recovery;
 
 /// The first pause before looking again at a key that is in flight elsewhere, and the longest; each
 /// is twice the one before.
@@ -37,11 +37,14 @@ const WHOLE: usize = 16;
 /// firewalls and load balancers forget a connection.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
+/// How often parts may fail before a search is given up in which none succeeded: then it is no command's fault.
+const FRUITLESS: u32 = 64;
+
 /// Where a lane's commands come from, and where it puts those that it won't have.
 enum Role {
     Main {
         aside: UnboundedSender<Running>,
-        sidestepped: Sidestepped,
+        quarantine: Quarantine,
     },
     /// Unbounded, but what is in it has its place in the queue, whose limit counts it.
     Aside {
@@ -56,6 +59,8 @@ pub(super) struct Lane {
     connector: Connector,
     max_batch: usize,
     in_flight_wait: Duration,
+    /// How long a search may go on in which nothing succeeds.
+    search_limit: Duration,
     /// What was taken and isn't answered yet, in parts to be run one after the other, the next one
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
@@ -66,10 +71,30 @@ pub(super) struct Lane {
     decided: VecDeque<(Running, Fate)>,
     /// What is in flight elsewhere, with the time of the next look.
     delayed: Vec<(Instant, Running)>,
-    /// How often in a row a batch had to be repeated because it met other transactions.
-    repeats: u32,
-    /// Whether these parts are being run to find out whose row is locked.
-    searching: bool,
+    /// Whether these parts are being run to find the command that holds up the others.
+    search: Option<Search>,
+    /// When the log last named the session that has locked a table.
+    lock_logged: Option<Instant>,
+}
+
+/// The search for the commands of a batch that hold up the others.
+struct Search {
+    /// When it is given up if no part has succeeded.
+    end: Instant,
+    failures: u32,
+    /// Whether a part succeeded: then it is single commands that fail, and not the database.
+    succeeded: bool,
+}
+
+impl Search {
+    fn new(limit: Duration) -> Self {
+        Self { end: Instant::now() + limit, failures: 0, succeeded: false }
+    }
+
+    /// Whether so many parts failed, and none succeeded, that no command is to blame.
+    fn is_fruitless(&self) -> bool {
+        !self.succeeded && (self.failures >= FRUITLESS || Instant::now() >= self.end)
+    }
 }
 
 /// A committer's two lanes. The connectors are for one each.
@@ -85,16 +110,17 @@ pub(super) fn lanes(
         connector,
         max_batch,
         in_flight_wait: settings.in_flight_wait,
+        search_limit: settings.request_deadline / 5,
         parts: Vec::new(),
         decided: VecDeque::new(),
         delayed: Vec::new(),
-        repeats: 0,
-        searching: false,
+        search: None,
+        lock_logged: None,
     };
     let (main_connector, aside_connector) = connectors;
     (
         lane(
-            Role::Main { aside, sidestepped: Sidestepped::default() },
+            Role::Main { aside, quarantine: Quarantine::default() },
             main_connector,
             settings.max_batch.max(1),
         ),
@@ -104,10 +130,12 @@ pub(super) fn lanes(
 
 impl Lane {
     /// Works until the queue is closed and everything in it answered. A panic, which only a defect
-    /// in a command or in this layer can cause, fails the command that caused it and nothing else.
+    /// in this layer can cause, ends the work on hand, and nothing else.
     pub(super) async fn run(mut self) {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
-            self.recover();
+            for running in self.parts.pop().unwrap_or_default() {
+                self.queue.fail(running, &Failure::OutcomeUnknown);
+            }
         }
         self.connector.close().await;
     }
@@ -117,7 +145,7 @@ impl Lane {
         answer(&self.queue, &mut self.decided);
         loop {
             if self.parts.is_empty() {
-                self.searching = false;
+                self.search = None;
                 let batch = self.gather();
                 if batch.is_empty() {
                     answer(&self.queue, &mut self.decided);
@@ -156,16 +184,18 @@ impl Lane {
             taken
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
-        if let Role::Main { aside, sidestepped } = &mut self.role {
+        if let Role::Main { aside, quarantine } = &mut self.role {
             // Until there is a batch, or nothing left: what is put aside makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
                 if taken.is_empty() {
                     break;
                 }
-                for running in taken {
+                for mut running in taken {
                     let leader = &running.leader;
-                    if sidestepped.has(&leader.scope, leader.row, now) {
+                    if let Some(obstacle) = quarantine.find(&leader.scope, leader.row, now) {
+                        running.obstacle = obstacle;
+                        self.queue.rolled_back([&running]);
                         put_aside(aside, &self.queue, running);
                     } else {
                         batch.push(running);
@@ -211,6 +241,10 @@ impl Lane {
     }
 
     async fn run_next_part(&mut self) {
+        if self.search.is_some() {
+            // The largest part: the sooner one succeeds, the sooner it is known that the database works.
+            self.parts.sort_by_key(Vec::len);
+        }
         let part: Vec<Running> = self
             .parts
             .pop()
@@ -231,12 +265,15 @@ impl Lane {
                 if !self.begin() {
                     return;
                 }
-                if !self.searching && self.connector.looks_up_first() && !self.look_up_first().await
+                let mode = self.mode();
+                if mode == Mode::Usual
+                    && self.connector.looks_up_first()
+                    && !self.look_up_first().await
                 {
                     return;
                 }
                 let Some(part) = self.parts.last() else { return };
-                let run = self.connector.run(part, self.searching);
+                let run = self.connector.run(part, mode);
                 let answers = async { answer(&self.queue, &mut self.decided) };
                 // In this order: the first of the two is sent before the second begins.
                 let (run, ()) = join(run, answers).await;
@@ -247,7 +284,9 @@ impl Lane {
         let Some(part) = self.parts.pop() else { return };
         match run {
             Ok(fates) => {
-                self.repeats = 0;
+                if let Some(search) = &mut self.search {
+                    search.succeeded = true;
+                }
                 self.queue.observe(Event::Committed(part.len()));
                 let mut open = Vec::new();
                 for (running, fate) in part.into_iter().zip(fates) {
@@ -260,7 +299,7 @@ impl Lane {
                     self.look_up(open).await;
                 }
             }
-            Err(fault) => self.amend(part, fault).await,
+            Err(fault) => self.recover_from(part, fault).await,
         }
     }
 
@@ -304,7 +343,7 @@ impl Lane {
         for (running, used) in self.looked_up(Look::Last).await {
             match used {
                 Some(used) => self.decided.push_back((running, Fate::Used(used))),
-                None => self.delay(running),
+                None => self.delay(running, Obstacle::KeyInFlight),
             }
         }
     }
@@ -320,25 +359,32 @@ impl Lane {
         match found {
             Ok(found) => part.into_iter().zip(found).collect(),
             Err(fault) => {
-                self.amend(part, fault).await;
+                self.recover_from(part, fault).await;
                 Vec::new()
             }
         }
     }
 
-    /// Leaves out whose callers are gone. Who was found in flight elsewhere waits only so long;
-    /// unless that may be its own transaction, on a connection that was lost.
-    fn relead(&self, running: Running) -> Option<Running> {
-        let elsewhere = running.delays > 0 && running.losses == 0 && !running.is_in_doubt();
-        let patience = elsewhere.then_some(self.in_flight_wait);
-        self.queue.relead(running, patience)
+    /// How the next part is run.
+    fn mode(&self) -> Mode {
+        match self.role {
+            Role::Main { .. } if self.search.is_some() => Mode::Searching,
+            Role::Main { .. } => Mode::Usual,
+            Role::Aside { .. } => Mode::Stepwise,
+        }
     }
 
-    fn delay(&mut self, mut running: Running) {
+    /// Leaves out whose callers are gone, or have waited for a lock for as long as they may.
+    fn relead(&self, running: Running) -> Option<Running> {
+        self.queue.relead(running, self.in_flight_wait)
+    }
+
+    fn delay(&mut self, mut running: Running, obstacle: Obstacle) {
         let (first, longest) = LOOKS;
         let pause = first.saturating_mul(1 << running.delays.min(10)).min(longest);
         running.delays += 1;
-        self.queue.mark([&running], Stage::Waiting);
+        running.obstacle = obstacle;
+        self.queue.rolled_back([&running]);
         self.delayed.push((Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0), running));
     }
 }

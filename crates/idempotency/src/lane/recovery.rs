@@ -1,0 +1,341 @@
+//! What is done about a batch whose transaction failed: the whole of the failure table.
+
+use std::time::Duration;
+
+use log::{debug, error, warn};
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{Instant, sleep},
+};
+
+use super::{Lane, Role, Search};
+use crate::{
+    Failure,
+    connection::Fault,
+    error::Remedy,
+    observer::Event,
+    queue::Queue,
+    submission::{Obstacle, Running},
+};
+
+/// From how many lost connections on a batch is suspected of killing them, and halved; and with how many a
+/// command alone is quarantined.
+const LOSSES: (u32, u32) = (2, 4);
+
+/// The same for conflicts with other transactions.
+const CONFLICTS: (u32, u32) = (4, 8);
+
+/// How often the log names the session that has locked a table.
+const LOCK_LOGGED_EVERY: Duration = Duration::from_secs(10);
+
+/// A part of a batch whose transaction failed, and what is known of it.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    commands: usize,
+    /// Whether it runs where it holds up nobody.
+    quarantined: bool,
+    /// The most connections that one of its commands has lost.
+    losses: u32,
+    /// The most conflicts that one of them met in a row.
+    conflicts: u32,
+    /// Whether so many parts of its batch failed, and none succeeded, that it is no command's fault.
+    fruitless: bool,
+}
+
+/// What is done about such a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Action {
+    RunAgain,
+    Halve,
+    /// The same, with short time-outs, since all others wait meanwhile.
+    Search,
+    /// All of it runs, command by command, where that holds up nobody.
+    Quarantine(Obstacle),
+    /// All of it fails.
+    Fail(Failure),
+}
+
+/// The failure table.
+fn decide(part: Part, fault: &Fault) -> Action {
+    let alone = part.commands <= 1;
+    let halved = |count: u32, (halve, quarantine): (u32, u32), obstacle| match alone {
+        _ if count < halve => Action::RunAgain,
+        false => Action::Halve,
+        true if count < quarantine => Action::RunAgain,
+        true => Action::Quarantine(obstacle),
+    };
+    match fault.remedy {
+        Remedy::Isolate if alone => Action::Fail(Failure::Internal(fault.message.as_str().into())),
+        Remedy::Isolate => Action::Halve,
+        Remedy::Repeat => halved(part.conflicts, CONFLICTS, Obstacle::Conflict),
+        Remedy::Reconnect => halved(part.losses, LOSSES, Obstacle::ConnectionLost),
+        Remedy::AwaitServer => Action::RunAgain,
+        Remedy::Sidestep if alone || part.fruitless => Action::Quarantine(Obstacle::Locked),
+        Remedy::Sidestep => Action::Search,
+        Remedy::Refuse if part.quarantined || part.fruitless => Action::Fail(lack(fault)),
+        Remedy::Refuse if alone => Action::Quarantine(Obstacle::NoDatabase),
+        Remedy::Refuse => Action::Search,
+    }
+}
+
+/// What the database lacked.
+fn lack(fault: &Fault) -> Failure {
+    if fault.of_time { Failure::TimedOut } else { Failure::OutOfResources }
+}
+
+impl Lane {
+    /// Does what has to be done about a batch whose transaction failed.
+    pub(super) async fn recover_from(&mut self, mut commands: Vec<Running>, fault: Fault) {
+        for running in &mut commands {
+            running.losses += u32::from(fault.remedy == Remedy::Reconnect);
+            running.conflicts += u32::from(fault.remedy == Remedy::Repeat);
+            if fault.in_doubt {
+                self.queue.put_in_doubt(running);
+            }
+        }
+        self.queue.observe(Event::Failed(fault.remedy));
+        self.queue.rolled_back(&commands);
+        if let Some(search) = &mut self.search {
+            search.failures += 1;
+        }
+        let part = Part {
+            commands: commands.len(),
+            quarantined: matches!(self.role, Role::Aside { .. }),
+            losses: commands.iter().map(|running| running.losses).max().unwrap_or(0),
+            conflicts: commands.iter().map(|running| running.conflicts).max().unwrap_or(0),
+            fruitless: self.search.as_ref().is_some_and(Search::is_fruitless),
+        };
+        let action = decide(part, &fault);
+        log(&commands, part, &fault, &action);
+        match action {
+            Action::RunAgain => self.parts.push(commands),
+            Action::Halve => self.halve(commands),
+            Action::Search => {
+                let limit = self.search_limit;
+                self.search.get_or_insert_with(|| Search::new(limit));
+                self.halve(commands);
+            }
+            Action::Quarantine(Obstacle::Locked) => self.wait_for_lock(commands, &fault).await,
+            Action::Quarantine(obstacle) => {
+                let known = self.search.as_ref().is_none_or(|search| search.succeeded);
+                for running in commands {
+                    self.put_aside(running, obstacle, known);
+                }
+            }
+            Action::Fail(failure) => {
+                if part.fruitless && fault.remedy == Remedy::Refuse {
+                    commands.extend(self.parts.drain(..).flatten());
+                }
+                for running in commands {
+                    self.queue.fail(running, &failure);
+                }
+            }
+        }
+        match fault.remedy {
+            Remedy::Repeat => sleep(Duration::from_millis(fastrand::u64(0..10))).await,
+            Remedy::Reconnect | Remedy::AwaitServer => self.connector.pause().await,
+            Remedy::Isolate | Remedy::Sidestep | Remedy::Refuse => {}
+        }
+    }
+
+    /// The first half is run next, and then the second.
+    fn halve(&mut self, mut part: Vec<Running>) {
+        let second = part.split_off(part.len().div_ceil(2));
+        self.parts.extend([second, part].into_iter().filter(|half| !half.is_empty()));
+    }
+
+    /// Quarantines commands that wait for a lock of another session, with all that want the same row.
+    async fn wait_for_lock(&mut self, mut commands: Vec<Running>, fault: &Fault) {
+        let obstacle = match &mut self.role {
+            Role::Main { quarantine, .. } => {
+                let search = self.search.as_ref();
+                let fruitless = search.is_some_and(Search::is_fruitless);
+                // Where others claimed theirs, the table isn't locked.
+                let others_did = search.is_some_and(|search| search.succeeded);
+                let obstacle = if fault.while_claiming && others_did {
+                    Obstacle::KeyInFlight
+                } else {
+                    Obstacle::Locked
+                };
+                let row = commands.first().and_then(|running| running.leader.row);
+                if fruitless {
+                    commands.extend(self.parts.drain(..).flatten());
+                } else if let Some(row) = row {
+                    quarantine.add_row(row, Obstacle::Locked, Instant::now());
+                    for part in &mut self.parts {
+                        commands
+                            .extend(part.extract_if(.., |running| running.leader.row == Some(row)));
+                    }
+                    self.parts.retain(|part| !part.is_empty());
+                }
+                let known = search.is_none_or(|search| search.succeeded);
+                for running in commands {
+                    self.put_aside(running, obstacle, known);
+                }
+                return;
+            }
+            // Nothing but a lock on the table keeps a key from being claimed, if it isn't on the key itself.
+            Role::Aside { .. } => match self.connector.locked_table().await {
+                None if fault.while_claiming => Obstacle::KeyInFlight,
+                None => Obstacle::Locked,
+                Some(lock) => {
+                    self.queue.observe(Event::TableLocked);
+                    let now = Instant::now();
+                    if self.lock_logged.is_none_or(|last| now >= last + LOCK_LOGGED_EVERY) {
+                        self.lock_logged = Some(now);
+                        warn!("{lock}; requests that need it wait, and are then answered 503");
+                    }
+                    Obstacle::Locked
+                }
+            },
+        };
+        for running in commands {
+            self.put_aside(running, obstacle, false);
+        }
+    }
+
+    /// Moves a command where it can't hold up others; there, it tries again. `known`: the next time it goes there
+    /// at once. That is not so after a search in which no command succeeded.
+    fn put_aside(&mut self, mut running: Running, obstacle: Obstacle, known: bool) {
+        running.obstacle = obstacle;
+        self.queue.rolled_back([&running]);
+        match &mut self.role {
+            Role::Main { aside, quarantine } => {
+                if known {
+                    quarantine.add_key(running.leader.scope.clone(), obstacle, Instant::now());
+                }
+                put_aside(aside, &self.queue, running);
+            }
+            Role::Aside { .. } => self.delay(running, obstacle),
+        }
+    }
+}
+
+/// Says what happened, and what is done about it.
+fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
+    let Fault { remedy, in_doubt, message, .. } = fault;
+    let size = part.commands;
+    let first = commands.first().map(|running| &running.leader);
+    let (operation, key) =
+        first.map_or(("", String::new()), |leader| (leader.operation, leader.scope.to_string()));
+    match (remedy, action) {
+        (Remedy::Isolate, Action::Fail(_)) => {
+            let id = first.map(|leader| leader.execution_id).unwrap_or_default();
+            error!("{operation} {id} of key {key} can't be executed: {message}");
+        }
+        (Remedy::Refuse, Action::Fail(_)) => {
+            error!("PostgreSQL refused a transaction of {size}: {message}");
+        }
+        (Remedy::Reconnect, _) => {
+            let when = if *in_doubt { "while it was committed" } else { "before it was committed" };
+            warn!("lost the connection with a transaction of {size}, {when}: {message}");
+        }
+        (Remedy::AwaitServer, _) => warn!("no server to write to, {size} keys wait: {message}"),
+        (_, Action::Quarantine(_)) if size == 1 && !part.quarantined => {
+            warn!("{operation} of key {key} is quarantined: {message}");
+        }
+        _ => debug!(
+            "a transaction of {size} was rolled back, to be run again ({remedy:?}): {message}"
+        ),
+    }
+}
+
+/// What comes there waits for another session, and hears so when its wait is over, tried or not: of a hundred
+/// that want one locked row, each would try for as long as a lock is waited for.
+pub(super) fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, running: Running) {
+    if let Err(closed) = aside.send(running) {
+        // The other lane has ended, which it does after this one: a defect, and still an answer.
+        queue.fail(closed.0, &Failure::Overloaded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANY: Part =
+        Part { commands: 8, quarantined: false, losses: 0, conflicts: 0, fruitless: false };
+    const ALONE: Part = Part { commands: 1, ..MANY };
+    const QUARANTINED: Part = Part { quarantined: true, ..ALONE };
+
+    fn fault(remedy: Remedy) -> Fault {
+        let message = "why".to_owned();
+        Fault { remedy, in_doubt: false, while_claiming: false, of_time: false, message }
+    }
+
+    #[track_caller]
+    fn assert_decides(remedy: Remedy, part: Part, action: &Action) {
+        assert_eq!(decide(part, &fault(remedy)), *action, "{remedy:?}: {part:?}");
+    }
+
+    #[test]
+    fn a_command_with_an_error_of_its_own_is_found_by_halves_and_fails() {
+        let failed = Action::Fail(Failure::Internal("why".into()));
+        assert_decides(Remedy::Isolate, MANY, &Action::Halve);
+        assert_decides(Remedy::Isolate, ALONE, &failed);
+        assert_decides(Remedy::Isolate, QUARANTINED, &failed);
+    }
+
+    #[test]
+    fn a_batch_that_conflicts_again_and_again_is_halved_and_its_one_command_quarantined() {
+        let after = |conflicts, part| Part { conflicts, ..part };
+        let quarantine = Action::Quarantine(Obstacle::Conflict);
+        assert_decides(Remedy::Repeat, after(3, MANY), &Action::RunAgain);
+        assert_decides(Remedy::Repeat, after(4, MANY), &Action::Halve);
+        assert_decides(Remedy::Repeat, after(7, ALONE), &Action::RunAgain);
+        assert_decides(Remedy::Repeat, after(8, ALONE), &quarantine);
+        assert_decides(Remedy::Repeat, after(9, QUARANTINED), &quarantine);
+    }
+
+    #[test]
+    fn a_batch_that_loses_connections_is_halved_and_its_one_command_quarantined() {
+        let after = |losses, part| Part { losses, ..part };
+        let quarantine = Action::Quarantine(Obstacle::ConnectionLost);
+        assert_decides(Remedy::Reconnect, after(1, MANY), &Action::RunAgain);
+        assert_decides(Remedy::Reconnect, after(2, MANY), &Action::Halve);
+        assert_decides(Remedy::Reconnect, after(3, ALONE), &Action::RunAgain);
+        assert_decides(Remedy::Reconnect, after(4, ALONE), &quarantine);
+        assert_decides(Remedy::Reconnect, after(5, QUARANTINED), &quarantine);
+    }
+
+    #[test]
+    fn a_database_that_is_away_is_waited_for_whatever_the_batch() {
+        for part in [MANY, ALONE, QUARANTINED] {
+            assert_decides(Remedy::AwaitServer, part, &Action::RunAgain);
+        }
+    }
+
+    #[test]
+    fn a_command_that_waits_for_a_lock_is_searched_for_and_quarantined() {
+        let quarantine = Action::Quarantine(Obstacle::Locked);
+        assert_decides(Remedy::Sidestep, MANY, &Action::Search);
+        assert_decides(Remedy::Sidestep, ALONE, &quarantine);
+        assert_decides(Remedy::Sidestep, QUARANTINED, &quarantine);
+        assert_decides(Remedy::Sidestep, Part { fruitless: true, ..MANY }, &quarantine);
+    }
+
+    #[test]
+    fn a_command_that_takes_too_much_is_searched_for_and_has_one_more_attempt_alone() {
+        let failed = Action::Fail(Failure::OutOfResources);
+        let quarantine = Action::Quarantine(Obstacle::NoDatabase);
+        assert_decides(Remedy::Refuse, MANY, &Action::Search);
+        assert_decides(Remedy::Refuse, ALONE, &quarantine);
+        assert_decides(Remedy::Refuse, QUARANTINED, &failed);
+        assert_decides(Remedy::Refuse, Part { fruitless: true, ..MANY }, &failed);
+        let slow = Fault { of_time: true, ..fault(Remedy::Refuse) };
+        assert_eq!(decide(QUARANTINED, &slow), Action::Fail(Failure::TimedOut));
+    }
+
+    #[test]
+    fn halving_always_comes_to_an_end() {
+        for remedy in
+            [Remedy::Isolate, Remedy::Repeat, Remedy::Reconnect, Remedy::Sidestep, Remedy::Refuse]
+        {
+            for count in 0..20 {
+                let part = Part { losses: count, conflicts: count, ..ALONE };
+                let action = decide(part, &fault(remedy));
+                assert!(!matches!(action, Action::Halve | Action::Search), "{remedy:?} {count}");
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The keys and rows that held up a batch not long ago. A command that comes with one is quarantined at once,
+//! instead of being found anew while all others wait.
+//!
+//! A key that is forgotten too soon is found again, and one that is kept for too long runs alone.
+
+use std::{collections::HashMap, hash::Hash, time::Duration};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{key::ScopedKey, submission::Obstacle};
+
+/// A key is sent again by its own client alone, and holds up nobody else in the quarantine.
+const KEY_FOR: Duration = Duration::from_mins(1);
+
+/// A row is wanted by many, who would all run one by one, long after it was let go.
+const ROW_FOR: Duration = Duration::from_secs(2);
+
+/// How many of each are known at most.
+const KNOWN: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct Quarantine {
+    keys: HashMap<ScopedKey, Entry>,
+    rows: HashMap<Uuid, Entry>,
+}
+
+struct Entry {
+    until: Instant,
+    obstacle: Obstacle,
+}
+
+impl Quarantine {
+    /// What would keep a command with this key, which locks this row, from being executed, as far as is known.
+    pub(super) fn find(
+        &self,
+        key: &ScopedKey,
+        row: Option<Uuid>,
+        now: Instant,
+    ) -> Option<Obstacle> {
+        let key = self.keys.get(key);
+        let row = row.and_then(|row| self.rows.get(&row));
+        let mut known = key.into_iter().chain(row).filter(|entry| entry.until > now);
+        known.next().map(|entry| entry.obstacle)
+    }
+
+    pub(super) fn add_key(&mut self, key: ScopedKey, obstacle: Obstacle, now: Instant) {
+        add(&mut self.keys, key, now, Entry { until: now + KEY_FOR, obstacle });
+    }
+
+    pub(super) fn add_row(&mut self, row: Uuid, obstacle: Obstacle, now: Instant) {
+        add(&mut self.rows, row, now, Entry { until: now + ROW_FOR, obstacle });
+    }
+}
+
+/// Where there is no room, the new one isn't kept: the others hold up batches, too.
+fn add<K: Eq + Hash>(known: &mut HashMap<K, Entry>, name: K, now: Instant, entry: Entry) {
+    if known.len() >= KNOWN {
+        known.retain(|_, entry| entry.until > now);
+    }
+    if known.len() < KNOWN {
+        known.insert(name, entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::IdempotencyKey;
+
+    fn key(name: &str) -> ScopedKey {
+        let key = IdempotencyKey::parse(name.as_bytes()).unwrap();
+        ScopedKey { account_id: Uuid::nil(), key }
+    }
+
+    #[test]
+    fn a_row_is_known_for_every_key_and_not_for_as_long_as_a_key() {
+        let (now, row) = (Instant::now(), Uuid::from_u128(1));
+        let mut quarantine = Quarantine::default();
+        quarantine.add_key(key("k"), Obstacle::Conflict, now);
+        quarantine.add_row(row, Obstacle::Locked, now);
+        let found = |name, row, now| quarantine.find(&key(name), row, now);
+        assert_eq!(found("k", None, now), Some(Obstacle::Conflict));
+        assert_eq!(found("other", Some(row), now), Some(Obstacle::Locked));
+        assert_eq!(found("other", None, now), None);
+        assert_eq!(found("other", Some(Uuid::from_u128(2)), now), None);
+        assert_eq!(found("k", None, now + KEY_FOR / 2), Some(Obstacle::Conflict));
+        assert_eq!(found("other", Some(row), now + ROW_FOR), None);
+        assert_eq!(found("k", None, now + KEY_FOR), None);
+    }
+
+    #[test]
+    fn only_so_many_are_known_until_some_are_forgotten() {
+        let (now, late) = (Instant::now(), Instant::now() + 2 * ROW_FOR);
+        let mut quarantine = Quarantine::default();
+        for row in 0..=KNOWN {
+            let row = Uuid::from_u128(row.try_into().unwrap());
+            quarantine.add_row(row, Obstacle::Locked, now);
+        }
+        assert_eq!(quarantine.rows.len(), KNOWN);
+        quarantine.add_row(Uuid::max(), Obstacle::Locked, late);
+        assert_eq!(quarantine.rows.len(), 1);
+    }
+}
