@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, num::NonZero, time::Duration};
 
-use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
+use actix_web::{App, dev::ServerHandle, middleware::from_fn, rt, web};
 use log::warn;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::postgres::PgConnectOptions;
@@ -16,7 +16,7 @@ use crate::{
     accounts::{Authenticator, Directory},
     config::Settings,
     database::{self, MigrationError, Needs, Reads, Unmigrated},
-    exchange::{BodyLimits, exchange, watched},
+    exchange::{BodyLimits, Connections, exchange, listen},
     health::{Readiness, Stopping},
     idempotency::{Committer, UnfitServer},
     idempotency_policy::IdempotencyPolicy,
@@ -25,12 +25,6 @@ use crate::{
     payments::http::DefaultCurrency,
     routes, sweep,
 };
-
-/// Connections that wait to be accepted: room for a storm of retries.
-const BACKLOG: u32 = 4096;
-
-/// Its socket, and what [`watched`] has of it.
-const FILES_OF_A_CONNECTION: u64 = 2;
 
 /// Files that are open besides clients' connections, at most: to the database, and the process's own.
 const OTHER_FILES: u64 = 100;
@@ -152,7 +146,7 @@ impl Server {
         });
         let stopping = web::Data::new(Stopping::default());
         let stopping_data = stopping.clone();
-        let connections = usize::try_from(settings.connection_limit).unwrap_or(usize::MAX);
+        let limit = usize::try_from(settings.connection_limit).unwrap_or(usize::MAX);
         let workers = workers(settings);
         let sweeps = metrics.sweeps();
         let on_main = settings.metrics_address.is_none();
@@ -161,7 +155,8 @@ impl Server {
         let metrics_server =
             serve_metrics(settings, &metrics, &committer_data, &limits, &stopping)?;
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
-        let http = HttpServer::new(move || {
+        let connections = connections(settings, limit, workers);
+        let (addresses, http) = listen(&address, connections, move || {
             App::new()
                 .app_data(keyed.clone())
                 .app_data(reads_data.clone())
@@ -179,18 +174,7 @@ impl Server {
                 .configure(if on_main { routes::metrics } else { |_: &mut web::ServiceConfig| {} })
                 .configure(routes::configure)
         })
-        .backlog(BACKLOG)
-        .on_connect(watched(settings.keep_alive, settings.header_timeout))
-        .keep_alive(settings.keep_alive)
-        .client_request_timeout(settings.header_timeout)
-        .shutdown_timeout((deadline + STOPPING_MARGIN).as_secs())
-        .workers(workers)
-        .max_connections(connections.div_ceil(workers))
-        .disable_signals()
-        .bind(&address)
         .map_err(|source| StartError::Listen { address, example: "PORT=5050", source })?;
-        let addresses = http.addrs();
-        let http = http.run();
         Ok(Self {
             addresses,
             http: http.handle(),
@@ -272,12 +256,23 @@ fn workers(settings: &Settings) -> usize {
     cores.saturating_sub(settings.committers.get()).max(1)
 }
 
+fn connections(settings: &Settings, limit: usize, workers: usize) -> Connections {
+    Connections {
+        limit,
+        workers,
+        keep_alive: settings.keep_alive,
+        header_timeout: settings.header_timeout,
+        body_limit: settings.body_limit.into(),
+        shutdown_timeout: settings.request_deadline + STOPPING_MARGIN,
+    }
+}
+
 /// Lets this process have as many files open as it may, and says so where that is too few.
 pub fn raise_file_limit(settings: &Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
-    let wanted = FILES_OF_A_CONNECTION * u64::from(settings.connection_limit) + OTHER_FILES;
+    let wanted = u64::from(settings.connection_limit) + OTHER_FILES;
     if let Some(limit) = limit.filter(|limit| *limit < wanted) {
         warn!(
             "{limit} files can be open at most, and CONNECTION_LIMIT ({}) needs {wanted}: raise ulimit -n, or lower it",
@@ -318,7 +313,8 @@ fn serve_metrics(
     let access = web::Data::new(access(settings));
     let (metrics, committer) = (metrics.clone(), committer.clone());
     let (limits, stopping) = (limits.clone(), stopping.clone());
-    let http = HttpServer::new(move || {
+    let connections = connections(settings, METRICS_CONNECTIONS, 1);
+    let (addresses, http) = listen(address, connections, move || {
         App::new()
             .app_data(access.clone())
             .app_data(committer.clone())
@@ -330,20 +326,11 @@ fn serve_metrics(
             .configure(routes::metrics)
             .default_service(web::to(routes::not_found))
     })
-    .workers(1)
-    .max_connections(METRICS_CONNECTIONS)
-    .on_connect(watched(settings.keep_alive, settings.header_timeout))
-    .keep_alive(settings.keep_alive)
-    .client_request_timeout(settings.header_timeout)
-    .disable_signals()
-    .bind(address)
     .map_err(|source| StartError::Listen {
         address: address.to_string(),
         example: "METRICS_ADDRESS=127.0.0.1:9101",
         source,
     })?;
-    let addresses = http.addrs();
-    let http = http.run();
     let handle = http.handle();
     rt::spawn(async move {
         if let Err(error) = http.await {

@@ -16,6 +16,8 @@ use actix_web::{
     },
 };
 
+use crate::exchange;
+
 /// Who may call without an API key, as long as there has never been one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum AnonymousAccess {
@@ -77,8 +79,8 @@ fn is_local_peer(req: &HttpRequest) -> bool {
 
 /// Whether both ends of the connection are on this machine.
 fn is_local(req: &HttpRequest) -> bool {
-    let listener = req.app_config().local_addr().ip().to_canonical();
-    listener.is_loopback() && is_local_peer(req)
+    exchange::listener(req).is_some_and(|listener| listener.ip().to_canonical().is_loopback())
+        && is_local_peer(req)
 }
 
 /// Whether the request is addressed to this machine, wherever it says to whom.

@@ -1,77 +1,100 @@
-//! How long a client may hold a connection without asking for anything.
+//! A client's connection, as actix reads and writes it.
 //!
-//! actix closes a connection on which nothing arrives, and one whose first head is slow. It waits without
-//! end for a later head once its first byte is there, for the rest of a chunked body that was refused, and
-//! for a client that doesn't read its answers. Here each connection is closed on which no request was under
-//! way for longer than all of that may honestly take, whatever the client does meanwhile.
+//! It hands over [one request at a time](super::turn), and bounds what actix has no limit for:
 //!
-//! A request that is under way is never touched: its body and its answer have limits of their own. It ends
-//! when its answer is made, since nothing says when that is read. So the limit is also for reading it.
+//! - the bytes of a chunked body with its framing;
+//! - the rest of a body that was refused: the connection ends with the response;
+//! - the time without a request, whatever the client sends, and however slowly it reads responses.
+//!
+//! A request that is under way isn't bounded here: its body and its response have limits of their own.
 
-use std::{any::Any, cell::Cell, net, os::fd::AsFd, rc::Rc, time::Duration};
-
-use actix_web::{dev::Extensions, rt};
-use log::debug;
-use tokio::{
-    net::TcpStream,
-    task::AbortHandle,
-    time::{Instant, sleep_until},
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-/// Since when no request is under way on a connection; nothing while one is. They come one after another.
-type IdleSince = Rc<Cell<Option<Instant>>>;
+use bytes::{Buf, BytesMut};
+use log::debug;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
 
-/// A client's connection. Stands in its extensions, and goes with it.
+use super::turn::Turn;
+
+/// How long the rest of a refused body is read, and how many bytes of it, so that its sender gets to the response.
+/// A connection that is closed with unread bytes loses what was sent on it.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 << 20;
+
+/// A client's connection.
 pub(super) struct Connection {
-    idle_since: IdleSince,
-    watch: AbortHandle,
+    stream: TcpStream,
+    turn: Rc<Turn>,
+    /// Bytes that arrived before their turn.
+    held: BytesMut,
+    /// Without a request.
+    limit: Duration,
+    timer: Pin<Box<Sleep>>,
+    is_over: bool,
+    /// Bytes of a refused body that are still read.
+    linger: Option<usize>,
 }
 
 impl Connection {
-    /// Says that a request is under way, until what this returns is dropped.
-    pub(super) fn begin_request(&self) -> UnderWay {
-        self.idle_since.set(None);
-        UnderWay(Rc::clone(&self.idle_since))
+    pub(super) fn new(stream: TcpStream, turn: Rc<Turn>, limit: Duration) -> Self {
+        bound_unread(&stream, limit);
+        let timer = Box::pin(sleep_until(Instant::now() + limit));
+        Self { stream, turn, held: BytesMut::new(), limit, timer, is_over: false, linger: None }
+    }
+
+    pub(super) fn turn(&self) -> Rc<Turn> {
+        Rc::clone(&self.turn)
+    }
+
+    /// Whether no request was under way for too long. The timer is set when it is over, not with each request.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        while !self.is_over && self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let end = self.turn.idle_since().unwrap_or(now) + self.limit;
+            if end > now {
+                self.timer.as_mut().reset(end);
+            } else {
+                self.is_over = true;
+                debug!("no request within {:?}: a connection is closed", self.limit);
+            }
+        }
+        self.is_over
+    }
+
+    /// Reads and drops until the client has closed its side too, or a limit is reached.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut left = self.linger.unwrap_or_else(|| {
+            self.timer.as_mut().reset(Instant::now() + LINGER_TIME);
+            LINGER_BYTES
+        });
+        let mut bytes = [0; 8192];
+        while left > 0 {
+            self.linger = Some(left);
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    left = left.saturating_sub(buf.filled().len());
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => return self.timer.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // And with it the second descriptor, which keeps the socket open.
-        self.watch.abort();
-    }
-}
-
-/// A request that is under way.
-pub(super) struct UnderWay(IdleSince);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.set(Some(Instant::now()));
-    }
-}
-
-/// What a server does with each connection, so that it is closed when no request was under way on it for
-/// `keep_alive` and `header_timeout` together.
-///
-/// Takes a second descriptor for each. Where there is none left, the connection is served unwatched.
-pub fn watched(
-    keep_alive: Duration,
-    header_timeout: Duration,
-) -> impl Fn(&dyn Any, &mut Extensions) + Send + Sync + 'static {
-    let limit = keep_alive + header_timeout;
-    move |stream, extensions| {
-        let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
-        bound_unread(stream, limit);
-        let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
-        let idle_since = Rc::new(Cell::new(Some(Instant::now())));
-        let watch = rt::spawn(watch(Rc::clone(&idle_since), socket.into(), limit)).abort_handle();
-        extensions.insert(Connection { idle_since, watch });
-    }
-}
-
-/// Lets the operating system keep what a client doesn't take no longer than this, after the connection was
-/// closed too: else megabytes of each may stay for minutes.
+/// Lets the operating system keep what a client doesn't take no longer than this, even after the connection was
+/// closed. Otherwise megabytes of each may stay for minutes.
 #[cfg(target_os = "linux")]
 fn bound_unread(stream: &TcpStream, limit: Duration) {
     let milliseconds = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
@@ -83,19 +106,96 @@ fn bound_unread(stream: &TcpStream, limit: Duration) {
 #[cfg(not(target_os = "linux"))]
 fn bound_unread(_: &TcpStream, _: Duration) {}
 
-/// Wakes up when the limit may be over, and not with each request.
-async fn watch(idle_since: IdleSince, socket: net::TcpStream, limit: Duration) {
-    loop {
-        let now = Instant::now();
-        let end = idle_since.get().unwrap_or(now) + limit;
-        if end <= now {
-            break;
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.turn.wait(cx.waker(), !this.held.is_empty());
+        // To actix it looks as if the client had closed its side.
+        if this.is_over(cx) || this.turn.is_closed() {
+            return Poll::Ready(Ok(()));
         }
-        sleep_until(end).await;
+        if this.turn.passes_empty_line() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match (this.turn.is_open(), this.held.is_empty()) {
+            (true, true) => {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                let bytes = buf.filled().get(before..).unwrap_or_default();
+                let (admitted, early) = bytes.split_at(this.turn.admit(bytes));
+                let end = before + admitted.len();
+                this.held.extend_from_slice(early);
+                buf.set_filled(end);
+                Poll::Ready(Ok(()))
+            }
+            (true, false) => {
+                let room = this.held.len().min(buf.remaining());
+                let bytes = this.held.get(..room).unwrap_or_default();
+                let admitted = this.turn.admit(bytes);
+                buf.put_slice(bytes.get(..admitted).unwrap_or_default());
+                this.held.advance(admitted);
+                Poll::Ready(Ok(()))
+            }
+            (false, true) => {
+                let mut bytes = [0; 1024];
+                let mut early = ReadBuf::new(&mut bytes);
+                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut early))?;
+                if early.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                this.held.extend_from_slice(early.filled());
+                this.turn.wait(cx.waker(), true);
+                Poll::Pending
+            }
+            (false, false) => Poll::Pending,
+        }
     }
-    if let Ok(peer) = socket.peer_addr() {
-        debug!("{peer} asked for nothing in {limit:?}: its connection is closed");
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
-    // actix sees both of its directions end, and ends the connection.
-    let _ = socket.shutdown(net::Shutdown::Both);
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        if this.turn.is_refused() && !this.is_over {
+            ready!(this.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
 }

@@ -4,6 +4,8 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -32,9 +34,11 @@ use crate::{
 
 mod connection;
 mod lines;
+mod listen;
+mod turn;
 
-use self::connection::Connection;
-pub use self::connection::watched;
+pub use self::listen::{Connections, listen};
+use self::turn::{Length, Turn, UnderWay};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -99,8 +103,8 @@ impl Exchange {
 /// The middleware.
 ///
 /// The body is read before anything else is looked at, so that a request which is refused early
-/// leaves the connection where the next request begins. A body that is too large by its Content-Length
-/// isn't waited for: actix reads on for a moment, so that its sender gets to the answer, and closes.
+/// leaves the connection where the next request begins. After a body that isn't read to its end the
+/// connection is closed.
 ///
 /// Who asks to change to another protocol is answered in this one, as a server may (RFC 9110 §7.8).
 ///
@@ -113,12 +117,15 @@ pub async fn exchange<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
     let began = Instant::now();
-    let _under_way = req.conn_data().map(Connection::begin_request);
     let request_id = request_id(&req);
     let (length, is_endless) = (declared_length(&req), is_endless(&req));
-    // actix ends the connection after this one's answer, or after those to what was sent together with it.
-    let wants_change = req.head().connection_type() == ConnectionType::Upgrade;
-    let body = match req.take_payload() {
+    let mut under_way = req.conn_data::<Rc<Turn>>().map(|turn| {
+        let is_chunked = req.headers().contains_key(header::TRANSFER_ENCODING);
+        let bytes = u64::try_from(length.unwrap_or(0)).unwrap_or(u64::MAX);
+        UnderWay::begin(turn, if is_chunked { Length::Chunked } else { Length::Bytes(bytes) })
+    });
+    let asked_for = req.head().connection_type();
+    let mut body = match req.take_payload() {
         Payload::None => Ok(Bytes::new()),
         _ if length.is_some_and(|length| length > limits.size) => Err(limits.exceeded()),
         payload => {
@@ -126,8 +133,13 @@ pub async fn exchange<B: MessageBody>(
             read(payload, end, **limits).await
         }
     };
-    let broken_off =
-        body.as_ref().is_err_and(|problem: &Problem| problem.kind() != Kind::BodyTooLarge);
+    if under_way.as_ref().is_some_and(UnderWay::is_too_long) {
+        body = Err(limits.exceeded());
+    }
+    let broken_off = body.is_err();
+    if let Some(under_way) = &under_way {
+        under_way.end_body(!broken_off);
+    }
     req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
     let mut response = next.call(req).await?;
     if let Some(heard) = response.request().app_data::<Listener>() {
@@ -138,13 +150,21 @@ pub async fn exchange<B: MessageBody>(
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
     // Of a body without an end nobody knows where the next request would begin.
-    if broken_off || is_endless || wants_change || stopping.has_begun() {
+    let closes = broken_off || is_endless || stopping.has_begun();
+    if closes || asked_for != ConnectionType::KeepAlive {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+        under_way.iter_mut().for_each(UnderWay::make_last);
     }
     let account_id =
         response.request().extensions().get::<Exchange>().and_then(|it| it.account_id.get());
     lines::write(&response, account_id, began);
     Ok(response)
+}
+
+/// The address that the server listens on, of the connection of this request.
+#[must_use]
+pub fn listener(req: &HttpRequest) -> Option<SocketAddr> {
+    req.conn_data::<Rc<Turn>>().map(|turn| turn.listener())
 }
 
 /// A body whole: up to its end, or to where it is known to end.

@@ -56,13 +56,12 @@ impl Access {
     /// `unauthorized` or `not-found`.
     pub fn check(&self, req: &HttpRequest) -> Result<(), Problem> {
         match self {
-            Self::Everybody => Ok(()),
             Self::Local if !is_local_caller(req) => Err(Kind::NotFound.into()),
             // A proxy on this machine that adds no header can't be told from a program.
             Self::Local if has_api_keys(req) => Err(Problem::new(Kind::NotFound).with_detail(
                 "Metrics are served here only until the first API key is created. Set METRICS_ADDRESS or METRICS_TOKEN.",
             )),
-            Self::Local => Ok(()),
+            Self::Everybody | Self::Local => Ok(()),
             Self::Token(token) if shown(req).is_some_and(|shown| token.is(shown)) => Ok(()),
             Self::Token(_) => Err(Problem::new(Kind::Unauthorized)
                 .with_detail("Send Authorization: Bearer with the token that METRICS_TOKEN is.")

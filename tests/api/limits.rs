@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::support::{
     PAYMENT, TestDatabase, TestServer,
     binary::{Serve, payonce, url},
@@ -62,6 +64,63 @@ async fn who_sends_a_body_that_is_too_large_all_the_same_reads_that_it_is() {
     let (head, problem) = wire.answer().await.unwrap();
     assert!(head.starts_with("http/1.1 413") && problem.contains("body-too-large"), "{problem}");
     assert_eq!(wire.status().await, 0, "the connection is closed");
+}
+
+/// The beginning of a chunked body, and what then comes without end.
+const ENDLESS: [(&str, &str, &str); 4] = [
+    ("extension", "1;a=\"", "x"),
+    ("extensions", "1", ";x"),
+    ("trailers", "0\r\n", "X: x\r\n"),
+    ("body", "ffffffff\r\n", "x"),
+];
+
+#[tokio::test]
+async fn a_chunked_body_without_an_end_is_refused_and_its_connection_closed() {
+    // Nobody waits for either.
+    let server = TestServer::start_with(&["--body-timeout", "5m", "--keep-alive", "10m"]).await;
+    for (name, begin, part) in ENDLESS {
+        let stream = server.wire().await.stream;
+        let (mut read, mut write) = stream.into_split();
+        let sent = async {
+            let chunked = head(0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
+            write.write_all(format!("{chunked}{begin}").as_bytes()).await.unwrap();
+            let part = part.repeat(64 * 1024 / part.len());
+            let mut count = 0;
+            while write.write_all(part.as_bytes()).await.is_ok() {
+                count += part.len();
+            }
+            count
+        };
+        let received = async {
+            let mut received = vec![0; 10_000];
+            let count = read.read(&mut received).await.unwrap();
+            String::from_utf8_lossy(&received[..count]).into_owned()
+        };
+        let both = async { tokio::join!(sent, received) };
+        let (count, received) = tokio::time::timeout(60 * SECOND, both).await.expect(name);
+        assert!(received.starts_with("HTTP/1.1 413"), "{name}: {received}");
+        assert!(received.contains("connection: close"), "{name}: {received}");
+        // What the operating system holds comes on top.
+        assert!(count < 64 << 20, "{name}: {count} bytes were read");
+    }
+    assert_eq!(server.pay("slow", PAYMENT).await.status, 201, "the key is still free");
+}
+
+#[tokio::test]
+async fn a_body_may_come_in_many_small_chunks() {
+    let server = TestServer::start().await;
+    let chunked = head(0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    let body = format!("{}{PAYMENT}", " ".repeat(16_000));
+    let chunks = body.as_bytes().chunks(3);
+    let chunks: String = chunks
+        .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()))
+        .collect();
+    let mut wire = server.wire().await;
+    wire.send(format!("{chunked}{chunks}0\r\nX-Trailer: x\r\n\r\n")).await;
+    assert_eq!(wire.status().await, 201);
+    // The connection goes on.
+    wire.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(wire.status().await, 200);
 }
 
 #[tokio::test]
@@ -154,7 +213,7 @@ async fn it_takes_all_the_open_files_that_it_may_have() {
     }
     let log = serve.log();
     assert!(
-        log.contains("700 files can be open at most, and CONNECTION_LIMIT (10000) needs 20100"),
+        log.contains("700 files can be open at most, and CONNECTION_LIMIT (10000) needs 10100"),
         "{log}"
     );
 }

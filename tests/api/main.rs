@@ -37,6 +37,7 @@ mod migrations;
 mod one_clients_fault;
 mod operators;
 mod partitions;
+mod pipelining;
 mod privileges;
 mod problems;
 mod program;
