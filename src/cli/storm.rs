@@ -84,29 +84,29 @@ fn show(report: &Report) -> io::Result<()> {
     let known =
         |count: Option<usize>| count.map_or("unknown".to_owned(), |count| count.to_string());
     let latency = |name: &str, value: f64| {
-        row(&format!("latency of final answers, {name}"), &format!("{value:.1} ms"))
+        row(&format!("latency of final responses, {name}"), &format!("{value:.1} ms"))
     };
     let mut lines = vec![
-        row("payments intended", &report.intended),
-        row("requests sent", &report.requests),
+        row("intended payments", &report.intended),
+        row("requests", &report.requests),
         row("  retries", &report.retries),
-        row("  given up in the middle", &report.hang_ups),
-        row("payments made, as read back", &known(report.found)),
-        row("answered by a replay", &report.replays),
-        row("wrong reuse refused", &report.reuses_refused),
+        row("  aborted", &report.hang_ups),
+        row("payments read back", &known(report.found)),
+        row("replays", &report.replays),
+        row("refused reuses of keys", &report.reuses_refused),
         row("duplicates", &report.duplicates),
         row("lost", &known(report.lost)),
-        row("not answered in time", &report.unanswered.len()),
+        row("without final response", &report.unanswered.len()),
         latency("p50", report.latency_ms.p50),
         latency("p95", report.latency_ms.p95),
         latency("p99", report.latency_ms.p99),
         latency("longest", report.latency_ms.longest),
-        row("took", &format!("{:.1} s", report.seconds)),
+        row("duration", &format!("{:.1} s", report.seconds)),
     ];
     let statuses = report.statuses.iter();
-    lines.extend(statuses.map(|(status, count)| row(&format!("answered with {status}"), count)));
+    lines.extend(statuses.map(|(status, count)| row(&format!("responses with {status}"), count)));
     let unanswered = report.unanswered.iter().take(SHOWN);
-    lines.extend(unanswered.map(|what| format!("NOT ANSWERED: {what}")));
+    lines.extend(unanswered.map(|what| format!("NO FINAL RESPONSE: {what}")));
     lines.extend(report.broken.iter().take(SHOWN).map(|what| format!("BROKEN: {what}")));
     if report.exactly_once {
         lines.push("every payment was made exactly once".to_owned());

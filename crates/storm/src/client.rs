@@ -1,5 +1,4 @@
-//! A client that does what payonce's contract tells it to: a request is sent again, the very same, until it
-//! is answered for good.
+//! A client that follows payonce's contract: it repeats the same request until it gets a final response.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,16 +20,15 @@ use super::{Plan, connection::Connection, target::Target};
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// How long to wait for one answer: longer than a server takes that works, with any REQUEST_DEADLINE that
-/// is usual.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Time for one response. A working server with any usual REQUEST_DEADLINE takes less.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is sent, and sent again.
+/// A request, which may be sent repeatedly.
 pub(super) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) key: Option<String>,
-    /// JSON, or nothing.
+    /// JSON, or empty.
     pub(super) body: Bytes,
 }
 
@@ -40,15 +38,15 @@ impl Request {
     }
 }
 
-/// What came back, whole.
-pub(super) struct Answer {
+/// A complete response.
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) replayed: bool,
     pub(super) body: String,
     retry_after: Option<Duration>,
 }
 
-impl Answer {
+impl Response {
     fn new(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         Self {
@@ -61,13 +59,13 @@ impl Answer {
         }
     }
 
-    /// Whether sending the same request again can change nothing.
+    /// Whether repeating the request cannot change anything.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self.status, 408 | 409 | 429 | 500..)
     }
 }
 
-/// A request that was sent until patience ran out.
+/// A request that got no final response within the patience.
 #[derive(Debug, Error)]
 #[error("was not answered within {}, and at last: {last}", humantime::format_duration(*.patience))]
 pub struct Unanswered {
@@ -75,17 +73,17 @@ pub struct Unanswered {
     last: String,
 }
 
-/// What a client sent, and what it heard.
+/// Counts of requests and responses.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Traffic {
     pub(super) requests: u64,
     pub(super) retries: u64,
     pub(super) statuses: BTreeMap<u16, u64>,
-    /// Of final answers, each counted from when it was asked for the last time.
+    /// Latencies of final responses, each from the last attempt.
     pub(super) latencies: Vec<Duration>,
 }
 
-/// Sends to these servers in turn.
+/// Sends requests to the servers in turn.
 pub(super) struct Client<'a> {
     plan: &'a Plan,
     servers: Vec<Server<'a>>,
@@ -112,21 +110,22 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends a request until it is answered for good.
-    pub(super) async fn settle(&self, request: &Request) -> Result<Answer, Unanswered> {
+    /// Repeats a request until it gets a final response.
+    pub(super) async fn send_until_final(&self, request: &Request) -> Result<Response, Unanswered> {
         let patience = self.plan.patience;
         let deadline = Instant::now() + patience;
         loop {
             let begun = Instant::now();
-            let answer = timeout_at(deadline.min(begun + ANSWER_WITHIN), self.send(request)).await;
-            let (last, retry_after) = match answer {
-                Ok(Ok(answer)) if answer.is_final() => {
+            let response =
+                timeout_at(deadline.min(begun + RESPONSE_TIMEOUT), self.send(request)).await;
+            let (last, retry_after) = match response {
+                Ok(Ok(response)) if response.is_final() => {
                     self.traffic.borrow_mut().latencies.push(begun.elapsed());
-                    return Ok(answer);
+                    return Ok(response);
                 }
-                Ok(Ok(Answer { status, retry_after, .. })) => (status.to_string(), retry_after),
+                Ok(Ok(Response { status, retry_after, .. })) => (status.to_string(), retry_after),
                 Ok(Err(error)) => (error.to_string(), None),
-                Err(_) => ("no answer came".to_owned(), None),
+                Err(_) => ("there was no response".to_owned(), None),
             };
             let pause =
                 retry_after.unwrap_or_else(|| Duration::from_millis(fastrand::u64(20..500)));
@@ -139,7 +138,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request once.
-    pub(super) async fn send(&self, request: &Request) -> io::Result<Answer> {
+    pub(super) async fn send(&self, request: &Request) -> io::Result<Response> {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let place = turn.checked_rem(self.servers.len()).unwrap_or(0);
@@ -152,9 +151,9 @@ impl<'a> Client<'a> {
         };
         let (head, body, connection) = connection.exchange(head, &request.body).await?;
         server.idle.borrow_mut().extend(connection);
-        let answer = Answer::new(head.status.as_u16(), &head.headers, &body);
-        *self.traffic.borrow_mut().statuses.entry(answer.status).or_default() += 1;
-        Ok(answer)
+        let response = Response::new(head.status.as_u16(), &head.headers, &body);
+        *self.traffic.borrow_mut().statuses.entry(response.status).or_default() += 1;
+        Ok(response)
     }
 
     fn head(
@@ -178,7 +177,7 @@ impl<'a> Client<'a> {
 }
 
 impl Server<'_> {
-    /// A connection that is free, and was not closed meanwhile.
+    /// An idle connection that is still open.
     fn idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         std::iter::from_fn(|| idle.pop()).find(Connection::is_idle)

@@ -1,7 +1,7 @@
-//! One connection to a server, with the codec of the server itself: actix-http has both sides.
+//! One connection to a server. actix-http has the codec for both sides.
 //!
-//! It is used again after a whole answer, and never after anything less: an exchange takes the connection
-//! and gives it back. So whoever drops an exchange in the middle has hung up.
+//! An exchange takes the connection and returns it after a complete response only. A caller that drops the exchange closes
+//! the connection.
 
 use std::io::{self, ErrorKind};
 
@@ -30,13 +30,13 @@ impl Connection {
         Ok(Self { stream, codec: ClientCodec::new(config), unread: BytesMut::new() })
     }
 
-    /// Whether the server has neither closed it nor said anything.
+    /// Whether the server has neither closed it nor sent anything.
     pub(super) fn is_idle(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// Sends a request and reads its answer; with that comes the connection, where it can be used again.
+    /// Sends a request and reads the response. The connection comes with it if it can be reused.
     pub(super) async fn exchange(
         mut self,
         head: RequestHead,
@@ -70,7 +70,7 @@ impl Connection {
         self.stream.write_all(&sent).await
     }
 
-    /// Reads a body. One that ends with its connection is refused: nobody could tell whether it is whole.
+    /// Reads a body. One that ends with the connection is refused, since it may be incomplete.
     async fn receive(self, body: &mut Vec<u8>) -> io::Result<Self> {
         let Self { mut stream, codec, mut unread } = self;
         let mut codec = codec.into_payload_codec();
@@ -91,9 +91,10 @@ impl Connection {
 
 async fn more(stream: &mut TcpStream, unread: &mut BytesMut) -> io::Result<()> {
     match stream.read_buf(unread).await? {
-        0 => {
-            Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection ended before its answer"))
-        }
+        0 => Err(io::Error::new(
+            ErrorKind::UnexpectedEof,
+            "the connection ended before the response",
+        )),
         _ => Ok(()),
     }
 }
@@ -109,22 +110,22 @@ mod tests {
 
     use super::Connection;
 
-    /// What a client makes of an answer: its body and whether the connection can be used again; `None` where
-    /// it isn't whole. The server hangs up after it.
-    async fn heard(answer: &'static str) -> Option<(String, bool)> {
+    /// The body of a response and whether the connection can be reused; `None` if the response is incomplete. The server
+    /// closes the connection after it.
+    async fn receive(response: &'static str) -> Option<(String, bool)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
         };
         let ask = async {
             let connection = Connection::open(&address, ServiceConfig::default()).await.unwrap();
             connection.exchange(RequestHead::default(), &Bytes::from_static(b"{}")).await.ok()
         };
-        let ((), answer) = tokio::join!(serve, ask);
-        let (_, body, connection) = answer?;
+        let ((), received) = tokio::join!(serve, ask);
+        let (_, body, connection) = received?;
         if let Some(connection) = &connection {
             connection.stream.readable().await.unwrap();
             assert!(!connection.is_idle(), "the server has closed it");
@@ -133,8 +134,8 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn an_answer_counts_when_it_is_whole() {
-        for (answer, expected) in [
+    async fn only_a_complete_response_counts() {
+        for (response, expected) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nmade", Some(("made", true))),
             ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Some(("", true))),
             (
@@ -152,7 +153,7 @@ mod tests {
             ("", None),
         ] {
             let expected = expected.map(|(body, open)| (body.to_owned(), open));
-            assert_eq!(heard(answer).await, expected, "{answer}");
+            assert_eq!(receive(response).await, expected, "{response}");
         }
     }
 }

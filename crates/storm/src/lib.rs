@@ -1,27 +1,28 @@
-//! A storm for sceptics: payments with deliberate retries, duplicates at once, hang-ups and wrong reuse of
-//! keys, and a judgement of whether each was made exactly once.
+//! Sends many payments with deliberate retries, concurrent duplicates, aborted requests and reused keys, and checks that
+//! each payment was made exactly once.
 //!
-//! It knows of a server only what every client knows, its HTTP contract, and nothing of the server's code.
-//! While it goes on, servers, databases and networks may be killed.
+//! The storm knows the HTTP contract and none of the server's code. Meanwhile, servers, databases and networks may be
+//! stopped.
 //!
 //! # What it finds
 //!
-//! - A key that is answered as new more than once, or in more than one way, or with another's payment.
-//! - A key that takes another payment after its own.
-//! - A payment that was answered and isn't there, and one that is there or listed twice, or that nobody asked
-//!   for: all that the storm's users have is read back at the end, by a list for each of them.
+//! - A key with two responses that say "created", with two different responses, or with another payment's response.
+//! - A used key that is accepted for another payment.
+//! - A payment that a response confirmed and that does not exist, that is listed twice, or that was never intended. For this
+//!   it reads the lists of all its users back at the end.
 //!
-//! # What it doesn't
+//! # What it does not find
 //!
-//! Payments whose answer was not waited for to the end, as when servers stay away for longer than its
-//! patience: it gives up then, and says so. And whatever a server does with the payments of others.
+//! - Payments without a final response, for example because servers were stopped for longer than the storm's patience. It
+//!   gives up then, and says so.
+//! - Effects on payments of other clients.
 
-mod books;
 mod client;
 mod connection;
-mod intents;
+mod reconcile;
 mod report;
 mod target;
+mod workload;
 
 use std::{
     cell::{Cell, RefCell},
@@ -40,57 +41,57 @@ pub use self::{
 };
 use self::{
     client::{Client, Request},
-    intents::{Intents, Names},
+    workload::{Names, Workload},
 };
 
-/// What a storm is to be.
+/// The plan of a storm.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Servers on one database, used in turn; at least one.
+    /// Servers on one database, used in turn. At least one.
     pub targets: Vec<Target>,
-    /// How many payments to intend.
+    /// Number of payments.
     pub payments: u32,
-    /// How many at the same time.
+    /// Number of payments at a time.
     pub clients: u16,
-    /// How long to go on with one request before it counts as never answered.
+    /// How long a request is repeated before it counts as unanswered.
     pub patience: Duration,
-    /// What to show as `Authorization`.
+    /// The `Authorization` header.
     pub authorization: Option<HeaderValue>,
 }
 
-/// Why a storm can't begin. No payment was made.
+/// Why a storm did not begin. No payment was made.
 #[derive(Debug, Error)]
 pub enum NotReady {
-    /// Nobody is there.
+    /// The server does not respond.
     #[error("{0} {1}")]
     Unanswered(Target, Unanswered),
-    /// It wants an API key, or another one.
-    #[error("{0} asks for an API key that is valid: set PAYONCE_API_KEY in the environment")]
+    /// The server requires a valid API key.
+    #[error("{0} requires a valid API key: set PAYONCE_API_KEY in the environment")]
     Unauthorized(Target),
-    /// Something else is there.
-    #[error("{0} answers GET /payment with {1}, as no payonce does")]
+    /// Another program listens there.
+    #[error("{0} is not payonce: it answers GET /payment with {1}")]
     NotPayonce(Target, u16),
 }
 
-/// Sends payments and says what became of them. Needs a runtime of actix. `progress` hears how many
-/// payments are done, and what is being done.
+/// Runs a storm on an actix runtime. `progress` gets the number of finished payments and the current activity.
 ///
 /// # Errors
 ///
-/// When a server isn't ready for it; then no payment was made.
+/// When a server is not ready. No payment was made then.
 pub async fn run(plan: &Plan, progress: impl Fn(u64, String)) -> Result<Report, NotReady> {
     progress(0, "waiting for the servers".to_owned());
     try_join_all(plan.targets.iter().map(|target| ready(plan, target))).await?;
 
     let (client, names) = (Client::new(plan, &plan.targets), Names::new());
-    let intents = Intents { client: &client, names: &names, heard: RefCell::default() };
+    let workload = Workload { client: &client, names: &names, observed: RefCell::default() };
     let (next, done) = (Cell::new(0), Cell::new(0));
     let begun = Instant::now();
     join_all((0..plan.clients).map(|_| async {
-        // Who has lost patience once needn't lose it with every payment.
-        while next.get() < u64::from(plan.payments) && intents.heard.borrow().unanswered.is_empty()
+        // After the first request that exhausts the patience, more would only exhaust it again.
+        while next.get() < u64::from(plan.payments)
+            && workload.observed.borrow().unanswered.is_empty()
         {
-            intents.intend(next.replace(next.get() + 1)).await;
+            workload.pay(next.replace(next.get() + 1)).await;
             done.set(done.get() + 1);
             let traffic = client.traffic.borrow();
             progress(
@@ -103,20 +104,21 @@ pub async fn run(plan: &Plan, progress: impl Fn(u64, String)) -> Result<Report, 
     let took = begun.elapsed();
 
     progress(done.get(), "reading them back".to_owned());
-    let mut heard = intents.heard.into_inner();
-    // By another client: what reads is not counted.
-    let there = books::read(&Client::new(plan, &plan.targets), &names).await;
-    let books = there.map(|there| books::compare(&mut heard, &names, next.get(), &there));
-    Ok(Report::new(next.get(), books, heard, client.traffic.into_inner(), took))
+    let mut observed = workload.observed.into_inner();
+    // With another client: these requests are not counted.
+    let existing = reconcile::read(&Client::new(plan, &plan.targets), &names).await;
+    let reconciled =
+        existing.map(|all| reconcile::reconcile(&mut observed, &names, next.get(), &all));
+    Ok(Report::new(next.get(), reconciled, observed, client.traffic.into_inner(), took))
 }
 
-/// Waits until there is a payonce that lets us in.
+/// Waits until the server accepts requests.
 async fn ready(plan: &Plan, target: &Target) -> Result<(), NotReady> {
     let client = Client::new(plan, std::slice::from_ref(target));
-    match client.settle(&Request::get("/payment?limit=1".to_owned())).await {
-        Ok(answer) if answer.status == 200 => Ok(()),
-        Ok(answer) if answer.status == 401 => Err(NotReady::Unauthorized(target.clone())),
-        Ok(answer) => Err(NotReady::NotPayonce(target.clone(), answer.status)),
+    match client.send_until_final(&Request::get("/payment?limit=1".to_owned())).await {
+        Ok(response) if response.status == 200 => Ok(()),
+        Ok(response) if response.status == 401 => Err(NotReady::Unauthorized(target.clone())),
+        Ok(response) => Err(NotReady::NotPayonce(target.clone(), response.status)),
         Err(unanswered) => Err(NotReady::Unanswered(target.clone(), unanswered)),
     }
 }

@@ -1,44 +1,44 @@
-//! What a storm comes to.
+//! The result of a storm.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{books::Books, client::Traffic, intents::Heard};
+use super::{client::Traffic, reconcile::Reconciled, workload::Observed};
 
-/// What a storm came to, as programs are told.
+/// The result of a storm, as JSON has it.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether every promise was kept, as far as could be seen, and all could be seen.
+    /// Whether every payment was made exactly once, and everything could be checked.
     pub exactly_once: bool,
-    /// Payments that were intended: fewer than was asked for, where the storm was given up.
+    /// Payments that were intended: fewer than planned if the storm gave up.
     pub intended: u64,
-    /// Payments that are there, of all those that may be this storm's; `null` where they can't be read.
+    /// Payments of this storm that exist; `null` if they could not be read.
     pub found: Option<usize>,
-    /// Payments that were made, or answered, as more than one.
+    /// Payments that were created more than once, by the responses or the lists.
     pub duplicates: usize,
-    /// Payments that were answered and aren't there; `null` where they can't be read.
+    /// Payments that a response confirmed and that do not exist; `null` if they could not be read.
     pub lost: Option<usize>,
-    /// Requests that were sent.
+    /// Requests sent.
     pub requests: u64,
-    /// Those of them that were sent again, after a failure or an answer that said so.
+    /// Requests repeated after a failure or a response that is not final.
     pub retries: u64,
-    /// Those of them that were given up in the middle.
+    /// Requests aborted on purpose.
     pub hang_ups: u64,
-    /// Answers that said of a payment that it was made before.
+    /// Responses that were replays.
     pub replays: u64,
-    /// Refusals of another payment with a key that was used up.
+    /// Refusals of another payment with a used key.
     pub reuses_refused: u64,
-    /// Answers by their status.
+    /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// How long final answers took, in milliseconds.
+    /// Latency of final responses in milliseconds.
     pub latency_ms: Latency,
-    /// How long all of it was sent, in seconds.
+    /// Duration of the storm in seconds, without reading back.
     pub seconds: f64,
-    /// What was not answered within the patience that there was, in words.
+    /// Requests without a final response within the patience, in words.
     pub unanswered: Vec<String>,
-    /// Promises that were broken, in words.
+    /// Broken promises, in words.
     pub broken: Vec<String>,
 }
 
@@ -47,24 +47,23 @@ pub struct Report {
 pub struct Latency {
     /// The median.
     pub p50: f64,
-    /// 19 of 20 took no longer.
+    /// The 95th.
     pub p95: f64,
-    /// 99 of 100 took no longer.
+    /// The 99th.
     pub p99: f64,
-    /// All took no longer.
+    /// The longest.
     pub longest: f64,
 }
 
-/// Why it can't be said that every payment was made exactly once.
+/// Why a storm failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotExactlyOnce {
-    /// It isn't so.
+    /// A promise was broken.
     #[error("PROMISES WERE BROKEN")]
     Broken,
-    /// Nobody knows.
+    /// The outcome is not known.
     #[error(
-        "not everything was answered in time, so that it can't be said whether every payment was made \
-         exactly once"
+        "some requests got no final response, so it is not known whether every payment was made exactly once"
     )]
     Unanswered,
 }
@@ -72,20 +71,22 @@ pub enum NotExactlyOnce {
 impl Report {
     pub(super) fn new(
         intended: u64,
-        books: Result<Books, String>,
-        heard: Heard,
+        reconciled: Result<Reconciled, String>,
+        observed: Observed,
         traffic: Traffic,
         took: Duration,
     ) -> Self {
-        let Heard { hang_ups, replays, reuses_refused, mut unanswered, twice, broken, .. } = heard;
+        let Observed {
+            hang_ups, replays, reuses_refused, mut unanswered, duplicated, broken, ..
+        } = observed;
         let Traffic { requests, retries, statuses, latencies } = traffic;
-        let books = books.map_err(|why| unanswered.push(why)).ok();
+        let reconciled = reconciled.map_err(|why| unanswered.push(why)).ok();
         Self {
             exactly_once: broken.is_empty() && unanswered.is_empty(),
             intended,
-            found: books.as_ref().map(|books| books.found),
-            duplicates: twice.len(),
-            lost: books.as_ref().map(|books| books.lost),
+            found: reconciled.as_ref().map(|reconciled| reconciled.found),
+            duplicates: duplicated.len(),
+            lost: reconciled.as_ref().map(|reconciled| reconciled.lost),
             requests,
             retries,
             hang_ups,
@@ -99,11 +100,11 @@ impl Report {
         }
     }
 
-    /// Whether every payment was made exactly once.
+    /// The verdict on the storm.
     ///
     /// # Errors
     ///
-    /// When it was not, or when that can't be said.
+    /// When a payment was not made exactly once, or that is not known.
     pub fn verdict(&self) -> Result<(), NotExactlyOnce> {
         match (self.broken.is_empty(), self.unanswered.is_empty()) {
             (false, _) => Err(NotExactlyOnce::Broken),
@@ -130,7 +131,7 @@ impl Latency {
     }
 }
 
-/// As exact as anybody reads it.
+/// One decimal is enough.
 fn rounded(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }

@@ -1,4 +1,4 @@
-//! Where a storm goes: a URL that plain HTTP reaches.
+//! The server of a storm: a URL for plain HTTP.
 
 use std::{fmt, str::FromStr};
 
@@ -9,31 +9,28 @@ use actix_http::{
 };
 use thiserror::Error;
 
-/// The address of a payonce, or of what stands before one.
+/// The address of payonce, or of a proxy in front of it.
 #[derive(Debug, Clone)]
 pub struct Target {
     authority: Authority,
-    /// What stands before each path: nothing, or a path without a slash at its end.
+    /// The prefix of each path: empty, or a path without a slash at its end.
     prefix: String,
 }
 
-/// Why a URL can't be used.
+/// Why a URL is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidTarget {
-    /// It asks for TLS.
+    /// It requires TLS.
     #[error(
-        "payonce speaks plain HTTP, and so does the storm: give the address behind what ends TLS, \
-         as http://10.0.0.5:5000"
+        "payonce and the storm use plain HTTP: give the address behind the proxy that terminates TLS, \
+         such as http://10.0.0.5:5000"
     )]
     Tls,
-    /// It is no URL that says where to connect to.
+    /// It is not an HTTP URL.
     #[error("write it as http://127.0.0.1:5000")]
     NotAnAddress,
-    /// More stands in it than where to connect to.
-    #[error(
-        "it may have a host, a port and a path, and nothing else; an API key is read from \
-         PAYONCE_API_KEY"
-    )]
+    /// It has more than an address and a path.
+    #[error("only a host, a port and a path are allowed; set an API key in PAYONCE_API_KEY")]
     TooMuch,
 }
 
@@ -49,7 +46,7 @@ impl FromStr for Target {
         if uri.scheme() != Some(&Scheme::HTTP) || authority.host().is_empty() {
             return Err(InvalidTarget::NotAnAddress);
         }
-        // A parser of URLs drops what it doesn't send.
+        // The parser drops these silently.
         if authority.as_str().contains('@') || url.contains(['?', '#']) {
             return Err(InvalidTarget::TooMuch);
         }
@@ -66,12 +63,12 @@ impl Target {
         format!("{}:{}", self.authority.host(), self.authority.port_u16().unwrap_or(80))
     }
 
-    /// What stands in the header Host.
+    /// The value of the Host header.
     pub(super) fn host(&self) -> Result<HeaderValue, InvalidTarget> {
         HeaderValue::from_str(self.authority.as_str()).map_err(|_| InvalidTarget::NotAnAddress)
     }
 
-    /// What stands in a request's first line for a path of payonce.
+    /// The target of a request for a path of payonce.
     pub(super) fn uri(&self, path: &str) -> Result<Uri, InvalidTarget> {
         format!("{}{path}", self.prefix).parse().map_err(|_| InvalidTarget::NotAnAddress)
     }
@@ -88,7 +85,7 @@ mod tests {
     use super::{InvalidTarget, Target};
 
     #[test]
-    fn a_target_is_where_to_connect_to_and_what_to_ask_for() {
+    fn a_url_gives_an_address_and_the_target_of_requests() {
         for (url, address, uri) in [
             ("http://127.0.0.1:5000", "127.0.0.1:5000", "/payment"),
             ("http://pay.example/", "pay.example:80", "/payment"),
@@ -102,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_target_says_why() {
+    fn an_invalid_url_is_refused_with_the_reason() {
         for (url, why) in [
             ("https://pay.example", InvalidTarget::Tls),
             ("127.0.0.1:5000", InvalidTarget::NotAnAddress),
