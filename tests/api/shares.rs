@@ -9,6 +9,9 @@ use sqlx::{PgConnection, raw_sql};
 use super::metrics::reaches;
 use crate::support::{PAYMENT, TestServer};
 
+/// Where there are API keys, metrics have an address of their own.
+const METRICS: [&str; 2] = ["--metrics-address", "127.0.0.1:0"];
+
 async fn release(mut holder: PgConnection) {
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
 }
@@ -19,7 +22,8 @@ async fn a_moment() {
 
 #[tokio::test]
 async fn an_account_that_has_its_share_is_refused_at_once_and_others_are_not() {
-    let server = TestServer::start_with(&["--account-queue-limit", "4", "--committers", "1"]).await;
+    let flags = ["--account-queue-limit", "4", "--committers", "1"];
+    let server = TestServer::start_with(&[&flags[..], &METRICS].concat()).await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
     let holder = server.database.lock_payments().await;
     let keys: Vec<String> = (0..4).map(|key| format!("key-{key}")).collect();
@@ -27,11 +31,11 @@ async fn an_account_that_has_its_share_is_refused_at_once_and_others_are_not() {
     let (waiting, of_bob, ()) = tokio::join!(
         waiting,
         async {
-            reaches(&server, "payonce_queue_keys", 4).await;
+            reaches(&server.metrics, "payonce_queue_keys", 4).await;
             bob.pay("key-0", PAYMENT).await
         },
         async {
-            reaches(&server, "payonce_queue_keys", 4).await;
+            reaches(&server.metrics, "payonce_queue_keys", 4).await;
             let begun = Instant::now();
             let refused = ada.pay("one-more", PAYMENT).await;
             assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
@@ -67,7 +71,8 @@ async fn a_crowd_of_copies_is_bounded_too() {
 #[tokio::test]
 async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
     // Small batches, so that the flood takes many of them.
-    let server = TestServer::start_with(&["--max-batch", "4", "--committers", "1"]).await;
+    let flags = ["--max-batch", "4", "--committers", "1"];
+    let server = TestServer::start_with(&[&flags[..], &METRICS].concat()).await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
     let holder = server.database.lock_payments().await;
     let keys: Vec<String> = (0..800).map(|key| format!("flood-{key}")).collect();
@@ -75,7 +80,7 @@ async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
     let (flood, quiet, ()) = tokio::join!(
         flood,
         async {
-            reaches(&server, "payonce_queue_keys", 800).await;
+            reaches(&server.metrics, "payonce_queue_keys", 800).await;
             join_all(
                 (0..10)
                     .map(async |number| bob.pay(&format!("quiet-{number}"), PAYMENT).await.status),
@@ -83,7 +88,7 @@ async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
             .await
         },
         async {
-            reaches(&server, "payonce_queue_keys", 810).await;
+            reaches(&server.metrics, "payonce_queue_keys", 810).await;
             release(holder).await;
         }
     );

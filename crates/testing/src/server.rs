@@ -25,6 +25,8 @@ pub struct TestServer {
     /// Without an API key; for an account, see
     /// [`Account`](super::accounts::Account).
     pub anonymous: Client,
+    /// Reads metrics: at `--metrics-address`, where that is given. Once there are API keys, only there.
+    pub metrics: Client,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
     /// After the server: it must be gone before its database is.
@@ -55,21 +57,23 @@ impl TestServer {
     ) -> Self {
         let settings = settings(flags);
         let options = options.clone();
-        let (started, address) = oneshot::channel();
+        let (started, addresses) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let server = Server::start(&settings, &options).await.unwrap();
-                started.send(server.addresses()[0]).unwrap();
+                let address = server.addresses()[0];
+                let metrics = server.metrics_addresses().first().copied().unwrap_or(address);
+                started.send((address, metrics)).unwrap();
                 let _ = stopped.await;
                 server.stop().await;
             });
         });
+        let (address, metrics) = addresses.await.expect("the server starts");
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
-            anonymous: Client {
-                address: address.await.expect("the server starts"),
-                http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            },
+            anonymous: Client { address, http: http.clone() },
+            metrics: Client { address: metrics, http },
             stop: Some(stop),
             thread: Some(thread),
             database: Arc::clone(database),
