@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::{
     body::wrong_as_a_whole,
     health::Stopping,
+    metrics::Metrics,
     problem::{Kind, Problem},
 };
 
@@ -41,10 +42,6 @@ pub use self::listen::{Connections, listen};
 use self::turn::{Length, Turn, UnderWay};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Hears of each request that was answered: the template of its route, where it has one, its method, its
-/// status, and how long it took.
-pub type Listener = Box<dyn Fn(Option<&str>, &Method, u16, Duration)>;
 
 /// How much of a body is read, and how long it is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -142,9 +139,8 @@ pub async fn exchange<B: MessageBody>(
     }
     req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
     let mut response = next.call(req).await?;
-    if let Some(heard) = response.request().app_data::<Listener>() {
-        let (request, status) = (response.request(), response.status().as_u16());
-        heard(request.match_pattern().as_deref(), request.method(), status, began.elapsed());
+    if let Some(metrics) = response.request().app_data::<web::Data<Metrics>>() {
+        metrics.count_request(response.request(), response.status(), began.elapsed());
     }
     if let Some(id) = request_id {
         response.headers_mut().insert(X_REQUEST_ID, id);

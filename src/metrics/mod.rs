@@ -4,8 +4,9 @@
 //! found again without a lock: a payment costs a few additions to atomic numbers. No label holds an
 //! account, a user, a key, or anything else that a client chooses freely.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use actix_web::{HttpRequest, http::StatusCode};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -24,7 +25,6 @@ pub(crate) use requests::method_label;
 pub use sweeps::Sweeps;
 
 use crate::{
-    exchange::Listener,
     idempotency::{Committer, Observer},
     logs,
 };
@@ -40,7 +40,7 @@ const COMMANDS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0,
 pub struct Metrics {
     registry: Registry,
     layer: Arc<layer::Layer>,
-    requests: requests::Families,
+    requests: requests::Requests,
     sweeps: Sweeps,
     process: process::Process,
     queue_keys: IntGauge,
@@ -62,7 +62,7 @@ impl Metrics {
             .set(i64::try_from(queue_limit).unwrap_or(i64::MAX));
         Ok(Self {
             layer: Arc::new(layer::Layer::new(&registry)?),
-            requests: requests::Families::new(&registry)?,
+            requests: requests::Requests::new(&registry)?,
             sweeps: Sweeps::new(&registry)?,
             process: process::Process::new(&registry)?,
             queue_keys: gauge(
@@ -85,11 +85,9 @@ impl Metrics {
         Arc::<layer::Layer>::clone(&self.layer)
     }
 
-    /// What counts the requests of one thread.
-    #[must_use]
-    pub fn listener(&self) -> Listener {
-        let requests = requests::Requests::new(self.requests.clone());
-        Box::new(move |route, method, status, took| requests.count(route, method, status, took))
+    /// Counts a request that was answered with this status after this time.
+    pub fn count_request(&self, request: &HttpRequest, status: StatusCode, took: Duration) {
+        self.requests.count(request.match_pattern().as_deref(), request.method(), status, took);
     }
 
     /// What the sweeper counts with.
