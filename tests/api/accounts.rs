@@ -9,12 +9,15 @@ use std::{
 use futures_util::future::join_all;
 use payonce::accounts::ApiKey;
 use reqwest::Method;
+use sqlx::Connection;
 
+use super::anonymous::last_accepted;
 use crate::support::{
     PAYMENT, TestDatabase, TestServer,
     binary::{Serve, payonce, run, url},
-    client::{Answer, Wire},
+    client::{Answer, Client, Wire},
     proxy::Proxy,
+    wait::{pending_until_released, until},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -186,19 +189,16 @@ async fn a_request_that_is_refused_for_its_key_leaves_its_connection_usable() {
     assert_eq!(wire.status().await, 201);
 }
 
-/// Calls until it is refused, and says how long that took.
-async fn wait_until_refused(client: &crate::support::client::Client) -> Duration {
-    let begun = Instant::now();
-    loop {
+/// Calls until the key is refused, and returns how late it was accepted the last time.
+async fn wait_until_refused(client: &Client) -> Duration {
+    last_accepted(Instant::now(), async || {
         let answer = client.get("/payment/x").await;
-        if answer.status == 401 {
+        if answer.status != 404 {
             assert_unauthorized(&answer, INVALID);
-            return begun.elapsed();
         }
-        assert_eq!(answer.status, 404);
-        assert!(begun.elapsed() < 60 * SECOND, "it is still accepted");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        answer.status == 404
+    })
+    .await
 }
 
 #[tokio::test]
@@ -263,12 +263,14 @@ async fn another_key_of_the_account_outlives_a_revoked_one() {
 async fn while_the_database_is_away_a_known_key_is_accepted_so_long_and_no_key_is_called_wrong() {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
-    let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
+    let through = proxy.through(&database.options);
+    let server =
+        TestServer::start_through(&database, &through, &["--request-deadline", "2m"]).await;
     let ada = server.account("ada").await;
-    let away = Instant::now();
     let nowhere = database.options.clone().port(1);
     proxy.redirect(&nowhere).await;
     proxy.cut_all();
+    let away = Instant::now();
 
     // An id that is no UUID needs no database: whether it is found tells whether the key was accepted.
     assert_eq!(ada.get("/payment/x").await.status, 404);
@@ -278,25 +280,15 @@ async fn while_the_database_is_away_a_known_key_is_accepted_so_long_and_no_key_i
         (server.showing(&bearer(&unknown)).get("/payment/x").await, begun.elapsed())
     };
     answer.assert_problem(503, "database-unavailable");
-    assert!(took < 3 * SECOND, "{took:?}");
+    assert!(took < 30 * SECOND, "it waited for the deadline: {took:?}");
     assert_unauthorized(&server.showing("Bearer malformed").get("/payment/x").await, INVALID);
 
-    let last = loop {
-        let begun = Instant::now();
-        let answer = ada.get("/payment/x").await;
-        if answer.status != 404 {
-            break answer;
-        }
-        assert!(begun - away < REVOKED_WITHIN, "accepted after {:?}", begun - away);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    last.assert_problem(503, "database-unavailable");
+    let last = last_accepted(away, async || ada.get("/payment/x").await.status == 404).await;
+    assert!(last < REVOKED_WITHIN, "accepted after {last:?}");
+    ada.get("/payment/x").await.assert_problem(503, "database-unavailable");
 
     proxy.redirect(&database.options).await;
-    let begun = Instant::now();
-    while ada.get("/payment/x").await.status != 404 {
-        assert!(begun.elapsed() < REVOKED_WITHIN);
-    }
+    until("the key is accepted", async || ada.get("/payment/x").await.status == 404).await;
     assert_eq!(ada.pay("k", PAYMENT).await.status, 201);
     assert_unauthorized(&server.showing(&bearer(&unknown)).get("/payment/x").await, INVALID);
 }
@@ -330,7 +322,7 @@ async fn after_a_failover_the_keys_are_read_again() {
 }
 
 #[tokio::test]
-async fn a_flood_of_made_up_keys_costs_little_and_harms_no_known_key() {
+async fn a_flood_of_made_up_keys_costs_few_looks_at_the_database() {
     let server = TestServer::start().await;
     let ada = server.account("ada").await;
     // A sequential scan of this table of one row is a look at it. What statistics say, they say late.
@@ -352,9 +344,7 @@ async fn a_flood_of_made_up_keys_costs_little_and_harms_no_known_key() {
     };
     let known = async {
         for number in 0..20 {
-            let begun = Instant::now();
             assert_eq!(ada.pay(&format!("k-{number}"), PAYMENT).await.status, 201);
-            assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
         }
     };
     tokio::join!(flood, known);
@@ -365,6 +355,25 @@ async fn a_flood_of_made_up_keys_costs_little_and_harms_no_known_key() {
     let bound = 20 * i64::try_from(took.as_secs() + 1).unwrap() + 10;
     assert!((1..=bound).contains(&looked), "{looked} looks in {took:?} for 2000 keys");
     server.database.until_other_clients_are(connections_before).await;
+}
+
+#[tokio::test]
+async fn a_known_key_is_accepted_while_an_unknown_one_is_looked_up() {
+    let server = TestServer::start().await;
+    let ada = server.account("ada").await;
+    let mut holder = server.database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE api_key_changes").execute(&mut holder).await.unwrap();
+    let unknown = server.showing(&bearer(&ApiKey::generate().unwrap()));
+    let (answer, ()) = pending_until_released(
+        unknown.get("/payment/x"),
+        async {
+            server.database.until_locks_are_waited_for(1).await;
+            assert_eq!(ada.pay("k", PAYMENT).await.status, 201);
+        },
+        async { holder.close().await.unwrap() },
+    )
+    .await;
+    assert_unauthorized(&answer, INVALID);
 }
 
 #[tokio::test]

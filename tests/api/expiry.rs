@@ -316,11 +316,6 @@ async fn the_server_sweeps_by_itself() {
     server.database.execute(AGE_RESPONSES).await;
     // Of age by its id too, as it would be a day later.
     server.database.execute("UPDATE idempotency_responses SET execution_id = '00000000-0000-7000-8000-000000000001'").await;
-    for _ in 0..200 {
-        if server.database.number("SELECT count(*) FROM idempotency_responses").await == 0 {
-            return;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the expired response is still there");
+    let responses = "SELECT count(*) FROM idempotency_responses";
+    server.database.until(responses, |count| count == 0).await;
 }

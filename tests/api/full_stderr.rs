@@ -5,19 +5,14 @@ use std::{
     net::SocketAddr,
     process::{Child, ChildStderr, Command, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
-
-use tokio::time::sleep;
 
 use crate::support::{
     PAYMENT, TestDatabase,
     binary::{Serve, payonce, url},
     client::{Client, Wire},
+    wait::{eventually, until},
 };
-
-/// Only ends a hang.
-const LIMIT: Duration = Duration::from_secs(60);
 
 const NOT_FOUND: &str = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -50,7 +45,6 @@ impl Unread {
 
     /// Sends requests until the server drops log lines: the pipe is full then, and so is its queue.
     async fn fill(&self) {
-        let begun = Instant::now();
         let client = Client { address: self.address, http: reqwest::Client::new() };
         let dropped = || async {
             let metrics = client.get("/metrics").await.body;
@@ -58,13 +52,14 @@ impl Unread {
             line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
         };
         let mut wire = Wire::connect(self.address).await;
-        while dropped().await == 0 {
-            assert!(begun.elapsed() < LIMIT, "no line is dropped");
+        until("lines are dropped", async || {
             for _ in 0..500 {
                 wire.send(NOT_FOUND).await;
                 assert_eq!(wire.status().await, 404);
             }
-        }
+            dropped().await > 0
+        })
+        .await;
     }
 
     /// Reads the log from now on.
@@ -88,11 +83,7 @@ impl Unread {
     }
 
     async fn ends(&mut self) {
-        let begun = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < LIMIT, "it is still running");
-            sleep(Duration::from_millis(10)).await;
-        }
+        until("the server ends", async || self.child.try_wait().unwrap().is_some()).await;
     }
 }
 
@@ -121,24 +112,17 @@ async fn a_log_that_is_read_again_says_how_many_lines_it_lacks_and_goes_on_to_th
     let mut serve = Unread::start(&database);
     serve.fill().await;
     let log = serve.read();
-    let begun = Instant::now();
-    let dropped = loop {
+    let dropped = eventually("the log says how many lines were dropped", async || {
         let log = log.lock().unwrap();
-        if let Some((line, _)) = log.split_once(" log lines were dropped") {
-            break line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
-        }
-        drop(log);
-        assert!(begun.elapsed() < LIMIT, "the log doesn't say it");
-        sleep(Duration::from_millis(10)).await;
-    };
+        let (before, _) = log.split_once(" log lines were dropped")?;
+        Some(before.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+    })
+    .await;
     assert!(dropped > 0);
     serve.terminate();
     serve.ends().await;
-    let begun = Instant::now();
-    while !log.lock().unwrap().trim_end().ends_with("stopped") {
-        assert!(begun.elapsed() < LIMIT, "the last line is missing");
-        sleep(Duration::from_millis(10)).await;
-    }
+    let stopped = async || log.lock().unwrap().trim_end().ends_with("stopped");
+    until("the last line is logged", stopped).await;
 }
 
 #[tokio::test]
@@ -151,8 +135,7 @@ async fn problems_of_one_kind_are_logged_up_to_a_rate_and_the_others_counted() {
         wire.send(NOT_FOUND).await;
         assert_eq!(wire.status().await, 404);
     }
-    let begun = Instant::now();
-    loop {
+    let (logged, left_out) = eventually("all are logged or counted", async || {
         let (mut logged, mut left_out) = (0, 0);
         for line in serve.log().lines().filter(|line| line.contains("not-found")) {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -161,13 +144,10 @@ async fn problems_of_one_kind_are_logged_up_to_a_rate_and_the_others_counted() {
                 None => logged += 1,
             }
         }
-        if logged + left_out == COUNT {
-            assert!(left_out > 0 && logged >= 20, "{logged} lines, {left_out} left out");
-            break;
-        }
-        assert!(begun.elapsed() < LIMIT, "{logged} lines, {left_out} left out");
-        sleep(Duration::from_millis(50)).await;
-    }
+        (logged + left_out == COUNT).then_some((logged, left_out))
+    })
+    .await;
+    assert!(left_out > 0 && logged >= 20, "{logged} lines, {left_out} left out");
 }
 
 #[tokio::test]
@@ -193,7 +173,7 @@ async fn no_client_makes_a_long_line_or_an_error() {
         assert_eq!(wire.status().await, status, "{request:.40}");
     }
     serve.signal("TERM");
-    let (_, log) = serve.wait(LIMIT);
+    let (_, log) = serve.wait();
     assert!(log.contains("stopped"), "{log}");
     assert_eq!(log.matches("method=other").count(), 2, "{log}");
     assert!(!log.contains("ERROR"), "{log}");

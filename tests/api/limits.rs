@@ -3,15 +3,22 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 
 use crate::support::{
     PAYMENT, TestDatabase, TestServer,
     binary::{Serve, payonce, url},
     client::Wire,
+    wait::pending_until_released,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a head or a body may take to arrive where no setting says otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A payment's head, for a body of this length.
 fn head(length: usize) -> String {
@@ -38,7 +45,6 @@ async fn a_body_may_be_as_long_as_the_setting_says() {
 async fn a_body_that_is_too_large_by_its_head_is_refused_before_it_comes() {
     let server = TestServer::start().await;
     for expect in ["", "Expect: 100-continue\r\n"] {
-        let begun = Instant::now();
         let mut wire = server.wire().await;
         wire.send(head(999_999).replace("Host:", &format!("{expect}Host:"))).await;
         // actix asks for the body before anybody is asked.
@@ -47,7 +53,6 @@ async fn a_body_that_is_too_large_by_its_head_is_refused_before_it_comes() {
         assert!(head.starts_with("http/1.1 413") && problem.contains("16384 bytes"), "{problem}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         assert_eq!(wire.status().await, 0, "the connection is closed");
-        assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
     }
     assert_eq!(server.pay("slow", PAYMENT).await.status, 201, "the key is still free");
 }
@@ -59,7 +64,7 @@ async fn who_sends_a_body_that_is_too_large_all_the_same_reads_that_it_is() {
     wire.send(head(999_999)).await;
     for _ in 0..3 {
         wire.send(" ".repeat(333_333)).await;
-        tokio::time::sleep(SECOND / 50).await;
+        sleep(SECOND / 50).await;
     }
     let (head, problem) = wire.answer().await.unwrap();
     assert!(head.starts_with("http/1.1 413") && problem.contains("body-too-large"), "{problem}");
@@ -142,7 +147,8 @@ async fn a_slow_head_is_ended_while_others_are_served() {
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
     assert_eq!(slow.status().await, 408);
     assert_eq!(slow.status().await, 0, "the connection is closed");
-    assert!((SECOND / 2..5 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    let took = begun.elapsed();
+    assert!((SECOND / 2..DEFAULT_TIMEOUT).contains(&took), "{took:?}");
 }
 
 #[tokio::test]
@@ -154,7 +160,8 @@ async fn a_slow_body_is_ended_while_others_are_served() {
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
     let (head, problem) = slow.answer().await.unwrap();
     assert!(head.starts_with("http/1.1 408") && problem.contains("request-timeout"), "{problem}");
-    assert!((SECOND / 2..5 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    let took = begun.elapsed();
+    assert!((SECOND / 2..DEFAULT_TIMEOUT).contains(&took), "{took:?}");
     assert_eq!(server.pay("slow", PAYMENT).await.status, 201, "its key is still free");
 }
 
@@ -173,17 +180,16 @@ async fn a_head_of_more_than_96_lines_or_128_kib_is_refused() {
 #[tokio::test]
 async fn more_connections_than_allowed_wait_until_others_end() {
     let server =
-        TestServer::start_with(&["--connection-limit", "64", "--header-timeout", "1s"]).await;
+        TestServer::start_with(&["--connection-limit", "64", "--header-timeout", "5m"]).await;
     // Threads share the limit, each rounded up: so twice as many are more than all of them take.
     let mut silent = Vec::new();
     for _ in 0..128 {
         silent.push(server.wire().await);
     }
-    let begun = Instant::now();
-    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
-    let took = begun.elapsed();
-    assert!((SECOND / 2..15 * SECOND).contains(&took), "{took:?}");
-    drop(silent);
+    let (answer, ()) =
+        pending_until_released(server.pay("k", PAYMENT), sleep(SECOND / 2), async { drop(silent) })
+            .await;
+    assert_eq!(answer.status, 201);
     assert_eq!(server.pay("other", PAYMENT).await.status, 201);
 }
 

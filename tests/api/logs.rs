@@ -1,11 +1,13 @@
 //! What is logged: what a request can be found by, in both formats alike, and nothing secret.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{PAYMENT, TestDatabase, binary::Serve, client::Wire, proxy::Proxy};
+use crate::support::{
+    PAYMENT, TestDatabase, binary::Serve, client::Wire, proxy::Proxy, wait::eventually,
+};
 
 const FORMATS: [&str; 2] = ["text", "json"];
 
@@ -48,16 +50,14 @@ fn instance(problem: &str) -> &str {
 
 /// The lines with this in it, once there are as many.
 async fn lines(serve: &mut Serve, text: &str, count: usize) -> Vec<BTreeMap<String, String>> {
-    for _ in 0..500 {
+    let log = eventually(&format!("{count} lines with {text:?}"), async || {
         let log = serve.log();
-        let found: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
-        if found.len() >= count {
-            assert_eq!(found.len(), count, "{log}");
-            return found.into_iter().map(fields).collect();
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not {count} lines with {text:?} in {}", serve.log());
+        (log.matches(text).count() >= count).then_some(log)
+    })
+    .await;
+    let found: Vec<_> = log.lines().filter(|line| line.contains(text)).map(fields).collect();
+    assert_eq!(found.len(), count, "{log}");
+    found
 }
 
 #[tokio::test]
@@ -287,7 +287,7 @@ async fn nothing_secret_is_logged_whatever_happens() {
         // A run goes on to its end: what is said at the end counts, too.
         for server in [&mut serve, &mut serve_with_key] {
             server.signal("TERM");
-            let (_, log) = server.wait(Duration::from_secs(15));
+            let (_, log) = server.wait();
             assert!(log.contains("answered") && log.contains("stopped"), "{log}");
             for secret in ["se-cret", "48151623", "cursor", &key[8..40]] {
                 assert!(!log.contains(secret), "{format}: {secret:?} in {log}");

@@ -9,6 +9,7 @@ use crate::support::{
     binary::Serve,
     client::Client,
     proxy::{Fault, Proxy, Step},
+    wait::until,
 };
 
 /// The metrics as they are served, by name and labels.
@@ -55,12 +56,7 @@ pub async fn reaches(client: &Client, name: &str, value: u32) {
 
 /// Waits until a metric is as it should be.
 pub async fn becomes(client: &Client, name: &str, right: impl Fn(f64) -> bool) {
-    let wait = async {
-        while !right(Sample::of(client).await.get(name)) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect(name);
+    until(name, async || right(Sample::of(client).await.get(name))).await;
 }
 
 async fn text(client: &Client) -> String {
@@ -320,12 +316,7 @@ async fn without_a_setting_nobody_reads_them_once_there_are_api_keys() {
     let server = TestServer::start().await;
     assert_eq!(server.get("/metrics").await.status, 200);
     server.database.create_api_key("default");
-    let closed = async {
-        while server.get("/metrics").await.status == 200 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), closed).await.unwrap();
+    until("/metrics is closed", async || server.get("/metrics").await.status != 200).await;
     let answer = server.get("/metrics").await;
     answer.assert_problem(404, "not-found");
     assert!(answer.member("detail").contains("METRICS_TOKEN"), "{}", answer.body);
@@ -359,7 +350,7 @@ async fn a_token_opens_them_to_whoever_shows_it_and_to_nobody_else() {
         assert_eq!(answer.status, status, "{}", answer.body);
     }
     serve.signal("TERM");
-    let (_, log) = serve.wait(std::time::Duration::from_secs(10));
+    let (_, log) = serve.wait();
     assert!(log.contains("/metrics") && !log.contains("sesame"), "{log}");
 }
 

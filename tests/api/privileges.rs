@@ -1,11 +1,8 @@
 //! A server whose role may do no more than deploy/server-role.sql says.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use reqwest::Method;
@@ -69,12 +66,7 @@ async fn a_server_with_the_privileges_of_its_role_does_all_that_servers_do() {
     database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
     let server = TestServer::start_through(&database, &role.options(), &flags).await;
     let expired = "SELECT count(*) FROM idempotency_responses WHERE replayable_until <= now()";
-    let swept = async {
-        while database.number(expired).await > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), swept).await.unwrap();
+    database.until(expired, |count| count == 0).await;
     drop(server);
     role.drop().await;
 }

@@ -11,10 +11,11 @@ use sqlx::{ConnectOptions, Connection, raw_sql};
 
 use crate::support::{
     PAYMENT, TestDatabase,
-    binary::{Folder, Serve, payonce, run, url},
+    binary::{Folder, Process, Serve, payonce, run, url},
     client::Wire,
     proxy::Proxy,
     server::settings,
+    wait::until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,11 +62,9 @@ fn a_database_that_cannot_be_reached_is_said_plainly() {
 fn a_database_that_says_nothing_is_given_up() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://payonce@{}/payonce", silent.local_addr().unwrap());
-    let begun = Instant::now();
     let (code, _, stderr) = run(payonce(&["migrate"]).env("DATABASE_URL", url));
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("didn't answer in time"), "{stderr}");
-    assert!(begun.elapsed() < 10 * SECOND, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -440,11 +439,8 @@ async fn a_refusal_that_is_stored_is_logged_by_its_instance_whenever_it_is_answe
         wire.send(refund).await;
         let (_, problem) = wire.answer().await.unwrap();
         let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
-        let begun = Instant::now();
-        while serve.log().matches(instance).count() < answers {
-            assert!(begun.elapsed() < 5 * SECOND, "{answers}: {}", serve.log());
-            tokio::time::sleep(SECOND / 100).await;
-        }
+        let logged = async || serve.log().matches(instance).count() >= answers;
+        until("the refusal is logged", logged).await;
         let line = "not-found method=POST route=/payment/{transaction_id}/refund status=404";
         assert!(serve.log().contains(line), "{}", serve.log());
     }
@@ -490,15 +486,12 @@ async fn a_migration_does_not_wait_for_ever_for_a_table_in_use() {
         .execute(&mut holder)
         .await
         .unwrap();
-    let database_url = url(&database.options);
-    let migrate = tokio::task::spawn_blocking(move || {
-        run(payonce(&["migrate"]).env("DATABASE_URL", database_url))
-    });
-    tokio::time::sleep(3 * SECOND).await;
-    assert!(!migrate.is_finished());
+    let mut migrate =
+        Process::spawn(payonce(&["migrate"]).env("DATABASE_URL", url(&database.options)));
+    migrate.wait_for("a migration waits for a lock");
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    let (code, _, stderr) = migrate.await.unwrap();
-    assert!(code == 0 && stderr.contains("a migration waits for a lock"), "{stderr}");
+    let (status, log) = migrate.wait();
+    assert!(status.success(), "{log}");
 }
 
 #[tokio::test]
@@ -539,7 +532,7 @@ async fn healthcheck_exits_by_whether_the_server_is_ready_and_says_why_not() {
     serve.signal("STOP");
     assert_not(&format!("no response from 127.0.0.1:{port} within 5s"));
     serve.signal("KILL");
-    serve.wait(SECOND);
+    serve.wait();
     assert_not("can't reach 127.0.0.1");
 }
 
@@ -547,7 +540,8 @@ async fn healthcheck_exits_by_whether_the_server_is_ready_and_says_why_not() {
 async fn a_signal_lets_what_was_accepted_be_answered() {
     for signal in ["TERM", "INT"] {
         let database = TestDatabase::create().await;
-        let mut serve = Serve::start(&database.options, &[]);
+        let patient = [("IN_FLIGHT_WAIT", "1m"), ("REQUEST_DEADLINE", "2m")];
+        let mut serve = Serve::start(&database.options, &patient);
         let mut idle = Wire::connect(serve.address).await;
         idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert_eq!(idle.status().await, 200);
@@ -556,11 +550,12 @@ async fn a_signal_lets_what_was_accepted_be_answered() {
         database.until_locks_are_waited_for(1).await;
         serve.signal(signal);
         serve.wait_for("finishing accepted requests");
+        // Long enough for a server that waits for nothing to end.
         tokio::time::sleep(SECOND / 5).await;
         holder.close().await.unwrap();
         assert_eq!(accepted.status().await, 201);
         drop(accepted);
-        let (status, log) = serve.wait(15 * SECOND);
+        let (status, log) = serve.wait();
         assert!(status.success() && log.contains("stopped"), "{status}: {log}");
         assert_eq!(database.payments().await, 1);
     }
@@ -569,31 +564,29 @@ async fn a_signal_lets_what_was_accepted_be_answered() {
 #[tokio::test]
 async fn idle_clients_do_not_hold_up_a_stop() {
     let database = TestDatabase::create().await;
-    let mut serve = Serve::start(&database.options, &[]);
+    let mut serve = Serve::start(&database.options, &[("REQUEST_DEADLINE", "5m")]);
     let mut idle = Wire::connect(serve.address).await;
     idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(idle.status().await, 200);
     let _silent = Wire::connect(serve.address).await;
     let begun = Instant::now();
     serve.signal("TERM");
-    let (status, _) = serve.wait(15 * SECOND);
-    assert!(status.success() && begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+    let (status, _) = serve.wait();
+    assert!(status.success());
+    assert!(begun.elapsed() < 30 * SECOND, "it waited for the deadline: {:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn an_idle_connection_is_kept_for_keep_alive_and_no_longer() {
     let database = TestDatabase::create().await;
-    let serve = Serve::start(&database.options, &[("KEEP_ALIVE", "2s")]);
+    // Longer than the framework keeps it by default, and shorter than payonce does.
+    let serve = Serve::start(&database.options, &[("KEEP_ALIVE", "6s")]);
     let mut idle = Wire::connect(serve.address).await;
-    for _ in 0..2 {
-        idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        assert_eq!(idle.status().await, 200);
-        tokio::time::sleep(SECOND).await;
-    }
     let begun = Instant::now();
+    idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(idle.status().await, 200);
     assert_eq!(idle.answer().await, None);
-    // It was idle for a second before that; without the setting it would be kept for five.
-    assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
+    assert!((11 * SECOND / 2..75 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -605,11 +598,9 @@ async fn a_second_signal_ends_it_at_once() {
     database.until_locks_are_waited_for(1).await;
     serve.signal("TERM");
     serve.wait_for("a second signal stops at once");
-    let begun = Instant::now();
     serve.signal("TERM");
-    let (status, _) = serve.wait(2 * SECOND);
+    let (status, _) = serve.wait();
     assert_eq!(status.code(), Some(130));
-    assert!(begun.elapsed() < SECOND);
 }
 
 #[tokio::test]
@@ -623,6 +614,6 @@ async fn stopping_is_bounded_when_the_database_is_stuck() {
     serve.signal("TERM");
     let status = accepted.status().await;
     assert!([409, 503].contains(&status), "{status}");
-    let (status, _) = serve.wait(6 * SECOND);
+    let (status, _) = serve.wait();
     assert!(status.success());
 }

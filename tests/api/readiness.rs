@@ -1,28 +1,25 @@
 //! A server is ready only while its database takes what it writes, and again without a restart.
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::time::{Instant, sleep};
+use std::sync::Arc;
 
 use crate::{
     privileges::{GRANTS, Role},
-    support::{TestDatabase, TestServer},
+    support::{TestDatabase, TestServer, wait::eventually},
 };
 
 /// Waits until the server is ready, and says so; or until it is not, and says why.
 async fn becomes(server: &TestServer, reason: Option<&str>) {
-    let begun = Instant::now();
-    loop {
+    let answer = eventually(&format!("ready, or not because of {reason:?}"), async || {
         let answer = server.get("/health/ready").await;
-        let detail = || answer.member("detail");
-        match reason {
-            None if answer.status == 200 => return,
-            Some(reason) if answer.status == 503 && detail().contains(reason) => {
-                return answer.assert_problem(503, "database-unavailable");
-            }
-            _ => assert!(begun.elapsed() < Duration::from_secs(60), "{reason:?}: {}", answer.body),
-        }
-        sleep(Duration::from_millis(50)).await;
+        let right = match reason {
+            None => answer.status == 200,
+            Some(reason) => answer.status == 503 && answer.member("detail").contains(reason),
+        };
+        right.then_some(answer)
+    })
+    .await;
+    if reason.is_some() {
+        answer.assert_problem(503, "database-unavailable");
     }
 }
 

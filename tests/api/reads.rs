@@ -12,6 +12,9 @@ use sqlx::{Connection, raw_sql};
 
 use crate::support::{PAYMENT, TestDatabase, TestServer, proxy::Proxy};
 
+/// How long a request may take where no setting says otherwise.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
 #[tokio::test]
 async fn a_payment_can_be_read_where_its_answer_says() {
     let server = TestServer::start().await;
@@ -103,10 +106,11 @@ async fn a_crowd_that_asks_whether_it_is_ready_shares_few_looks_at_the_database(
     // Nine pauses of 50 ms.
     assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
     let begun = Instant::now();
-    for answer in join_all((0..200).map(|_| server.get("/health/ready"))).await {
+    for answer in join_all((0..400).map(|_| server.get("/health/ready"))).await {
         assert_eq!(answer.status, 200);
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // With a look for each, there would be four hundred pauses, and 20 s.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -195,7 +199,7 @@ async fn a_read_that_takes_too_long_is_refused() {
     late.assert_problem(503, "database-unavailable");
     // What reads has no key.
     assert!(late.member("detail").contains("with the same key if it has one"), "{}", late.body);
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(begun.elapsed() < DEFAULT_DEADLINE);
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     assert_eq!(server.get(&payment).await.status, 200);
 }

@@ -6,14 +6,18 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use sqlx::raw_sql;
+use sqlx::{Connection, PgConnection, raw_sql};
 
-use super::metrics::Sample;
+use super::{
+    in_flight::until_found_in_flight,
+    metrics::{Sample, reaches},
+};
 use crate::support::{
     PAYMENT, REMAINING, TestDatabase, TestServer,
     binary::Serve,
     client::{Answer, Client},
     database::take_lock,
+    wait::{pending_until_released, until},
 };
 
 /// Asserts that these answers to refunds of this payment can all be true at once: what was given back is
@@ -72,24 +76,33 @@ async fn refunds_at_one_server_give_back_no_more_than_was_paid() {
     }
 }
 
+/// No request meets its deadline, or the end of its wait for a row, however busy the machine is.
+const PATIENT: [&str; 4] = ["--in-flight-wait", "1m", "--request-deadline", "2m"];
+
 /// A server with one committer, so that what waits at the same time shares a transaction.
 async fn with_one_committer() -> TestServer {
-    TestServer::start_with(&["--max-batch", "64", "--committers", "1"]).await
+    let flags = ["--max-batch", "64", "--committers", "1", "--metrics-address", "127.0.0.1:0"];
+    TestServer::start_with(&[&flags[..], &PATIENT].concat()).await
 }
 
-/// Sends requests while the one committer is busy with this client: they queue, and are executed together.
-async fn together<T>(server: &TestServer, busy: &Client, requests: impl Future<Output = T>) -> T {
-    let mut holder = server.database.connect().await;
-    raw_sql("BEGIN; LOCK TABLE payments IN SHARE MODE").execute(&mut holder).await.unwrap();
+/// Sends this many requests while the one committer is busy with a payment of this client: they queue, and
+/// are executed together.
+async fn together<T>(
+    server: &TestServer,
+    busy: &Client,
+    count: u32,
+    requests: impl Future<Output = T>,
+) -> T {
+    let holder = server.database.hold_payments_of_held().await;
     let (_, answers, ()) = tokio::join!(
-        busy.pay("busy", PAYMENT),
+        busy.pay("busy", r#"{"user_id": "held", "amount": 100}"#),
         async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            server.database.until_locks_are_waited_for(1).await;
             requests.await
         },
         async {
-            tokio::time::sleep(Duration::from_millis(70)).await;
-            raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+            reaches(&server.metrics, "payonce_queue_keys", 1 + count).await;
+            holder.close().await.unwrap();
         }
     );
     answers
@@ -105,7 +118,7 @@ async fn transactions(server: &TestServer, which: &str) -> i64 {
 async fn refunds_in_one_transaction_see_each_other() {
     let server = with_one_committer().await;
     let payment = server.paid("pay", 100).await;
-    let answers = together(&server, &server, crowd(&[&server], &payment, 40, 15)).await;
+    let answers = together(&server, &server, 15, crowd(&[&server], &payment, 40, 15)).await;
     assert_consistent(&server, &payment, 40, &answers).await;
     assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
 }
@@ -144,12 +157,13 @@ async fn a_refund_waits_for_that_of_another_server_and_reads_what_it_left() {
 
 #[tokio::test]
 async fn crowds_at_two_servers_are_all_answered_soon() {
-    let server = TestServer::start().await;
-    let other = server.another().await;
+    let server = TestServer::start_with(&PATIENT).await;
+    let other = TestServer::start_on(&server.database, &PATIENT).await;
     let payment = server.paid("pay", 1000).await;
     let begun = Instant::now();
     let answers = crowd(&[&server, &other], &payment, 25, 400).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Many times what it takes, and much less than their deadline.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_consistent(&server, &payment, 25, &answers).await;
 }
 
@@ -173,15 +187,11 @@ async fn refunds_of_many_payments_at_two_servers_neither_deadlock_nor_mix() {
     }
 }
 
-/// Returns as soon as somebody waits for a row that another transaction holds.
+/// Waits until somebody waits for a row that another transaction holds.
 async fn until_one_waits_for_a_row(server: &TestServer) {
-    let mut conn = server.database.connect().await;
-    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event = 'transactionid')";
-    let begun = Instant::now();
-    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut conn).await.unwrap() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for the payment");
-    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event = 'transactionid'";
+    server.database.until(waiting, |count| count > 0).await;
 }
 
 /// What waits for a row goes on with the row as it is then. In partitions PostgreSQL may look for that in the
@@ -190,13 +200,15 @@ async fn until_one_waits_for_a_row(server: &TestServer) {
 async fn payments_that_had_to_be_waited_for_are_found_in_every_partition() {
     let database = TestDatabase::create_plain().await;
     database.partition(8).await;
-    let server = TestServer::start_on(&Arc::new(database), &["--committers", "1"]).await;
+    database.disable_lock_timeout().await;
+    let flags = [&PATIENT[..], &["--committers", "1"]].concat();
+    let server = TestServer::start_on(&Arc::new(database), &flags).await;
     let payments: Vec<String> =
         join_all((0..20).map(async |number| server.paid(&format!("pay-{number}"), 100).await))
             .await;
     let mut holder = server.database.connect().await;
     raw_sql("BEGIN; SELECT FROM payments FOR UPDATE").execute(&mut holder).await.unwrap();
-    let refunds = together(&server, &server, async {
+    let refunds = together(&server, &server, 20, async {
         let refund = async |payment: &String| server.refund(payment, payment, REMAINING).await;
         join_all(payments.iter().map(refund)).await
     });
@@ -210,16 +222,23 @@ async fn payments_that_had_to_be_waited_for_are_found_in_every_partition() {
     }
 }
 
+/// Locks a payment's row until the returned connection is closed.
+async fn hold(server: &TestServer, payment: &str) -> PgConnection {
+    let mut holder = server.database.connect().await;
+    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{payment}' FOR UPDATE");
+    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    holder
+}
+
 /// Without an order two servers could each have the payment that the other one waits for.
 #[tokio::test]
 async fn payments_are_locked_in_the_order_of_their_ids() {
     let server = with_one_committer().await;
+    server.database.disable_lock_timeout().await;
     let (lower, higher) = (server.paid("lower", 100).await, server.paid("higher", 100).await);
     assert!(lower < higher);
-    let mut holder = server.database.connect().await;
-    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{lower}' FOR UPDATE");
-    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
-    let refunds = together(&server, &server, async {
+    let holder = hold(&server, &lower).await;
+    let refunds = together(&server, &server, 2, async {
         tokio::join!(
             server.refund(&higher, "refund-of-higher", REMAINING),
             server.refund(&lower, "refund-of-lower", REMAINING)
@@ -234,7 +253,7 @@ async fn payments_are_locked_in_the_order_of_their_ids() {
         );
         let free: i64 =
             sqlx::query_scalar(sqlx::AssertSqlSafe(free)).fetch_one(&mut conn).await.unwrap();
-        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+        holder.close().await.unwrap();
         free
     });
     assert_eq!(free, 1, "who waits for the first payment has none of the later ones");
@@ -269,7 +288,7 @@ async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own
             server.pay("other", PAYMENT),
         )
     };
-    let (replay, refund, other) = together(&server, &server, Box::pin(all)).await;
+    let (replay, refund, other) = together(&server, &server, 3, Box::pin(all)).await;
     assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
     assert_eq!(replay.member("transaction_id"), payment);
     assert_eq!(transactions(&server, "key IN ('refund', 'other')").await, 1);
@@ -277,27 +296,39 @@ async fn a_refund_shares_a_transaction_with_payments_and_with_a_retry_of_its_own
 
 #[tokio::test]
 async fn a_payment_that_somebody_holds_for_long_holds_up_nobody_elses() {
-    let server = TestServer::start_with(&["--in-flight-wait", "600ms"]).await;
+    let server = TestServer::start_with(&PATIENT).await;
     let (held, free) = (server.paid("held", 1000).await, server.paid("free", 1000).await);
-    let mut holder = server.database.connect().await;
-    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{held}' FOR UPDATE");
-    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
-    let begun = Instant::now();
+    let holder = hold(&server, &held).await;
     let servers = [&server];
-    let (refused, ()) = tokio::join!(crowd(&servers, &held, 10, 200), async {
-        for number in 0..10 {
-            let answer = server.refund(&free, &format!("free-{number}"), r#"{"amount": 1}"#).await;
-            assert_eq!(answer.status, 201);
-        }
-    });
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    for answer in &refused {
+    let (answers, ()) = pending_until_released(
+        crowd(&servers, &held, 10, 200),
+        async {
+            until_one_waits_for_a_row(&server).await;
+            for number in 0..10 {
+                let key = format!("free-{number}");
+                assert_eq!(server.refund(&free, &key, r#"{"amount": 1}"#).await.status, 201);
+            }
+        },
+        async { holder.close().await.unwrap() },
+    )
+    .await;
+    assert_consistent(&server, &held, 10, &answers).await;
+}
+
+#[tokio::test]
+async fn a_crowd_that_waits_for_one_payment_is_refused_when_its_wait_is_over() {
+    let flags = ["--in-flight-wait", "2500ms", "--request-deadline", "2m"];
+    let server = TestServer::start_with(&flags).await;
+    let held = server.paid("held", 1000).await;
+    let _holder = hold(&server, &held).await;
+    let begun = Instant::now();
+    for answer in crowd(&[&server], &held, 10, 200).await {
         answer.assert_problem(503, "not-executed");
         assert!(answer.member("detail").contains("holds a lock"), "{}", answer.body);
     }
-    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    let answers = crowd(&[&server], &held, 10, 50).await;
-    assert_consistent(&server, &held, 10, &answers).await;
+    // One after the other they would wait for 20 s: each waits for a lock for 100 ms.
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(2500)..Duration::from_secs(15)).contains(&took), "{took:?}");
 }
 
 #[tokio::test]
@@ -306,18 +337,19 @@ async fn a_payment_that_held_up_one_refund_holds_up_no_other() {
     let held = server.paid("held", 1000).await;
     let serve = Serve::start(&server.database.options, &[("IN_FLIGHT_WAIT", "600ms")]);
     let client = Client { address: serve.address, http: server.http.clone() };
-    let mut holder = server.database.connect().await;
-    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{held}' FOR UPDATE");
-    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
-    join_all((0..5_u32).map(async |number| {
-        tokio::time::sleep(Duration::from_millis(200) * number).await;
+    let holder = hold(&server, &held).await;
+    let refuse = async |number: u32| {
         let refused = client.refund(&held, &format!("refund-{number}"), REMAINING).await;
         refused.assert_problem(503, "not-executed");
-    }))
-    .await;
+    };
+    let locked = "is quarantined";
+    tokio::join!(refuse(0), async {
+        until("the lock is met", async || serve.log().contains(locked)).await;
+        join_all((1..5).map(refuse)).await;
+    });
     // The first one's batch met the lock; the others, which came later, were in no batch at all.
-    assert_eq!(serve.log().matches("is quarantined").count(), 1, "{}", serve.log());
-    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(serve.log().matches(locked).count(), 1, "{}", serve.log());
+    holder.close().await.unwrap();
     assert_eq!(client.refund(&held, "refund-0", REMAINING).await.status, 201);
 }
 
@@ -330,42 +362,36 @@ async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it(
     // Who locked the row last stands in it.
     let locked = format!("SELECT xmax::text FROM payments WHERE transaction_id = '{payment}'");
     assert_eq!(server.database.value::<String>(&locked).await, "0");
-    let mut holder = server.database.connect().await;
-    let hold = format!("BEGIN; SELECT FROM payments WHERE transaction_id = '{payment}' FOR UPDATE");
-    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
+    let holder = hold(&server, &payment).await;
     // Had it waited, it would be in flight still.
     bob.refund(&payment, "k2", REMAINING).await.assert_problem(404, "not-found");
     // Nor where the account itself refunds another one, in the same batch.
     let other = ada.paid("other", 100).await;
-    let (foreign, own) = together(&server, &ada, async {
+    let (foreign, own) = together(&server, &ada, 2, async {
         tokio::join!(bob.refund(&payment, "k3", REMAINING), ada.refund(&other, "k4", REMAINING))
     })
     .await;
     foreign.assert_problem(404, "not-found");
     assert_eq!(own.status, 201);
     assert_eq!(transactions(&server, "key IN ('k3', 'k4')").await, 1);
-    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    holder.close().await.unwrap();
     assert_eq!(ada.refund(&payment, "k5", REMAINING).await.status, 201);
 }
 
 #[tokio::test]
 async fn a_refund_whose_key_another_server_is_executing_waits_for_it() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(&PATIENT).await;
     let payment = server.paid("pay", 100).await;
     let mut holder = server.database.connect().await;
-    let hold = format!("BEGIN; {}", take_lock("k"));
-    raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
-    let begun = Instant::now();
-    let refund = async {
-        let answer = server.refund(&payment, "k", REMAINING).await;
-        (answer, begun.elapsed())
-    };
-    let ((answer, waited), ()) = tokio::join!(refund, async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    });
+    let lock = format!("BEGIN; {}", take_lock("k"));
+    raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut holder).await.unwrap();
+    let (answer, ()) = pending_until_released(
+        server.refund(&payment, "k", REMAINING),
+        until_found_in_flight(&server),
+        async { holder.close().await.unwrap() },
+    )
+    .await;
     assert_eq!(answer.status, 201);
-    assert!(waited >= Duration::from_millis(200), "{waited:?}");
 }
 
 #[tokio::test]

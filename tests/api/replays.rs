@@ -175,7 +175,7 @@ async fn grown() -> TestServer {
         .execute(
             "INSERT INTO idempotency_keys SELECT gen_random_uuid(), 'k' || i, gen_random_uuid(), 'pay', '', now()
              FROM generate_series(1, 50000) AS i;
-             INSERT INTO idempotency_responses SELECT execution_id, 201, '', '', now() + interval '1 day'
+             INSERT INTO idempotency_responses SELECT account_id, execution_id, 201, '', '', now() + interval '1 day'
              FROM idempotency_keys WHERE operation = 'pay' AND fingerprint = ''",
         )
         .await;

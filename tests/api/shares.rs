@@ -1,51 +1,48 @@
 //! An account's share of the queue.
 
-use std::time::{Duration, Instant};
-
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use reqwest::Method;
-use sqlx::{PgConnection, raw_sql};
+use sqlx::Connection;
 
 use super::metrics::reaches;
-use crate::support::{PAYMENT, TestServer};
+use crate::support::{PAYMENT, TestServer, wait::pending_until_released};
 
-/// Where there are API keys, metrics have an address of their own.
-const METRICS: [&str; 2] = ["--metrics-address", "127.0.0.1:0"];
+/// A payment that is held up, with everything behind it, by
+/// [`hold_payments_of_held`](crate::support::TestDatabase::hold_payments_of_held).
+const HELD: &str = r#"{"user_id": "held", "amount": 1}"#;
 
-async fn release(mut holder: PgConnection) {
-    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-}
-
-async fn a_moment() {
-    tokio::time::sleep(Duration::from_millis(150)).await;
+/// A server with one committer, whose deadline no held-up request meets.
+async fn start_with(flags: &[&str]) -> TestServer {
+    let patient = ["--committers", "1", "--request-deadline", "2m", "--in-flight-wait", "1m"];
+    let metrics = ["--metrics-address", "127.0.0.1:0"];
+    TestServer::start_with(&[flags, &patient, &metrics].concat()).await
 }
 
 #[tokio::test]
 async fn an_account_that_has_its_share_is_refused_at_once_and_others_are_not() {
-    let flags = ["--account-queue-limit", "4", "--committers", "1"];
-    let server = TestServer::start_with(&[&flags[..], &METRICS].concat()).await;
+    let server = start_with(&["--account-queue-limit", "4"]).await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
-    let holder = server.database.lock_payments().await;
+    let holder = server.database.hold_payments_of_held().await;
     let keys: Vec<String> = (0..4).map(|key| format!("key-{key}")).collect();
-    let waiting = join_all(keys.iter().map(|key| ada.pay(key, PAYMENT)));
-    let (waiting, of_bob, ()) = tokio::join!(
-        waiting,
+    let waiting = join_all(keys.iter().map(|key| ada.pay(key, HELD)));
+    let (of_ada, of_bob) = pending_until_released(
         async {
-            reaches(&server.metrics, "payonce_queue_keys", 4).await;
-            bob.pay("key-0", PAYMENT).await
+            tokio::join!(waiting, async {
+                reaches(&server.metrics, "payonce_queue_keys", 4).await;
+                bob.pay("key-0", PAYMENT).await
+            })
         },
         async {
-            reaches(&server.metrics, "payonce_queue_keys", 4).await;
-            let begun = Instant::now();
+            reaches(&server.metrics, "payonce_queue_keys", 5).await;
             let refused = ada.pay("one-more", PAYMENT).await;
-            assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
             refused.assert_problem(429, "too-many-requests");
             assert_eq!(refused.header("idempotency-key"), "one-more");
-            a_moment().await;
-            release(holder).await;
-        }
-    );
-    assert!(waiting.iter().all(|answer| answer.status == 201), "{waiting:?}");
+        },
+        async { holder.close().await.unwrap() },
+    )
+    .await
+    .0;
+    assert!(of_ada.iter().all(|answer| answer.status == 201), "{of_ada:?}");
     assert_eq!(of_bob.status, 201);
     // Its places are free again, and nothing was executed that was refused.
     assert_eq!(ada.pay("one-more", PAYMENT).await.status, 201);
@@ -53,30 +50,29 @@ async fn an_account_that_has_its_share_is_refused_at_once_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_copies_is_bounded_too() {
-    let server = TestServer::start_with(&["--account-queue-limit", "2", "--committers", "1"]).await;
-    let holder = server.database.lock_payments().await;
-    let copies = join_all((0..12).map(|_| server.pay("crowd", PAYMENT)));
-    let (copies, ()) = tokio::join!(copies, async {
-        a_moment().await;
-        a_moment().await;
-        release(holder).await;
+async fn duplicates_of_a_request_that_waits_are_bounded_too() {
+    let server = start_with(&["--account-queue-limit", "2"]).await;
+    let holder = server.database.hold_payments_of_held().await;
+    let duplicates = join_all((0..12).map(|_| server.pay("crowd", HELD)));
+    let (duplicates, ()) = tokio::join!(duplicates, async {
+        let refused = "payonce_keyed_requests_total{operation=\"pay\",outcome=\"throttled\"}";
+        reaches(&server.metrics, refused, 3).await;
+        holder.close().await.unwrap();
     });
-    let count = |status| copies.iter().filter(|answer| answer.status == status).count();
-    // One leads, four for each of two keys follow it.
-    assert_eq!((count(201), count(200), count(429)), (1, 8, 3), "{copies:?}");
-    assert_eq!(server.pay("crowd", PAYMENT).await.status, 200);
+    let count = |status| duplicates.iter().filter(|answer| answer.status == status).count();
+    // One is executed; four for each of the account's two keys may wait for it.
+    assert_eq!((count(201), count(200), count(429)), (1, 8, 3), "{duplicates:?}");
+    assert_eq!(server.pay("crowd", HELD).await.status, 200);
 }
 
 #[tokio::test]
 async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
     // Small batches, so that the flood takes many of them.
-    let flags = ["--max-batch", "4", "--committers", "1"];
-    let server = TestServer::start_with(&[&flags[..], &METRICS].concat()).await;
+    let server = start_with(&["--max-batch", "4"]).await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
-    let holder = server.database.lock_payments().await;
+    let holder = server.database.hold_payments_of_held().await;
     let keys: Vec<String> = (0..800).map(|key| format!("flood-{key}")).collect();
-    let flood = join_all(keys.iter().map(async |key| ada.pay(key, PAYMENT).await.status));
+    let flood = join_all(keys.iter().map(async |key| ada.pay(key, HELD).await.status));
     let (flood, quiet, ()) = tokio::join!(
         flood,
         async {
@@ -89,10 +85,10 @@ async fn an_account_that_floods_the_queue_does_not_hold_up_the_others() {
         },
         async {
             reaches(&server.metrics, "payonce_queue_keys", 810).await;
-            release(holder).await;
+            holder.close().await.unwrap();
         }
     );
-    // Ten payments of one account take a batch or two each, whatever waits of the other.
+    // Ten payments of one account take a batch or two each, however many of the other wait.
     let before = "SELECT count(*) FROM idempotency_keys WHERE key LIKE 'flood-%' AND created_at <
                   (SELECT max(created_at) FROM idempotency_keys WHERE key LIKE 'quiet-%')";
     let before = server.database.number(before).await;
@@ -124,8 +120,8 @@ async fn an_account_that_floods_the_reads_is_bounded_and_does_not_hold_up_the_ot
     let released = async {
         // The void of the other account is committed, and is about to be read.
         let voided = "SELECT count(*) FROM idempotency_keys WHERE operation = 'void'";
-        while server.database.number(voided).await < 1 {}
-        release(holder).await;
+        server.database.until(voided, |count| count > 0).await;
+        holder.close().await.unwrap();
     };
     let (mut quiet, mut released) = (Box::pin(quiet), Box::pin(released));
     let (mut of_flood, mut is_released) = (0, false);

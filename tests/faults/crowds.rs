@@ -2,16 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
+use sqlx::Connection;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
     PAYMENT, TestDatabase, TestServer, binary::Serve, client::Wire, load::assert_exactly_once,
-    retry::Clients,
+    retry::Clients, wait::until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,43 +89,44 @@ async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() {
     let database = TestDatabase::create().await;
-    let serve =
-        Serve::start(&database.options, &[("QUEUE_LIMIT", "32"), ("ACCOUNT_QUEUE_LIMIT", "32")]);
+    let limits = [("QUEUE_LIMIT", "32"), ("ACCOUNT_QUEUE_LIMIT", "32")];
+    let patient = [("IN_FLIGHT_WAIT", "1m"), ("REQUEST_DEADLINE", "2m")];
+    let serve = Serve::start(&database.options, &[limits, patient].concat());
     let quiet = median_latency(&serve, "quiet", 50).await;
-    let mut holder = database.lock_payments().await;
+    let holder = database.hold_payments_of_held().await;
+    let refused_so_far = Arc::new(AtomicUsize::new(0));
     let waiting = join_all((0..200).map(|number| {
-        let address = serve.address;
+        let (address, refused) = (serve.address, Arc::clone(&refused_so_far));
         tokio::spawn(async move {
-            let begun = Instant::now();
             let mut wire = Wire::connect(address).await;
-            wire.send_payment(&head(&format!("key-{number}")), PAYMENT).await;
-            (wire.answer().await.unwrap(), begun.elapsed())
+            let held = r#"{"user_id": "held", "amount": 1}"#;
+            wire.send_payment(&head(&format!("key-{number}")), held).await;
+            let answer = wire.answer().await.unwrap();
+            refused.fetch_add(usize::from(answer.0.starts_with("http/1.1 503")), Relaxed);
+            answer
         })
     }));
     let release = async {
-        sleep(SECOND).await;
-        sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-        let begun = Instant::now();
+        // Nobody who is refused waits for those that are executed.
+        until("all others are refused", async || refused_so_far.load(Relaxed) == 200 - 32).await;
+        holder.close().await.unwrap();
         let mut wire = Wire::connect(serve.address).await;
-        for number in 0.. {
+        let mut number = 0;
+        until("payments are taken again", async || {
+            number += 1;
             wire.send_payment(&head(&format!("free-{number}")), PAYMENT).await;
-            if wire.status().await == 201 {
-                break;
-            }
-            assert!(begun.elapsed() < 20 * SECOND, "it is refused for ever");
-            sleep(SECOND / 100).await;
-        }
-        let after = median_latency(&serve, "after", 20).await;
-        (after, begun.elapsed())
+            wire.status().await == 201
+        })
+        .await;
+        median_latency(&serve, "after", 20).await
     };
-    let (answers, (after, recovery)) = tokio::join!(waiting, release);
+    let (answers, after) = tokio::join!(waiting, release);
     let (mut refused, mut pauses) = (0, BTreeSet::new());
-    for ((head, body), took) in answers.into_iter().map(Result::unwrap) {
+    for (head, body) in answers.into_iter().map(Result::unwrap) {
         if head.starts_with("http/1.1 503") {
             assert!(body.contains("\"code\":\"overloaded\""), "{body}");
             let pause = head.lines().find_map(|line| line.strip_prefix("retry-after: "));
             pauses.insert(pause.expect("Retry-After").to_owned());
-            assert!(took < SECOND * 9 / 10, "refused at once: {took:?}");
             refused += 1;
         } else {
             assert!(head.starts_with("http/1.1 201"), "{head}{body}");
@@ -129,14 +134,14 @@ async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() 
     }
     assert_eq!(refused, 200 - 32);
     assert!(pauses.len() > 4, "who is refused doesn't come back all at once: {pauses:?}");
-    eprintln!("median {quiet:?} before, {after:?} after");
-    assert!(recovery < SECOND, "20 payments after the overload took {recovery:?}");
+    assert!(after < quiet * 20 + SECOND / 5, "{quiet:?} before, {after:?} after");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
+    let quiet = median_latency(&serve, "quiet", 50).await;
     let begun = Instant::now();
     let rude = join_all((0..150).map(|number| {
         let address = serve.address;
@@ -175,9 +180,9 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
         median_latency(&serve, "other", 100).await
     };
     let (rude, others) = tokio::join!(rude, others);
-    assert!(others < SECOND / 5, "{others:?}");
+    assert!(others < quiet * 20 + SECOND / 5, "{quiet:?} alone, {others:?} beside them");
     for (kind, answer, took) in rude.into_iter().map(Result::unwrap) {
-        assert!((9 * SECOND..14 * SECOND).contains(&took), "{kind}: {took:?}");
+        assert!(took > 9 * SECOND, "{kind}: {took:?}");
         match answer {
             // Nobody but the framework sees a request without a whole head.
             Some((head, _)) if kind == 0 => assert!(head.starts_with("http/1.1 408"), "{head}"),
@@ -191,7 +196,7 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
             None => assert_ne!(kind, 1, "half a body is answered"),
         }
     }
-    assert_eq!(database.payments().await, 100);
+    assert_eq!(database.payments().await, 150);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,9 @@
 //! No crash of PostgreSQL loses an acknowledged payment, whatever an operator changes while a server runs.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use reqwest::Method;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tokio::time::{Instant, sleep};
 
 use crate::support::{
     PAYMENT,
@@ -12,6 +11,7 @@ use crate::support::{
     client::{Answer, Client},
     cluster::Cluster,
     retry::Clients,
+    wait::eventually,
 };
 
 /// The background writer of the WAL would flush asynchronous commits before a test can lose them.
@@ -35,20 +35,11 @@ async fn ready(serve: &Serve) -> Answer {
 
 /// Waits until the server is ready, or is not.
 async fn becomes_ready(serve: &Serve, wanted: bool) -> Answer {
-    let begun = Instant::now();
-    loop {
+    eventually(&format!("ready: {wanted}"), async || {
         let answer = ready(serve).await;
-        if (answer.status == 200) == wanted {
-            return answer;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "still {}: {}",
-            answer.status,
-            answer.body
-        );
-        sleep(Duration::from_millis(100)).await;
-    }
+        ((answer.status == 200) == wanted).then_some(answer)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

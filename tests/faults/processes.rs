@@ -14,6 +14,7 @@ use crate::support::{
     load::{self, Load, assert_exactly_once},
     proxy::{Fault, Proxy, Step},
     retry::Clients,
+    wait::until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
         assert!(took < load::duration() * 2 + 60 * SECOND, "{done} payments, {kills} kills");
         sleep(Duration::from_millis(fastrand::u64(20..400))).await;
         serve.signal("KILL");
-        serve.wait(SECOND);
+        serve.wait();
         serve = start();
         kills += 1;
     }
@@ -69,15 +70,16 @@ async fn a_server_stopped_under_load_answers_all_that_it_executes() {
                 }
             })
         }));
-        sleep(SECOND / 2).await;
+        let answered =
+            async || clients.heard().values().filter(|heard| heard.created == 1).count() > 50;
+        until("fifty payments are answered", answered).await;
         serve.signal("TERM");
-        let (status, log) = serve.wait(15 * SECOND);
+        let (status, log) = serve.wait();
         sending.await;
         assert!(status.success() && log.contains("stopped"), "{status}: {log}");
         // Requests that the server never took are answered by nobody, and must not be executed.
         let heard = clients.heard();
         let answered = heard.values().filter(|heard| heard.created == 1).count();
-        assert!(answered > 50, "{answered}");
         assert_eq!(database.payments().await, i64::try_from(answered).unwrap());
         assert!(
             clients.failures().keys().all(|status| matches!(status, 0 | 503)),
@@ -90,7 +92,8 @@ async fn a_server_stopped_under_load_answers_all_that_it_executes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_that_get_every_request_make_one_payment_of_each() {
     let database = TestDatabase::create().await;
-    let servers = [Serve::start(&database.options, &[]), Serve::start(&database.options, &[])];
+    let patient = [("IN_FLIGHT_WAIT", "1m"), ("REQUEST_DEADLINE", "2m")];
+    let servers = [(); 2].map(|()| Serve::start(&database.options, &patient));
     let addresses = [servers[0].address, servers[1].address];
     let clients = Arc::new(Clients::new(&addresses));
     let begun = Instant::now();
@@ -143,21 +146,17 @@ async fn a_frozen_server_holds_up_nobody_and_doubles_nothing_when_it_wakes() {
         frozen.signal("STOP");
         proxy.let_go();
 
-        // Other keys go on as if nothing was. One may meet a hiccup of the machine.
-        let mut slow = Vec::new();
+        // Other keys go on as if nothing was: each is executed at the first attempt.
         for number in 0..50 {
-            let begun = Instant::now();
-            assert_eq!(clients.pay(&format!("other-{number}"), PAYMENT).await.status, 201);
-            slow.extend(Some(begun.elapsed()).filter(|took| *took > SECOND / 2));
+            let key = format!("other-{number}");
+            let answer = clients.send(healthy.address, &key, PAYMENT).await;
+            assert_eq!(answer.unwrap().status, 201, "{step:?}");
         }
-        assert!(slow.len() <= 1, "{step:?}: {slow:?}");
         // Its own key is free as soon as PostgreSQL has ended its transaction; unless what was sent
         // before it froze commits it, which then counts.
-        let begun = Instant::now();
         let taken_over = clients.pay("held", PAYMENT).await;
         let status = if commits { 200 } else { 201 };
         assert_eq!(taken_over.status, status, "{step:?}");
-        assert!(begun.elapsed() < 3 * SECOND, "{step:?}: {:?}", begun.elapsed());
 
         frozen.signal("CONT");
         let woken = to_frozen.await.unwrap().expect("an answer");

@@ -180,7 +180,7 @@ async fn round_trips(template: &TestDatabase, scenario: &str) -> Sample {
 
 pub fn stop(mut serve: Serve) {
     serve.signal("TERM");
-    let (status, log) = serve.wait(Duration::from_secs(30));
+    let (status, log) = serve.wait();
     assert!(status.success(), "{log}");
 }
 

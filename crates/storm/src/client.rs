@@ -114,17 +114,21 @@ impl<'a> Client<'a> {
     pub(super) async fn send_until_final(&self, request: &Request) -> Result<Response, Unanswered> {
         let patience = self.plan.patience;
         let deadline = Instant::now() + patience;
+        let mut last = "there was no response".to_owned();
         loop {
             let begun = Instant::now();
             let response =
                 timeout_at(deadline.min(begun + RESPONSE_TIMEOUT), self.send(request)).await;
-            let (last, retry_after) = match response {
+            let retry_after;
+            (last, retry_after) = match response {
                 Ok(Ok(response)) if response.is_final() => {
                     self.traffic.borrow_mut().latencies.push(begun.elapsed());
                     return Ok(response);
                 }
                 Ok(Ok(Response { status, retry_after, .. })) => (status.to_string(), retry_after),
                 Ok(Err(error)) => (error.to_string(), None),
+                // Cut short by patience: the attempt before tells more.
+                Err(_) if deadline < begun + RESPONSE_TIMEOUT => (last, None),
                 Err(_) => ("there was no response".to_owned(), None),
             };
             let pause =

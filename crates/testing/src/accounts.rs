@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     TestDatabase, TestServer,
     binary::{payonce, run, url},
-    client::Client,
+    client::{Client, http_client},
 };
 
 /// A client that acts for an account of its own.
@@ -55,8 +55,7 @@ impl TestServer {
     pub fn showing(&self, authorization: &str) -> Client {
         let headers =
             HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(authorization).unwrap())]);
-        let http = reqwest::Client::builder().no_proxy().default_headers(headers).build().unwrap();
-        Client { address: self.address, http }
+        Client { address: self.address, http: http_client(headers) }
     }
 }
 

@@ -4,14 +4,17 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+
+use super::wait::{PATIENCE, PAUSE};
 
 /// The path of the program that cargo built together with the running test or benchmark.
 fn program() -> PathBuf {
@@ -30,11 +33,26 @@ pub fn payonce(arguments: &[&str]) -> Command {
     command
 }
 
-/// The program's exit code, and what it printed.
+/// The program's exit code, standard output and standard error.
 pub fn run(command: &mut Command) -> (i32, String, String) {
-    let output = command.output().unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pid = child.id();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = receiver.recv_timeout(2 * PATIENCE).unwrap_or_else(|_| {
+        signal(pid, "KILL");
+        panic!("still running after {:?}: {command:?}", 2 * PATIENCE);
+    });
+    let output = output.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Sends a signal, by the name that `kill` knows.
+fn signal(pid: u32, name: &str) {
+    let kill = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
+    assert!(kill.unwrap().success());
 }
 
 /// A database as `DATABASE_URL` names it.
@@ -60,23 +78,14 @@ impl Drop for Folder {
     }
 }
 
-/// `payonce serve`, killed when it goes out of scope.
-pub struct Serve {
+/// A running program, killed when it goes out of scope. Its log is what it writes to standard error.
+pub struct Process {
     pub child: Child,
-    pub address: SocketAddr,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
-impl Serve {
-    /// Starts a server on any free port, with these variables besides.
-    pub fn start(options: &PgConnectOptions, variables: &[(&str, &str)]) -> Self {
-        let mut command = payonce(&["serve"]);
-        command.env("DATABASE_URL", url(options)).env("PORT", "0").envs(variables.iter().copied());
-        Self::spawn(&mut command)
-    }
-
-    /// Starts whatever logs, as payonce does, on which address it listens.
+impl Process {
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -91,52 +100,45 @@ impl Serve {
                 }
             }
         });
-        let mut serve =
-            Self { child, address: ([127, 0, 0, 1], 0).into(), log, reader: Some(reader) };
-        let listening = serve.wait_for("listens on http://");
-        let line = listening.lines().find(|line| line.contains("listens on http://")).unwrap();
-        // In JSON, more comes after it.
-        let address = line.rsplit("http://").next().unwrap().split('"').next().unwrap();
-        serve.address = address.parse().unwrap();
-        serve
+        Self { child, log, reader: Some(reader) }
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until this stands in its log, and returns the log.
+    /// Waits until its log contains this text, and returns the log.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
+        while begun.elapsed() < PATIENCE {
+            let ended = self.child.try_wait().unwrap().is_some();
             let log = self.log();
             if log.contains(text) {
                 return log;
             }
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
+            assert!(!ended, "it ended: {log}");
+            std::thread::sleep(PAUSE);
         }
         panic!("{text:?} is not in the log: {}", self.log());
     }
 
     /// Sends it a signal, by the name that `kill` knows.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        signal(self.child.id(), name);
     }
 
-    /// Waits for its end, and returns how it ended and its whole log.
+    /// Waits for its end, and returns its exit status and its whole log.
     #[track_caller]
-    pub fn wait(&mut self, limit: Duration) -> (ExitStatus, String) {
+    pub fn wait(&mut self) -> (ExitStatus, String) {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(begun.elapsed() < limit, "still running after {limit:?}: {}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
+            assert!(begun.elapsed() < PATIENCE, "still running after {PATIENCE:?}: {}", self.log());
+            std::thread::sleep(PAUSE);
         };
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
@@ -145,9 +147,48 @@ impl Serve {
     }
 }
 
-impl Drop for Serve {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// `payonce serve`.
+pub struct Serve {
+    process: Process,
+    pub address: SocketAddr,
+}
+
+impl Serve {
+    /// Starts a server on any free port, with these variables besides.
+    pub fn start(options: &PgConnectOptions, variables: &[(&str, &str)]) -> Self {
+        let mut command = payonce(&["serve"]);
+        command.env("DATABASE_URL", url(options)).env("PORT", "0").envs(variables.iter().copied());
+        Self::spawn(&mut command)
+    }
+
+    /// Starts a program that logs, as payonce does, the address on which it listens.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut process = Process::spawn(command);
+        let log = process.wait_for("listens on http://");
+        let line = log.lines().find(|line| line.contains("listens on http://")).unwrap();
+        // In JSON, more comes after it.
+        let address = line.rsplit("http://").next().unwrap().split('"').next().unwrap();
+        Self { process, address: address.parse().unwrap() }
+    }
+}
+
+impl Deref for Serve {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Serve {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }

@@ -1,6 +1,6 @@
 //! Requests and answers.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use reqwest::{Method, header::HeaderMap};
 use serde_json::Value;
@@ -9,6 +9,8 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+
+use super::wait::PATIENCE;
 
 /// The body of the example everything starts from.
 pub const PAYMENT: &str = r#"{"user_id": "user_1", "amount": 100}"#;
@@ -94,6 +96,12 @@ impl Answer {
         }
         errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// An HTTP client that sends these headers each time, and fails instead of waiting for ever.
+pub fn http_client(headers: HeaderMap) -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy().default_headers(headers);
+    client.timeout(2 * PATIENCE).build().unwrap()
 }
 
 /// Sends requests to one server, with the same headers each time.
@@ -224,7 +232,7 @@ impl Wire {
 
     async fn read_more(&mut self) -> Option<()> {
         let mut chunk = [0; 4096];
-        let read = timeout(Duration::from_secs(20), self.stream.read(&mut chunk)).await;
+        let read = timeout(PATIENCE, self.stream.read(&mut chunk)).await;
         let count = read.expect("an answer, or the end of the connection").unwrap_or(0);
         self.unread.extend_from_slice(&chunk[..count]);
         (count > 0).then_some(())

@@ -10,6 +10,8 @@ use std::{
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
+use super::wait::PATIENCE;
+
 /// A server in a folder of its own, which goes with it.
 pub struct Cluster {
     folder: PathBuf,
@@ -115,7 +117,7 @@ impl Cluster {
         for pid in children.split_whitespace().chain([pid]) {
             while alive(pid) {
                 let waited = begun.elapsed();
-                assert!(waited < Duration::from_secs(20), "{pid} outlives its kill");
+                assert!(waited < PATIENCE, "{pid} outlives its kill");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }

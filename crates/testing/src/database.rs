@@ -6,17 +6,26 @@
 use std::{
     process,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sqlx::{
     AssertSqlSafe, Connection, Decode, Executor, PgConnection, Postgres, Type,
-    postgres::PgConnectOptions, raw_sql,
+    postgres::PgConnectOptions,
+    raw_sql,
+    types::chrono::{DateTime, Utc},
 };
 use tokio::{sync::OnceCell, time::sleep};
 
+use super::wait::until;
+
 /// Left behind by a run that was killed, when older than this.
 const STALE_AFTER: Duration = Duration::from_hours(1);
+
+/// Counts the other clients of the current database.
+const OTHER_CLIENTS: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+     AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
 
 /// Makes the large tables hash-partitioned (docs/operations/scaling.md).
 const PARTITION: &str = include_str!("../../../docs/operations/partition.sql");
@@ -124,24 +133,39 @@ impl TestDatabase {
         self.execute(&format!("ALTER DATABASE {} SET {parameter}", self.name)).await;
     }
 
-    /// Returns as soon as so many of this database's sessions wait for a lock, on a row or on a table.
+    /// Waits until at least this many sessions of this database wait for a lock on a row or table.
     pub async fn until_locks_are_waited_for(&self, sessions: i64) {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let begun = Instant::now();
-        while self.number(waiting).await < sessions {
-            assert!(begun.elapsed() < Duration::from_secs(10), "no {sessions} wait for a lock");
-        }
+        self.until(waiting, |count| count >= sessions).await;
     }
 
-    /// Returns as soon as one of this database's sessions is in `pg_sleep`.
+    /// Waits until the number that a query returns is right. All queries run on one connection.
+    pub async fn until(&self, sql: &str, right: impl Fn(i64) -> bool) {
+        let mut conn = self.connect().await;
+        until(sql, async || {
+            right(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap())
+        })
+        .await;
+        conn.close().await.unwrap();
+    }
+
+    /// Waits until this many servers have looked once more whether API keys have changed.
+    pub async fn until_api_keys_are_read(&self, servers: i64) {
+        let now: DateTime<Utc> = self.value("SELECT clock_timestamp()").await;
+        let looks = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'
+               AND query LIKE '%api_key_changes%' AND query_start > '{now}'"
+        );
+        self.until(&looks, |count| count >= servers).await;
+    }
+
+    /// Waits until one of this database's sessions is in `pg_sleep`.
     pub async fn until_a_session_sleeps(&self) {
         let sleeping = "SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        let begun = Instant::now();
-        while self.number(sleeping).await == 0 {
-            assert!(begun.elapsed() < Duration::from_secs(30), "no session sleeps");
-        }
+        self.until(sleeping, |count| count > 0).await;
     }
 
     /// Begins a transaction that holds up every payment, until it is ended.
@@ -151,20 +175,42 @@ impl TestDatabase {
         holder
     }
 
-    /// How many other clients are connected to it.
-    pub async fn other_clients(&self) -> i64 {
-        let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                      AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-        self.number(others).await
+    /// Holds up payments for the user `held`, and every batch that contains one, until the returned
+    /// connection is closed. Unlike a locked table, this outlasts the lock time-out of the batch.
+    pub async fn hold_payments_of_held(&self) -> PgConnection {
+        let trigger = "
+            CREATE FUNCTION wait_for_holder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM set_config('lock_timeout', '0', true), pg_advisory_xact_lock_shared(1, 1);
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER held BEFORE INSERT ON payments FOR EACH ROW WHEN (NEW.user_id = 'held')
+                EXECUTE FUNCTION wait_for_holder()";
+        self.execute(trigger).await;
+        let mut holder = self.connect().await;
+        raw_sql("SELECT pg_advisory_lock(1, 1)").execute(&mut holder).await.unwrap();
+        holder
     }
 
-    /// Returns as soon as so many other clients are connected to it: PostgreSQL ends connections in its own time.
+    /// Lets every transaction that uses a key wait for rows without a lock time-out.
+    pub async fn disable_lock_timeout(&self) {
+        let trigger = "
+            CREATE FUNCTION disable_lock_timeout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM set_config('lock_timeout', '0', true);
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER disable_lock_timeout BEFORE INSERT ON idempotency_keys
+                EXECUTE FUNCTION disable_lock_timeout()";
+        self.execute(trigger).await;
+    }
+
+    /// How many other clients are connected to it.
+    pub async fn other_clients(&self) -> i64 {
+        self.number(OTHER_CLIENTS).await
+    }
+
+    /// Waits until this many other clients are connected: PostgreSQL ends connections in its own time.
     pub async fn until_other_clients_are(&self, clients: i64) {
-        let begun = Instant::now();
-        while self.other_clients().await != clients {
-            assert!(begun.elapsed() < Duration::from_secs(30), "never {clients} other clients");
-            sleep(Duration::from_millis(20)).await;
-        }
+        self.until(OTHER_CLIENTS, |count| count == clients).await;
     }
 
     /// The number that a query gives.

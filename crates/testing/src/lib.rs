@@ -23,6 +23,7 @@ pub mod pooler;
 pub mod proxy;
 pub mod retry;
 pub mod server;
+pub mod wait;
 
 pub use accounts::Account;
 pub use client::{PAYMENT, REMAINING};

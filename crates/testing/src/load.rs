@@ -10,9 +10,9 @@ use std::{
 };
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::task::JoinSet;
 
-use super::{client::PAYMENT, retry::Clients};
+use super::{client::PAYMENT, retry::Clients, wait::until};
 
 /// How long tests under load go on: a few seconds, or as long as `PAYONCE_FAULTS_SECONDS` says.
 pub fn duration() -> Duration {
@@ -65,13 +65,10 @@ impl Load {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Waits until more payments are answered than now, which doesn't take long.
-    pub async fn goes_on(&self) {
-        let (before, begun) = (self.done(), Instant::now());
-        while self.done() == before {
-            assert!(begun.elapsed() < Duration::from_secs(10), "payments go on: {before}");
-            sleep(Duration::from_millis(20)).await;
-        }
+    /// Waits until this many more payments are answered.
+    pub async fn answers(&self, more: usize) {
+        let enough = self.done() + more;
+        until("payments are answered", async || self.done() >= enough).await;
     }
 
     /// Lets each client finish its last payment, and returns the longest that one took.

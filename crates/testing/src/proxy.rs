@@ -25,6 +25,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::wait::PATIENCE;
+
 /// A moment in the life of a batch: of one that is a single statement, or of one that is a transaction of
 /// several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -222,7 +224,7 @@ impl Proxy {
         let plan = Arc::clone(&self.plan);
         let caller = std::panic::Location::caller();
         async move {
-            let reached = timeout(Duration::from_secs(20), plan.reached.notified()).await;
+            let reached = timeout(PATIENCE, plan.reached.notified()).await;
             assert!(
                 reached.is_ok(),
                 "{caller}: the step was not reached: {:?}",

@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::Method;
+use reqwest::{Method, header::HeaderMap};
 use tokio::time::sleep;
 
-use super::client::Answer;
-
-/// How long a client goes on, before a test counts it as never answered.
-const PATIENCE: Duration = Duration::from_mins(1);
+use super::{
+    client::{Answer, http_client},
+    wait::PATIENCE,
+};
 
 /// The longest pause between two attempts. `Retry-After` may say more: these clients are ruder.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,9 +46,11 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(servers: &[SocketAddr]) -> Self {
-        let client =
-            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { client, servers: Mutex::new(servers.to_vec()), heard: Mutex::default() }
+        Self {
+            client: http_client(HeaderMap::new()),
+            servers: Mutex::new(servers.to_vec()),
+            heard: Mutex::default(),
+        }
     }
 
     /// Sends one payment once: its answer, or `None` where the connection fails.

@@ -4,10 +4,14 @@ use std::{ops::Deref, sync::Arc, thread};
 
 use clap::{Args, Command, FromArgMatches};
 use payonce::{config::Settings, server::Server};
+use reqwest::header::HeaderMap;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::oneshot;
 
-use super::{client::Client, database::TestDatabase};
+use super::{
+    client::{Client, http_client},
+    database::TestDatabase,
+};
 
 /// Settings as they are by default, with these flags. Of the environment only `MAX_BATCH` and
 /// `COMMITTERS` count, so that the whole suite can be run in another shape.
@@ -25,7 +29,7 @@ pub struct TestServer {
     /// Without an API key; for an account, see
     /// [`Account`](super::accounts::Account).
     pub anonymous: Client,
-    /// Reads metrics: at `--metrics-address`, where that is given. Once there are API keys, only there.
+    /// Reads `/metrics`, also at an address of its own.
     pub metrics: Client,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -63,14 +67,14 @@ impl TestServer {
             actix_web::rt::System::new().block_on(async move {
                 let server = Server::start(&settings, &options).await.unwrap();
                 let address = server.addresses()[0];
-                let metrics = server.metrics_addresses().first().copied().unwrap_or(address);
-                started.send((address, metrics)).unwrap();
+                let metrics = server.metrics_addresses().first().copied();
+                started.send((address, metrics.unwrap_or(address))).unwrap();
                 let _ = stopped.await;
                 server.stop().await;
             });
         });
         let (address, metrics) = addresses.await.expect("the server starts");
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http_client(HeaderMap::new());
         Self {
             anonymous: Client { address, http: http.clone() },
             metrics: Client { address: metrics, http },
