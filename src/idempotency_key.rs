@@ -18,7 +18,9 @@ use crate::{
     body::Members,
     database::Reads,
     exchange::CameTo,
-    idempotency::{Command, IdempotencyKey, KeyRecord, KeyState, Outcome, Response, outcome_name},
+    idempotency::{
+        BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response, outcome_name,
+    },
     keyed::{Keyed, KeyedRequest},
     payments::{
         self,
@@ -171,7 +173,7 @@ pub async fn void(
         return request.reply(Err(problem));
     }
     let Caller { account_id } = request.caller();
-    let voided = keyed.committer.void(account_id, request.key().clone()).await;
+    let voided = keyed.engine.void(account_id, request.key().clone()).await;
     let came_to = CameTo(outcome_name(&voided));
     let answered = match voided {
         Ok(Outcome::InFlight) => Err(Kind::KeyInFlight.into()),
@@ -232,7 +234,7 @@ pub async fn look_up(
     key_ttl: Option<Duration>,
     voiding: &str,
 ) -> Result<Shown, sqlx::Error> {
-    let shown = match KeyRecord::find(conn, account_id, key, key_ttl).await? {
+    let shown = match Record::find(conn, account_id, key, key_ttl).await? {
         Some(record) => known(conn, account_id, record).await?,
         None => Shown::new(State::Unknown, None),
     };
@@ -243,14 +245,14 @@ pub async fn look_up(
 async fn known(
     conn: &mut PgConnection,
     account_id: Uuid,
-    record: KeyRecord,
+    record: Record,
 ) -> Result<Shown, sqlx::Error> {
-    let KeyRecord { execution_id, operation, first_used_at, state } = record;
+    let Record { execution_id, operation, first_used_at, state } = record;
     let used = |state| Shown::new(state, Some(first_used_at));
     let executed = |state| Shown { execution_id: Some(execution_id), ..used(state) };
     Ok(match state {
-        KeyState::Voided => used(State::Voided),
-        KeyState::Answered { response, replayable_until } => {
+        RecordState::Voided => used(State::Voided),
+        RecordState::Stored { response, replayable_until } => {
             let success = (200..300).contains(&response.status());
             Shown {
                 operation: Some(operation),
@@ -260,7 +262,7 @@ async fn known(
                 ..executed(if success { State::Completed } else { State::Refused })
             }
         }
-        KeyState::Expired => {
+        RecordState::Expired => {
             let made = made_by(conn, account_id, &operation, execution_id).await?;
             Shown {
                 operation: Some(operation),
@@ -285,9 +287,11 @@ async fn made_by(
     operation: &str,
     execution_id: Uuid,
 ) -> Result<Option<Uuid>, sqlx::Error> {
+    const PAY: &str = TakePayment::OPERATION.as_str();
+    const REFUND: &str = GiveBack::OPERATION.as_str();
     match operation {
-        TakePayment::OPERATION => payments::taken_as(conn, account_id, execution_id).await,
-        GiveBack::OPERATION => refunds::given_back_of(conn, account_id, execution_id).await,
+        PAY => payments::taken_as(conn, account_id, execution_id).await,
+        REFUND => refunds::given_back_of(conn, account_id, execution_id).await,
         _ => Ok(None),
     }
 }

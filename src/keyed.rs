@@ -23,7 +23,9 @@ use uuid::Uuid;
 use crate::{
     accounts::Caller,
     exchange::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
-    idempotency::{Command, Committer, IdempotencyKey, Outcome, Response, outcome_name},
+    idempotency::{
+        BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response, outcome_name,
+    },
     problem::{Kind, Problem, Reported},
     query,
 };
@@ -45,7 +47,7 @@ pub enum ReplayStatus {
 #[derive(Clone)]
 pub struct Keyed {
     /// Who executes them.
-    pub committer: Committer,
+    pub engine: Engine,
     /// How replays show.
     pub replay_status: ReplayStatus,
     /// How long keys are kept; `None`: for ever.
@@ -105,7 +107,7 @@ impl KeyedRequest {
 
     /// Reads the command from the body, has it executed once, and answers. `location` is where the
     /// thing can be found that an execution made.
-    pub async fn answer<C: Command>(
+    pub async fn answer<C: BatchCommand>(
         self,
         keyed: &Keyed,
         read: impl FnOnce(&[u8]) -> Result<C, Problem>,
@@ -116,7 +118,7 @@ impl KeyedRequest {
             Ok(command) => command,
             Err(problem) => return echoing(self.field_value, Err(problem)),
         };
-        let heard = keyed.committer.submit(account_id, self.key, command).await;
+        let heard = keyed.engine.submit(account_id, self.key, command).await;
         let came_to = CameTo(outcome_name(&heard));
         let answered = heard
             .map_err(Problem::from)
@@ -161,7 +163,7 @@ fn echoing(field_value: HeaderValue, answered: Result<HttpResponse, Problem>) ->
 impl Keyed {
     fn respond(
         &self,
-        operation: &'static str,
+        operation: Operation,
         outcome: Outcome,
         location: impl FnOnce(Uuid) -> String,
     ) -> Result<HttpResponse, Problem> {
@@ -177,7 +179,7 @@ impl Keyed {
                     if created_nothing { StatusCode::OK.as_u16() } else { response.status() };
                 stored(&response, status, replayable_until, true)
             }
-            Outcome::Reused { members } => Err(Problem::new(Kind::KeyReused).with_members(members)),
+            Outcome::Reused { fields } => Err(Problem::new(Kind::KeyReused).with_members(fields)),
             Outcome::Expired { execution_id } => {
                 let location = HeaderValue::try_from(location(execution_id))
                     .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;

@@ -18,7 +18,7 @@ use crate::{
     database::{self, MigrationError, Needs, Reads, Unmigrated},
     exchange::{BodyLimits, Connections, exchange, listen},
     health::{Readiness, Stopping},
-    idempotency::{Committer, UnfitServer},
+    idempotency::{Engine, UnfitServer},
     idempotency_policy::IdempotencyPolicy,
     keyed::Keyed,
     metrics::{Metrics, access::Access},
@@ -94,7 +94,7 @@ pub struct Server {
     http: ServerHandle,
     http_ended: JoinHandle<io::Result<()>>,
     metrics: Option<(Vec<SocketAddr>, ServerHandle)>,
-    committer: Committer,
+    engine: Engine,
     reads: Reads,
     readiness: web::Data<Readiness>,
     authenticator: web::Data<Authenticator>,
@@ -115,11 +115,11 @@ impl Server {
     ) -> Result<Self, StartError> {
         prepare(settings, options).await?;
         let metrics = web::Data::new(Metrics::new(settings.queue_limit.get())?);
-        let committer =
-            Committer::start_observed(options, &settings.idempotency(), metrics.observer()).await?;
+        let engine =
+            Engine::start_observed(options, &settings.idempotency(), metrics.observer()).await?;
         let reads = Reads::new(options, settings.read_connections, settings.request_deadline / 2);
         let keyed = web::Data::new(Keyed {
-            committer: committer.clone(),
+            engine: engine.clone(),
             replay_status: settings.idempotency_replay_status,
             key_ttl: settings.idempotency_key_ttl.0,
             request_deadline: settings.request_deadline,
@@ -151,9 +151,8 @@ impl Server {
         let sweeps = metrics.sweeps();
         let on_main = settings.metrics_address.is_none();
         let access = web::Data::new(access(settings));
-        let committer_data = web::Data::new(committer.clone());
-        let metrics_server =
-            serve_metrics(settings, &metrics, &committer_data, &limits, &stopping)?;
+        let engine_data = web::Data::new(engine.clone());
+        let metrics_server = serve_metrics(settings, &metrics, &engine_data, &limits, &stopping)?;
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
         let connections = connections(settings, limit, workers);
         let (addresses, http) = listen(&address, connections, move || {
@@ -167,7 +166,7 @@ impl Server {
                 .app_data(stopping_data.clone())
                 .app_data(policy.clone())
                 .app_data(access.clone())
-                .app_data(committer_data.clone())
+                .app_data(engine_data.clone())
                 .app_data(metrics.clone())
                 .wrap(from_fn(exchange))
                 .configure(if on_main { routes::metrics } else { |_: &mut web::ServiceConfig| {} })
@@ -179,7 +178,7 @@ impl Server {
             http: http.handle(),
             http_ended: rt::spawn(http),
             metrics: metrics_server,
-            committer,
+            engine,
             reads,
             readiness,
             authenticator,
@@ -235,7 +234,7 @@ impl Server {
             warn!("the HTTP server ended with an error: {error}");
         }
         // Nobody waits for these any more; what has begun is committed while there is time.
-        self.committer
+        self.engine
             .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
             .await;
         if let Some((_, metrics)) = &self.metrics {
@@ -304,19 +303,19 @@ fn access(settings: &Settings) -> Access {
 fn serve_metrics(
     settings: &Settings,
     metrics: &web::Data<Metrics>,
-    committer: &web::Data<Committer>,
+    engine: &web::Data<Engine>,
     limits: &web::Data<BodyLimits>,
     stopping: &web::Data<Stopping>,
 ) -> Result<Option<(Vec<SocketAddr>, ServerHandle)>, StartError> {
     let Some(address) = settings.metrics_address else { return Ok(None) };
     let access = web::Data::new(access(settings));
-    let (metrics, committer) = (metrics.clone(), committer.clone());
+    let (metrics, engine) = (metrics.clone(), engine.clone());
     let (limits, stopping) = (limits.clone(), stopping.clone());
     let connections = connections(settings, METRICS_CONNECTIONS, 1);
     let (addresses, http) = listen(address, connections, move || {
         App::new()
             .app_data(access.clone())
-            .app_data(committer.clone())
+            .app_data(engine.clone())
             .app_data(metrics.clone())
             .app_data(limits.clone())
             .app_data(stopping.clone())

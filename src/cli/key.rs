@@ -11,7 +11,7 @@ use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
     accounts::store::Account,
     config::Settings,
-    idempotency::{self, Committer, IdempotencyKey, Outcome},
+    idempotency::{self, Engine, IdempotencyKey, Outcome},
     idempotency_key::{self, Shown},
 };
 
@@ -107,8 +107,8 @@ async fn void(
     key: IdempotencyKey,
 ) -> Result<(), CommandError> {
     let settings = idempotency::Settings { committers: 1, ..settings.idempotency() };
-    let committer = Committer::start(options, &settings).await?;
-    let outcome = committer.void(account_id, key).await;
-    committer.close(settings.request_deadline).await;
+    let engine = Engine::start(options, &settings).await?;
+    let outcome = engine.void(account_id, key).await;
+    engine.close(settings.request_deadline).await;
     if outcome? == Outcome::InFlight { Err(CommandError::InFlight) } else { Ok(()) }
 }

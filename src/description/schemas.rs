@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    idempotency::{Command, IdempotencyKey},
+    idempotency::{BatchCommand, IdempotencyKey},
     payments::{
         currency::Currency,
         list::MAX_LIMIT,
@@ -155,7 +155,7 @@ fn answers() -> Map<String, Value> {
                 "description": "`expired`: executed once, and its answer is kept no longer. `unknown` is no promise. What a \
                                 state has nothing to say about is null."
             },
-            "operation": { "enum": [TakePayment::OPERATION, GiveBack::OPERATION, null] },
+            "operation": { "enum": [TakePayment::OPERATION.as_str(), GiveBack::OPERATION.as_str(), null] },
             "execution_id": { "type": ["string", "null"], "format": "uuid" },
             "resource": {
                 "type": ["string", "null"], "format": "uri-reference",

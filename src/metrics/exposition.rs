@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
 use super::{Metrics, access::Access};
 use crate::{
-    idempotency::Committer,
+    idempotency::Engine,
     problem::{Kind, Problem},
 };
 
@@ -16,12 +16,11 @@ pub async fn show(
     request: HttpRequest,
     access: web::Data<Access>,
     metrics: web::Data<Metrics>,
-    committer: web::Data<Committer>,
+    engine: web::Data<Engine>,
 ) -> Result<HttpResponse, Problem> {
     access.check(&request)?;
-    let text = metrics
-        .render(&committer)
-        .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
+    let text =
+        metrics.render(&engine).map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, prometheus::TEXT_FORMAT))
         .insert_header((header::CACHE_CONTROL, "no-store"))

@@ -9,15 +9,16 @@ use prometheus::{
 use super::{COMMANDS, Each, SECONDS, counter, histogram, registered};
 use crate::{
     idempotency::{
-        Command, Event, Failure, Observer, Outcome, Remedy, Resolution, Response, Step,
-        outcome_name,
+        BatchCommand, Event, Failure, Observer, Operation, Outcome, Remedy, Resolution, Response,
+        Step, outcome_name,
     },
     payments::{money::Amount, payment::TakePayment},
     refunds::refund::GiveBack,
 };
 
 /// The operations there are.
-const OPERATIONS: [&str; 3] = [TakePayment::OPERATION, GiveBack::OPERATION, "void"];
+const OPERATIONS: [&str; 3] =
+    [TakePayment::OPERATION.as_str(), GiveBack::OPERATION.as_str(), "void"];
 
 /// What a keyed request can come to.
 const OUTCOMES: [&str; 10] = [
@@ -176,8 +177,8 @@ impl Layer {
         })
     }
 
-    fn answered(&self, operation: &str, answer: &Result<Outcome, Failure>) {
-        let known = self.outcomes.iter().find(|(known, _)| *known == operation);
+    fn answered(&self, operation: Operation, answer: &Result<Outcome, Failure>) {
+        let known = self.outcomes.iter().find(|(known, _)| **known == *operation.as_str());
         if let Some((_, outcomes)) = known {
             outcomes.count(outcome_name(answer));
         }

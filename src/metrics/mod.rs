@@ -25,7 +25,7 @@ pub(crate) use requests::method_label;
 pub use sweeps::Sweeps;
 
 use crate::{
-    idempotency::{Committer, Observer},
+    idempotency::{Engine, Observer},
     logs,
 };
 
@@ -100,8 +100,8 @@ impl Metrics {
     ///
     /// # Errors
     /// None, short of a metric without a name.
-    pub fn render(&self, committer: &Committer) -> prometheus::Result<Vec<u8>> {
-        self.queue_keys.set(i64::try_from(committer.queued()).unwrap_or(i64::MAX));
+    pub fn render(&self, engine: &Engine) -> prometheus::Result<Vec<u8>> {
+        self.queue_keys.set(i64::try_from(engine.queued()).unwrap_or(i64::MAX));
         self.sweeps.update();
         self.process.update();
         self.dropped_lines.inc_by(logs::dropped().saturating_sub(self.dropped_lines.get()));

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{currency::Currency, money::Amount, store};
 use crate::{
-    idempotency::{Command, Execution, Fingerprint, Insert, Response},
+    idempotency::{BatchCommand, BatchEntry, Error, Fingerprint, Insert, Operation, Response},
     text::is_blank,
 };
 
@@ -63,25 +63,25 @@ struct Taken<'a> {
     currency: Option<Currency>,
 }
 
-impl Command for TakePayment {
-    const OPERATION: &'static str = "pay";
+impl BatchCommand for TakePayment {
+    const OPERATION: Operation = Operation::new("pay");
 
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(Self::OPERATION)
-            .member("user_id", self.user_id.as_str().as_bytes())
-            .member("amount", &self.amount.minor_units().to_be_bytes())
+            .field("user_id", self.user_id.as_str().as_bytes())
+            .field("amount", &self.amount.minor_units().to_be_bytes())
             .optional("currency", self.named_currency.map(|named| named.code().as_bytes()))
     }
 
-    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+    fn insert(batch: &[BatchEntry<'_, Self>]) -> Result<Option<Insert>, Error> {
         let responses = batch.iter().map(response).collect::<Result<_, _>>()?;
         Ok(Some(store::insert(batch).respond(responses)))
     }
 }
 
-fn response(execution: &Execution<'_, TakePayment>) -> Result<Response, sqlx::Error> {
-    let TakePayment { user_id, amount, named_currency, .. } = execution.command;
-    let transaction_id = execution.execution_id;
+fn response(entry: &BatchEntry<'_, TakePayment>) -> Result<Response, Error> {
+    let TakePayment { user_id, amount, named_currency, .. } = entry.command;
+    let transaction_id = entry.execution.id;
     let body = serde_json::to_vec(&Taken {
         status: "success",
         transaction_id,
@@ -89,7 +89,7 @@ fn response(execution: &Execution<'_, TakePayment>) -> Result<Response, sqlx::Er
         amount: *amount,
         currency: *named_currency,
     })
-    .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    .map_err(Error::other)?;
     Ok(Response::new(201, body).with_header("location", location(transaction_id)))
 }
 

@@ -8,7 +8,7 @@ use super::{
     payment::{TakePayment, UserId},
     recorded::Payment,
 };
-use crate::idempotency::{Execution, Insert};
+use crate::idempotency::{BatchEntry, Insert};
 
 /// The refunds that a page of payments shows, but for those of its last payment: what a page costs, to read and
 /// to send, is bounded by them more than by its payments.
@@ -49,7 +49,7 @@ macro_rules! select_page {
 }
 
 /// Inserts payments.
-pub(super) fn insert(batch: &[Execution<'_, TakePayment>]) -> Insert {
+pub(super) fn insert(batch: &[BatchEntry<'_, TakePayment>]) -> Insert {
     Insert::new(
         "INSERT INTO payments (transaction_id, account_id, user_id, amount, currency)
          SELECT execution_id, account_id, user_id, amount, currency FROM claimed",

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::store;
 use crate::{
-    idempotency::{Command, Execution, Fingerprint, Response},
+    idempotency::{BatchCommand, BatchEntry, Error, Fingerprint, Operation, Response},
     payments::{money::Amount, payment::location},
     problem::{Kind, Problem, Retry},
 };
@@ -143,8 +143,8 @@ struct Refunded {
     amount: Amount,
 }
 
-impl Command for GiveBack {
-    const OPERATION: &'static str = "refund";
+impl BatchCommand for GiveBack {
+    const OPERATION: Operation = Operation::new("refund");
 
     fn fingerprint(&self) -> Fingerprint {
         let (amount, remaining) = match self.wanted {
@@ -152,7 +152,7 @@ impl Command for GiveBack {
             Wanted::Remaining => (None, Some(b"true".as_slice())),
         };
         Fingerprint::of(Self::OPERATION)
-            .member("transaction_id", self.transaction_id.as_bytes())
+            .field("transaction_id", self.transaction_id.as_bytes())
             .optional("amount", amount.as_ref().map(<[u8; 8]>::as_slice))
             .optional("remaining", remaining)
     }
@@ -164,22 +164,22 @@ impl Command for GiveBack {
     /// One after the other, on what the ones before have left: neither a statement over all of them nor
     /// one server beside another would see what the others are about to give back.
     async fn execute(
-        batch: &[Execution<'_, Self>],
+        batch: &[BatchEntry<'_, Self>],
         conn: &mut PgConnection,
-    ) -> Result<Vec<Response>, sqlx::Error> {
+    ) -> Result<Vec<Response>, Error> {
         let mut payments = store::lock(conn, batch).await?;
         let mut given = Vec::with_capacity(batch.len());
         let mut responses = Vec::with_capacity(batch.len());
-        for Execution { execution_id, account_id, command } in batch {
+        for BatchEntry { execution, command } in batch {
             let refund = payments
-                .get_mut(&(*account_id, command.transaction_id))
+                .get_mut(&(execution.account_id, command.transaction_id))
                 .ok_or_else(no_such_payment)
                 .and_then(|payment| {
                     let amount = payment.give_back(command.wanted).map_err(Refusal::problem)?;
                     Ok(Given {
-                        refund_id: *execution_id,
+                        refund_id: execution.id,
                         transaction_id: command.transaction_id,
-                        account_id: *account_id,
+                        account_id: execution.account_id,
                         amount,
                         currency: payment.currency.clone(),
                     })
@@ -188,9 +188,9 @@ impl Command for GiveBack {
             command.note(refund.as_ref().ok());
             let response = match refund {
                 Ok(refund) => response(&refund),
-                Err(refusal) => refusal.stored(*execution_id),
+                Err(refusal) => refusal.stored(execution.id),
             };
-            responses.push(response.map_err(|error| sqlx::Error::Encode(error.into()))?);
+            responses.push(response.map_err(Error::other)?);
         }
         if !given.is_empty() {
             store::insert(conn, &given).await?;

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::refund::{GiveBack, Given, Refundable};
-use crate::idempotency::Execution;
+use crate::idempotency::BatchEntry;
 
 /// An account, and the id of a payment of it.
 type PaymentOf = (Uuid, Uuid);
@@ -22,7 +22,7 @@ type PaymentOf = (Uuid, Uuid);
 /// had looked for a row that was waited for, looks for the next one there too, and doesn't find it.
 pub(super) async fn lock(
     conn: &mut PgConnection,
-    batch: &[Execution<'_, GiveBack>],
+    batch: &[BatchEntry<'_, GiveBack>],
 ) -> Result<HashMap<PaymentOf, Refundable>, sqlx::Error> {
     let payments: Vec<Refundable> = sqlx::query_as(
         "SELECT payment.*
@@ -34,8 +34,8 @@ pub(super) async fn lock(
              FOR NO KEY UPDATE
          ) AS payment",
     )
-    .bind(batch.iter().map(|execution| execution.account_id).collect::<Vec<_>>())
-    .bind(batch.iter().map(|execution| execution.command.transaction_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|one| one.execution.account_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|one| one.command.transaction_id).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
     let keyed =

@@ -1,4 +1,4 @@
-//! What an application gives to be executed exactly once.
+//! An application's commands, each executed exactly once.
 
 use std::any::Any;
 
@@ -6,125 +6,165 @@ use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{fingerprint::Fingerprint, insert::Insert, response::Response};
+use super::{
+    Error, fingerprint::Fingerprint, insert::Insert, operation::Operation, response::Response,
+};
 
 /// A validated request whose effect must happen exactly once.
 ///
-/// What it does, it says in one of two ways: as the INSERT that it comes to, which is the quickest,
-/// or as an execution with as many statements, and as much thought between them, as it takes.
+/// This is the trait to begin with. Where one INSERT can have the effect of many commands, [`BatchCommand`] is
+/// several times as fast.
 pub trait Command: Send + Sync + Sized + 'static {
-    /// The operation's name, for ever: it is stored with every key and is part of the fingerprint.
-    /// `void` is taken.
-    const OPERATION: &'static str;
+    /// The operation's name.
+    const OPERATION: Operation;
 
-    /// What makes a request the same as this one: its operation and every validated member, path
-    /// parameters included, always in the same order.
+    /// What makes another request the same as this one: the operation and every validated field, path parameters
+    /// included, always in the same order.
     fn fingerprint(&self) -> Fingerprint;
 
-    /// What these commands come to, where that is one INSERT.
+    /// Has the effect on `conn`, in the transaction that holds the key and stores the response.
+    ///
+    /// It is called again, with the same ids, after PostgreSQL rolled an earlier call back. So it has no effect
+    /// outside `conn`. It neither begins nor ends a transaction.
+    ///
+    /// # Errors
+    /// An error rolls everything back, stores nothing, and the same request may be sent again. Whatever a client
+    /// can provoke, a refusal for one, is a [`Response`] instead, which is stored and replayed. Pass the error of
+    /// a statement on: PostgreSQL refuses the rest of its transaction.
+    fn execute(
+        &self,
+        execution: Execution,
+        conn: &mut PgConnection,
+    ) -> impl Future<Output = Result<Response, Error>> + Send;
+}
+
+/// A command of which a whole batch is executed in a few statements. Every [`Command`] is one, and executes its
+/// batch one by one.
+///
+/// A type implements either of the two, and here either [`insert`](Self::insert) or [`execute`](Self::execute).
+pub trait BatchCommand: Send + Sync + Sized + 'static {
+    /// As [`Command::OPERATION`].
+    const OPERATION: Operation;
+
+    /// As [`Command::fingerprint`].
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// The one INSERT of a batch, where that is all of its effect. The layer makes it part of the statement that
+    /// claims the keys and stores the responses: one round trip, which is its own transaction.
     ///
     /// # Errors
     /// As those of [`execute`](Self::execute).
-    fn insert(batch: &[Execution<'_, Self>]) -> Result<Option<Insert>, sqlx::Error> {
+    fn insert(batch: &[BatchEntry<'_, Self>]) -> Result<Option<Insert>, Error> {
         let _ = batch;
         Ok(None)
     }
 
-    /// A row of others' that this command locks, where it locks one: what refunds of one payment have in
-    /// common. Where such a row is found to be held for long, all that want it are put aside together,
-    /// instead of being found one by one while everybody else waits.
+    /// The id of a row that this command locks and others may lock too. Where another session holds such a row,
+    /// all commands that wait for it are quarantined together.
     fn locks(&self) -> Option<Uuid> {
         None
     }
 
-    /// Does what these commands ask for, in the transaction that also holds their keys and will hold
-    /// their responses, and returns a response for each, in their order.
+    /// Has the effect of the whole batch, and returns a response for each command, in their order. The commands
+    /// belong to several accounts, and none of them was executed before. For the rest see [`Command::execute`].
     ///
-    /// The whole slice in as few statements as can be: that is where the speed comes from. Commands
-    /// of several accounts come together, and none of them was seen before. It may be called again
-    /// with the same ids when an earlier call was rolled back, so it has no effect outside `conn`: what
-    /// a command notes of its own execution, the next one replaces.
-    ///
-    /// Statements are planned once for a connection, without a look at their arguments (`plan_cache_mode`), and
-    /// without sequential scans: a plan must do for small tables and for large ones.
-    ///
-    /// Neither BEGIN nor COMMIT nor anything that outlives the transaction: whoever began it ends it.
+    /// PostgreSQL plans each statement once for a connection, without sequential scans and without a look at its
+    /// arguments: a plan must suit small tables and large ones.
     ///
     /// # Errors
-    /// An `Err` means infrastructure: everything is rolled back and nothing remembered. Whatever a
-    /// client can provoke is a [`Response`] instead (a refusal too: it is remembered and replayed),
-    /// since an `Err` undoes other clients' work with this one. A statement's error must be passed
-    /// on, never swallowed: after it PostgreSQL refuses the rest of the transaction.
-    ///
-    /// Of a command that says what it [inserts](Self::insert) it runs that: in a batch of several
-    /// types of commands, for one.
+    /// As those of [`Command::execute`]; an error rolls back the other commands with this one.
     fn execute(
-        batch: &[Execution<'_, Self>],
+        batch: &[BatchEntry<'_, Self>],
         conn: &mut PgConnection,
-    ) -> impl Future<Output = Result<Vec<Response>, sqlx::Error>> + Send {
+    ) -> impl Future<Output = Result<Vec<Response>, Error>> + Send {
         async move {
-            let (ids, accounts) =
-                batch.iter().map(|one| (one.execution_id, one.account_id)).unzip();
+            let ids = batch.iter().map(|one| one.execution.id).collect();
+            let accounts = batch.iter().map(|one| one.execution.account_id).collect();
             match Self::insert(batch)? {
-                Some(insert) => insert.execute(conn, ids, accounts).await,
-                None => Err(sqlx::Error::Encode(
-                    format!("{}: neither an insert nor an execution", Self::OPERATION).into(),
-                )),
+                Some(insert) => Ok(insert.execute(conn, ids, accounts).await?),
+                None => {
+                    Err(Error::other(format!("{}: neither insert nor execute", Self::OPERATION)))
+                }
             }
         }
     }
 }
 
-/// One command to execute.
-#[derive(Debug)]
-pub struct Execution<'a, C: ?Sized> {
-    /// Names this execution (UUIDv7, so that rows with it as their primary key are inserted at the
-    /// index's right-hand edge), and serves as the id of what it creates.
-    pub execution_id: Uuid,
-    /// Whose the key is; the nil UUID where there are no accounts.
+impl<C: Command> BatchCommand for C {
+    const OPERATION: Operation = C::OPERATION;
+
+    fn fingerprint(&self) -> Fingerprint {
+        Command::fingerprint(self)
+    }
+
+    async fn execute(
+        batch: &[BatchEntry<'_, Self>],
+        conn: &mut PgConnection,
+    ) -> Result<Vec<Response>, Error> {
+        let mut responses = Vec::with_capacity(batch.len());
+        for BatchEntry { execution, command } in batch {
+            responses.push(command.execute(*execution, &mut *conn).await?);
+        }
+        Ok(responses)
+    }
+}
+
+/// One execution of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    /// A UUIDv7: the id of what the execution creates. Rows that have it as their primary key are inserted at the
+    /// right-hand edge of the index.
+    pub id: Uuid,
+    /// The account of the key; the nil UUID where there are no accounts.
     pub account_id: Uuid,
-    /// What to do.
+}
+
+/// A command in a batch, with its execution.
+#[derive(Debug)]
+pub struct BatchEntry<'a, C: ?Sized> {
+    /// The execution.
+    pub execution: Execution,
+    /// The command.
     pub command: &'a C,
 }
 
-/// A command of any type, as the committer holds it. What takes a batch takes commands that are all
-/// of this one's type.
+/// A command of any type. The entries of a batch are all of its type.
 pub(super) trait AnyCommand: Any + Send + Sync {
     fn insert_all(
         &self,
-        batch: Vec<Execution<'_, dyn AnyCommand>>,
+        batch: Vec<BatchEntry<'_, dyn AnyCommand>>,
     ) -> Result<Option<Insert>, sqlx::Error>;
 
     fn execute_all<'a>(
         &self,
-        batch: Vec<Execution<'a, dyn AnyCommand>>,
+        batch: Vec<BatchEntry<'a, dyn AnyCommand>>,
         conn: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<Vec<Response>, sqlx::Error>>;
 }
 
-impl<C: Command> AnyCommand for C {
+impl<C: BatchCommand> AnyCommand for C {
     fn insert_all(
         &self,
-        batch: Vec<Execution<'_, dyn AnyCommand>>,
+        batch: Vec<BatchEntry<'_, dyn AnyCommand>>,
     ) -> Result<Option<Insert>, sqlx::Error> {
-        C::insert(&typed(batch))
+        Ok(C::insert(&typed(batch))?)
     }
 
     fn execute_all<'a>(
         &self,
-        batch: Vec<Execution<'a, dyn AnyCommand>>,
+        batch: Vec<BatchEntry<'a, dyn AnyCommand>>,
         conn: &'a mut PgConnection,
     ) -> BoxFuture<'a, Result<Vec<Response>, sqlx::Error>> {
         let typed = typed(batch);
-        Box::pin(async move { C::execute(&typed, conn).await })
+        Box::pin(async move { Ok(C::execute(&typed, conn).await?) })
     }
 }
 
-/// One of another type would be missing here, and its missing response fails the batch.
-fn typed<C: Command>(batch: Vec<Execution<'_, dyn AnyCommand>>) -> Vec<Execution<'_, C>> {
-    let typed = batch.into_iter().filter_map(|Execution { execution_id, account_id, command }| {
+/// An entry of another type would be missing here, and its missing response fails the batch.
+fn typed<C: BatchCommand>(batch: Vec<BatchEntry<'_, dyn AnyCommand>>) -> Vec<BatchEntry<'_, C>> {
+    let typed = batch.into_iter().filter_map(|BatchEntry { execution, command }| {
         let command: &dyn Any = command;
-        Some(Execution { execution_id, account_id, command: command.downcast_ref()? })
+        Some(BatchEntry { execution, command: command.downcast_ref()? })
     });
     typed.collect()
 }

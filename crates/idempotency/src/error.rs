@@ -1,15 +1,44 @@
 //! What can go wrong below the commands, sorted by what has to be done about it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, mem::discriminant, sync::Arc, time::Duration};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
 
 use super::observer::Step;
 
+/// Why a command, or one of the layer's own statements, failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// PostgreSQL reported an error, or the connection to it was lost.
+    #[error("{}", loggable(.0))]
+    Database(#[from] sqlx::Error),
+    /// Something else failed: a defect.
+    #[error(transparent)]
+    Other(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// An error that is not the database's: another error, or a text.
+    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// For functions that report database errors only.
+impl From<Error> for sqlx::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Database(error) => error,
+            Error::Other(error) => Self::Encode(error),
+        }
+    }
+}
+
 /// Why a command got no outcome. Nothing of it is stored, and sending the same request with the same
 /// key again is always safe.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum Failure {
     /// As many keys are waiting as may. This request was not executed.
     #[error("more work than can be done")]
@@ -45,8 +74,20 @@ pub enum Failure {
     OutcomeUnknown,
     /// This command, and no other, can't be executed: a defect. The cause is for the log alone.
     #[error("the command failed: {0}")]
-    Internal(Arc<str>),
+    Internal(Arc<Error>),
 }
+
+/// Failures are equal when they say the same: errors of a database cannot be compared.
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Internal(one), Self::Internal(other)) => one.to_string() == other.to_string(),
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
+}
+
+impl Eq for Failure {}
 
 /// What is done about a batch whose transaction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,102 +1,112 @@
-//! The fingerprint: what makes two requests "the same request".
+//! The fingerprint, by which two requests are the same request.
 
 use sha2::{Digest, Sha256};
+
+use super::Operation;
 
 /// The layout described at [`Fingerprint`].
 const VERSION: u8 = 1;
 
-/// Bytes a member takes: few enough to store with every key; two values of one member share a
-/// hash by accident once in 2⁶⁴.
+/// Bytes for each field: few enough to store with every key. Two values of a field have the same hash by accident
+/// once in 2⁶⁴.
 const HASH_LENGTH: usize = 8;
 
-/// What a member that the request didn't have stands as. No present member hashes to it.
+/// Stands for a field that the request does not have. No field that it has hashes to this.
 const ABSENT: [u8; HASH_LENGTH] = [0; HASH_LENGTH];
 
-/// A fingerprint of a validated command: its operation and each of its members, hashed one by one.
+/// A fingerprint of a validated command: hashes of its operation and of each of its fields.
 ///
-/// Comparing two names the members that differ without the members having been stored. The bytes
-/// are a version, then eight bytes (SHA-256, cut) for the operation and for each member in the order
-/// in which the command adds them. A stored fingerprint that is shorter, written before the command
-/// had its later members, compares as if these had been absent: so members are only ever added, at
-/// the end, and never change their place, name or encoding.
+/// A comparison names the fields that differ, though no field is stored. The bytes are a version, then eight bytes
+/// of SHA-256 for the operation and for each field, in the order in which the command adds them. A stored fingerprint
+/// may be shorter, because the command got fields later: these compare as absent. So add fields at the end only, and
+/// never change the place, the name or the encoding of one.
 ///
-/// It is no secret-keeping: who can read the table can try out likely values.
+/// A fingerprint keeps no secret: everybody who reads the table can try likely values.
 ///
 /// ```
-/// use payonce_idempotency::Fingerprint;
+/// use payonce_idempotency::{Fingerprint, Operation};
 ///
-/// let paid = Fingerprint::of("pay").member("user_id", b"user_1").member("amount", b"100");
-/// let more = Fingerprint::of("pay").member("user_id", b"user_1").member("amount", b"900");
+/// const PAY: Operation = Operation::new("pay");
+///
+/// let paid = Fingerprint::of(PAY).field("user_id", b"user_1").field("amount", b"100");
+/// let more = Fingerprint::of(PAY).field("user_id", b"user_1").field("amount", b"900");
 /// assert_eq!(paid.differing(more.as_bytes()).unwrap(), ["amount"]);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
+    operation: Operation,
     bytes: Vec<u8>,
-    members: Vec<&'static str>,
+    fields: Vec<&'static str>,
 }
 
-/// A stored fingerprint that this version of the program can't compare: a newer one wrote it.
+/// A stored fingerprint that this version of the program cannot compare: a newer one wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the stored fingerprint has a layout that this version doesn't know")]
+#[error("the stored fingerprint has a layout that this version does not know")]
 pub struct UnknownLayout;
 
 impl Fingerprint {
     /// Begins the fingerprint of a command of this operation.
     #[must_use]
-    pub fn of(operation: &str) -> Self {
+    pub fn of(operation: Operation) -> Self {
         let mut bytes = Vec::with_capacity(1 + 4 * HASH_LENGTH);
         bytes.push(VERSION);
-        bytes.extend(hash("", operation.as_bytes()));
-        Self { bytes, members: Vec::with_capacity(3) }
+        bytes.extend(hash("", operation.as_str().as_bytes()));
+        Self { operation, bytes, fields: Vec::with_capacity(3) }
     }
 
-    /// Adds a member that the request had.
+    /// The operation that it was begun with.
     #[must_use]
-    pub fn member(self, name: &'static str, value: &[u8]) -> Self {
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// Adds a field that the request has.
+    #[must_use]
+    pub fn field(self, name: &'static str, value: &[u8]) -> Self {
         self.optional(name, Some(value))
     }
 
-    /// Adds a member that the request may have had.
+    /// Adds a field that the request may have.
     #[must_use]
     pub fn optional(mut self, name: &'static str, value: Option<&[u8]>) -> Self {
         self.bytes.extend(value.map_or(ABSENT, |value| hash(name, value)));
-        self.members.push(name);
+        self.fields.push(name);
         self
     }
 
-    /// The bytes to store: 1 + 8 × (1 + number of members).
+    /// The bytes to store: 1 + 8 × (1 + number of fields).
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The names of the members in which the stored request differs from this one; none when they
-    /// are the same request. Members of different operations can't be compared: the answer is
-    /// `operation` alone. A member that this version of the program doesn't know is `other`.
+    /// The names of the fields in which the stored request differs from this one; none when they are the same
+    /// request. Fields of different operations cannot be compared: the result is `operation` alone. A field that
+    /// this version of the program does not know is `other`.
     ///
     /// # Errors
-    /// When the stored bytes have a layout that isn't known here.
+    /// When the stored bytes have an unknown layout.
     pub fn differing(&self, stored: &[u8]) -> Result<Vec<&'static str>, UnknownLayout> {
-        let (operation, members) = split(&self.bytes).ok_or(UnknownLayout)?;
-        let (stored_operation, stored_members) = split(stored).ok_or(UnknownLayout)?;
+        let (operation, fields) = split(&self.bytes).ok_or(UnknownLayout)?;
+        let (stored_operation, stored_fields) = split(stored).ok_or(UnknownLayout)?;
         if operation != stored_operation {
             return Ok(vec!["operation"]);
         }
-        let count = members.len().max(stored_members.len());
-        let at = |members: &[[u8; HASH_LENGTH]], place: usize| {
-            members.get(place).copied().unwrap_or(ABSENT)
+        let count = fields.len().max(stored_fields.len());
+        let at = |fields: &[[u8; HASH_LENGTH]], place: usize| {
+            fields.get(place).copied().unwrap_or(ABSENT)
         };
         let mut differing = Vec::new();
         for place in 0..count {
-            if at(members, place) != at(stored_members, place) {
-                differing.push(self.members.get(place).copied().unwrap_or("other"));
+            if at(fields, place) != at(stored_fields, place) {
+                differing.push(self.fields.get(place).copied().unwrap_or("other"));
             }
         }
         Ok(differing)
     }
 }
 
-/// The hashes of a fingerprint: the operation's, and the members'.
+/// The hashes of a fingerprint: the operation's, and the fields'.
 fn split(bytes: &[u8]) -> Option<(&[u8; HASH_LENGTH], &[[u8; HASH_LENGTH]])> {
     let (&VERSION, hashes) = bytes.split_first()? else { return None };
     let (hashes, []) = hashes.as_chunks() else { return None };
@@ -122,14 +132,14 @@ mod tests {
 
     use super::*;
 
+    const PAY: Operation = Operation::new("pay");
+
     fn paid(user: &str, amount: &str) -> Fingerprint {
-        Fingerprint::of("pay")
-            .member("user_id", user.as_bytes())
-            .member("amount", amount.as_bytes())
+        Fingerprint::of(PAY).field("user_id", user.as_bytes()).field("amount", amount.as_bytes())
     }
 
     #[test]
-    fn a_later_member_never_breaks_an_older_fingerprint() {
+    fn a_later_field_never_breaks_an_older_fingerprint() {
         let old = paid("u", "1");
         let now = |currency: Option<&str>| {
             paid("u", "1").optional("currency", currency.map(str::as_bytes))
@@ -141,8 +151,9 @@ mod tests {
     }
 
     #[test]
-    fn another_operation_is_another_request_whatever_its_members() {
-        let refund = Fingerprint::of("refund").member("user_id", b"u").member("amount", b"1");
+    fn another_operation_is_another_request_whatever_its_fields() {
+        let refund =
+            Fingerprint::of(Operation::new("refund")).field("user_id", b"u").field("amount", b"1");
         assert_eq!(refund.differing(paid("u", "1").as_bytes()), Ok(vec!["operation"]));
     }
 
@@ -164,7 +175,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn members_differ_exactly_where_their_values_do(a in ".{0,4}", b in ".{0,4}", x in "[0-9]", y in "[0-9]") {
+        fn fields_differ_exactly_where_their_values_do(a in ".{0,4}", b in ".{0,4}", x in "[0-9]", y in "[0-9]") {
             let mut expected = Vec::new();
             if a != b { expected.push("user_id") }
             if x != y { expected.push("amount") }

@@ -6,7 +6,7 @@
 //! key settles races, between requests and between servers. There is no lease, no lock table and no
 //! "processing" state for anybody to clean up after a crash.
 //!
-//! Handlers don't open that transaction. They hand the command to a [`Committer`], which owns a
+//! Handlers don't open that transaction. They hand the command to a [`Engine`], which owns a
 //! connection and runs what has queued since its last COMMIT (of many keys, half) in one transaction
 //! (group commit), in a handful of statements over the whole batch. With [`Settings::max_batch`] 1 it is
 //! a transaction for each command, and everything holds there too.
@@ -18,8 +18,8 @@
 //! - Nobody hears of an outcome before it is committed, and every copy of the request hears the same:
 //!   the first answer, to the byte, for [`Settings::response_ttl`] and then [`Outcome::Expired`].
 //! - Another request with a used key is told so ([`Outcome::Reused`]) and changes nothing.
-//! - Who has lost an answer can ask what became of the request ([`KeyRecord`]), or make sure that it is
-//!   never executed if it wasn't yet ([`Committer::void`]).
+//! - Who has lost an answer can ask what became of the request ([`Record`]), or make sure that it is
+//!   never executed if it wasn't yet ([`Engine::void`]).
 //! - Every call ends by [`Settings::request_deadline`]. A [`Failure`] is never stored, and sending the
 //!   same request again is always safe.
 //! - No account takes more than its share of the places ([`Settings::account_queue_limit`]), and those
@@ -45,7 +45,7 @@
 //!
 //! ```no_run
 //! use payonce_idempotency::{
-//!     Command, Committer, Execution, Fingerprint, IdempotencyKey, Outcome, Response, Settings,
+//!     Command, Engine, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome, Response, Settings,
 //! };
 //! use sqlx::PgConnection;
 //! use uuid::Uuid;
@@ -56,35 +56,32 @@
 //! }
 //!
 //! impl Command for Greet {
-//!     const OPERATION: &'static str = "greet";
+//!     const OPERATION: Operation = Operation::new("greet");
 //!
 //!     fn fingerprint(&self) -> Fingerprint {
-//!         Fingerprint::of(Self::OPERATION).member("name", self.name.as_bytes())
+//!         Fingerprint::of(Self::OPERATION).field("name", self.name.as_bytes())
 //!     }
 //!
-//!     async fn execute(
-//!         batch: &[Execution<'_, Self>],
-//!         conn: &mut PgConnection,
-//!     ) -> Result<Vec<Response>, sqlx::Error> {
-//!         sqlx::query("INSERT INTO greetings (id, name) SELECT * FROM unnest($1::uuid[], $2::text[])")
-//!             .bind(batch.iter().map(|one| one.execution_id).collect::<Vec<_>>())
-//!             .bind(batch.iter().map(|one| one.command.name.as_str()).collect::<Vec<_>>())
+//!     async fn execute(&self, execution: Execution, conn: &mut PgConnection) -> Result<Response, Error> {
+//!         sqlx::query("INSERT INTO greetings (id, name) VALUES ($1, $2)")
+//!             .bind(execution.id)
+//!             .bind(&self.name)
 //!             .execute(conn)
 //!             .await?;
-//!         Ok(batch.iter().map(|one| Response::new(201, format!("{:?}", one.command.name))).collect())
+//!         Ok(Response::new(201, format!("{:?}", self.name)))
 //!     }
 //! }
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let options = "postgres://localhost/greetings".parse()?;
-//! let committer = Committer::start(&options, &Settings::default()).await?;
+//! let engine = Engine::start(&options, &Settings::default()).await?;
 //!
 //! let key = IdempotencyKey::parse(b"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"")?;
 //! let greet = Greet { name: "Ada".to_owned() };
-//! match committer.submit(Uuid::nil(), key, greet).await? {
+//! match engine.submit(Uuid::nil(), key, greet).await? {
 //!     Outcome::New { response, .. } => println!("greeted: {:?}", response.body()),
 //!     Outcome::Replay { response, .. } => println!("greeted before: {:?}", response.body()),
-//!     Outcome::Reused { members } => println!("the key was used with another {members:?}"),
+//!     Outcome::Reused { fields } => println!("the key was used with another {fields:?}"),
 //!     Outcome::Expired { execution_id } => println!("greeted long ago, as {execution_id}"),
 //!     Outcome::Voided => println!("never greeted, and never will be"),
 //!     Outcome::InFlight => println!("another server is at it"),
@@ -95,7 +92,7 @@
 //!
 //! # Where things are
 //!
-//! `command` and `insert` are what an application says it does, `committer` is the way in, `submission` one call of
+//! `command` and `insert` are what an application says it does, `engine` is the way in, `submission` one call of
 //! it and its reply, `queue` where copies of one request meet, `seat` a caller's place in it, `places` whose turn
 //! it is there. `lane` is the loop that takes batches
 //! and mends what fails, `quarantine` what it puts aside at once, `locks` finds who has locked a table, `batch` the one transaction, `store` its
@@ -106,8 +103,8 @@
 mod batch;
 mod columns;
 mod command;
-mod committer;
 mod connection;
+mod engine;
 mod error;
 mod execution_id;
 mod fingerprint;
@@ -117,6 +114,7 @@ mod key;
 mod lane;
 mod locks;
 mod observer;
+mod operation;
 mod places;
 mod quarantine;
 mod queue;
@@ -128,15 +126,16 @@ mod submission;
 mod sweeper;
 mod used_share;
 
-pub use command::{Command, Execution};
-pub use committer::{Committer, Outcome, Settings};
-pub use error::{Failure, Remedy, is_of_outdated_statement, loggable};
+pub use command::{BatchCommand, BatchEntry, Command, Execution};
+pub use engine::{Engine, Outcome, Settings};
+pub use error::{Error, Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use fitness::{UnfitServer, unsafe_setting};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use observer::{Event, Observer, Resolution, Step, outcome_name};
+pub use operation::Operation;
 pub use queue::COPIES_FOR_A_KEY;
-pub use record::{KeyRecord, KeyState};
+pub use record::{Record, RecordState};
 pub use response::{MalformedHeader, Response};
 pub use sweeper::{Oldest, Sweeper, Swept};

@@ -9,7 +9,7 @@ use std::{
 
 use log::error;
 
-use super::{Failure, Outcome, Remedy, Response};
+use super::{Failure, Operation, Outcome, Remedy, Response};
 
 /// Hears of events, in the midst of the work that they are about: it must be quick, and never wait.
 pub trait Observer: Send + Sync + 'static {
@@ -39,7 +39,7 @@ pub enum Event<'a> {
     /// A caller hears this. One that stopped waiting before hears nothing.
     Answered {
         /// The command's operation.
-        operation: &'static str,
+        operation: Operation,
         /// What it hears.
         answer: &'a Result<Outcome, Failure>,
     },

@@ -6,29 +6,32 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Command, Execution, Fingerprint, IdempotencyKey, Response, key::ScopedKey, store};
+use super::{
+    Command, Error, Execution, Fingerprint, IdempotencyKey, Operation, Response, key::ScopedKey,
+    store,
+};
 
 /// What became of the request that used a key.
 ///
 /// That there is no record is no promise: the request may be under way, in a queue or on the network.
-/// [`Committer::void`](super::Committer::void) makes it one.
+/// [`Engine::void`](super::Engine::void) makes it one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyRecord {
+pub struct Record {
     /// Names the execution, and is the id of what it made.
     pub execution_id: Uuid,
-    /// What was executed: a command's `OPERATION`.
+    /// What was executed: a command's [`Operation`].
     pub operation: String,
     /// When the key was used, by the database's clock.
     pub first_used_at: DateTime<Utc>,
     /// What is left of it.
-    pub state: KeyState,
+    pub state: RecordState,
 }
 
 /// What a key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyState {
+pub enum RecordState {
     /// A command was executed, and its response can be replayed.
-    Answered {
+    Stored {
         /// The response.
         response: Response,
         /// Until when it can be replayed; `None`: as long as its key.
@@ -40,7 +43,7 @@ pub enum KeyState {
     Voided,
 }
 
-impl KeyRecord {
+impl Record {
     /// What is recorded of a key, if it was used; one older than `key_ttl` counts as not used. To be asked of
     /// the primary: a standby may not know of it yet.
     ///
@@ -51,7 +54,7 @@ impl KeyRecord {
         account_id: Uuid,
         key: IdempotencyKey,
         key_ttl: Option<Duration>,
-    ) -> Result<Option<Self>, sqlx::Error> {
+    ) -> Result<Option<Self>, Error> {
         let scope = ScopedKey { key, account_id };
         let key_ttl = key_ttl.map(|ttl| ttl.as_secs_f64());
         let used = store::used(conn, &[&scope], key_ttl).await?.pop().transpose()?;
@@ -59,11 +62,11 @@ impl KeyRecord {
             execution_id: used.execution_id,
             first_used_at: used.created_at,
             state: match used.response {
-                _ if used.operation == Void::OPERATION => KeyState::Voided,
+                _ if used.operation == Operation::VOID.as_str() => RecordState::Voided,
                 Some(response) => {
-                    KeyState::Answered { response, replayable_until: used.replayable_until }
+                    RecordState::Stored { response, replayable_until: used.replayable_until }
                 }
-                None => KeyState::Expired,
+                None => RecordState::Expired,
             },
             operation: used.operation,
         }))
@@ -75,16 +78,13 @@ impl KeyRecord {
 pub(super) struct Void;
 
 impl Command for Void {
-    const OPERATION: &'static str = "void";
+    const OPERATION: Operation = Operation::VOID;
 
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(Self::OPERATION)
     }
 
-    async fn execute(
-        batch: &[Execution<'_, Self>],
-        _: &mut PgConnection,
-    ) -> Result<Vec<Response>, sqlx::Error> {
-        Ok(batch.iter().map(|_| Response::new(204, "")).collect())
+    async fn execute(&self, _: Execution, _: &mut PgConnection) -> Result<Response, Error> {
+        Ok(Response::new(204, ""))
     }
 }

@@ -7,11 +7,11 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    Failure, Outcome,
-    command::{AnyCommand, Command, Execution},
+    Error, Failure, Outcome,
+    command::{AnyCommand, BatchEntry, Execution},
     fingerprint::Fingerprint,
     key::ScopedKey,
-    record::Void,
+    operation::Operation,
     response::Response,
     store::UsedKey,
 };
@@ -41,10 +41,10 @@ impl Submission {
         (self.operation, command.type_id())
     }
 
-    pub(super) fn execution(&self) -> Execution<'_, dyn AnyCommand> {
-        Execution {
-            execution_id: self.execution_id,
-            account_id: self.scope.account_id,
+    pub(super) fn execution(&self) -> BatchEntry<'_, dyn AnyCommand> {
+        let account_id = self.scope.account_id;
+        BatchEntry {
+            execution: Execution { id: self.execution_id, account_id },
             command: &*self.command,
         }
     }
@@ -57,15 +57,15 @@ impl Submission {
     /// What this request gets when its key stands for something.
     pub(super) fn judged_by(&self, used: Standing<'_>) -> Reply {
         let Standing { execution_id, replayable_until, .. } = used;
-        let members = self.fingerprint.differing(used.fingerprint).map_err(|error| {
-            Failure::Internal(
-                format!("idempotency_keys.fingerprint of {execution_id}: {error}").into(),
-            )
+        let fields = self.fingerprint.differing(used.fingerprint).map_err(|error| {
+            let error = format!("idempotency_keys.fingerprint of {execution_id}: {error}");
+            Failure::Internal(Error::other(error).into())
         })?;
-        let voided = used.operation == Void::OPERATION && self.operation != Void::OPERATION;
+        let voided = used.operation == Operation::VOID.as_str()
+            && self.operation != Operation::VOID.as_str();
         Ok(match used.response {
             _ if voided => Outcome::Voided,
-            _ if !members.is_empty() => Outcome::Reused { members },
+            _ if !fields.is_empty() => Outcome::Reused { fields },
             Some(response) => {
                 Outcome::Replay { execution_id, response: response.clone(), replayable_until }
             }
@@ -196,6 +196,7 @@ pub(super) enum Stage {
 mod tests {
     use super::*;
     use crate::IdempotencyKey;
+    use crate::{command::Command, record::Void};
 
     fn submission() -> Submission {
         let scope =
@@ -204,7 +205,7 @@ mod tests {
             scope,
             lock_number: 0,
             execution_id: Uuid::now_v7(),
-            operation: Void::OPERATION,
+            operation: Operation::VOID.as_str(),
             fingerprint: Void.fingerprint(),
             row: None,
             command: Box::new(Void),

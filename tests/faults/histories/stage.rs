@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use payonce::{
-    idempotency::{Command, Sweeper},
+    idempotency::{BatchCommand, Sweeper},
     payments::money::Amount,
     refunds::refund::{GiveBack, Wanted},
     sweep::{self, Pace},

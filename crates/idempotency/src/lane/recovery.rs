@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Lane, Role, Search};
 use crate::{
-    Failure,
+    Error, Failure,
     connection::Fault,
     error::Remedy,
     observer::Event,
@@ -65,7 +65,9 @@ fn decide(part: Part, fault: &Fault) -> Action {
         true => Action::Quarantine(obstacle),
     };
     match fault.remedy {
-        Remedy::Isolate if alone => Action::Fail(Failure::Internal(fault.message.as_str().into())),
+        Remedy::Isolate if alone => {
+            Action::Fail(Failure::Internal(Error::other(fault.message.as_str()).into()))
+        }
         Remedy::Isolate => Action::Halve,
         Remedy::Repeat => halved(part.conflicts, CONFLICTS, Obstacle::Conflict),
         Remedy::Reconnect => halved(part.losses, LOSSES, Obstacle::ConnectionLost),
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_command_with_an_error_of_its_own_is_found_by_halves_and_fails() {
-        let failed = Action::Fail(Failure::Internal("why".into()));
+        let failed = Action::Fail(Failure::Internal(Error::other("why").into()));
         assert_decides(Remedy::Isolate, MANY, &Action::Halve);
         assert_decides(Remedy::Isolate, ALONE, &failed);
         assert_decides(Remedy::Isolate, QUARANTINED, &failed);

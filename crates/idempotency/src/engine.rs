@@ -1,4 +1,4 @@
-//! The committer: what applications hand their commands to.
+//! The engine: what applications hand their commands to.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +16,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Command, Failure, IdempotencyKey, Response, UnfitServer,
+    BatchCommand, Failure, IdempotencyKey, Response, UnfitServer,
     connection::Connector,
     execution_id,
     key::ScopedKey,
@@ -116,15 +116,15 @@ pub enum Outcome {
     },
     /// The key was used by another request.
     Reused {
-        /// The names of the members that differ; `operation` when all of it does.
-        members: Vec<&'static str>,
+        /// The names of the fields that differ; `operation` when it is another operation.
+        fields: Vec<&'static str>,
     },
     /// The same request was executed before, and its response is kept no longer.
     Expired {
         /// The execution's id, and that of what it made.
         execution_id: Uuid,
     },
-    /// The key was used up without anything being executed ([`Committer::void`]), and nothing ever will.
+    /// The key was used up without anything being executed ([`Engine::void`]), and nothing ever will.
     Voided,
     /// Another server is executing the key's command.
     InFlight,
@@ -133,7 +133,7 @@ pub enum Outcome {
 /// A handle to the tasks that commit; cheap to clone. When the last one is dropped, the tasks end
 /// after what they have taken in.
 #[derive(Clone)]
-pub struct Committer(Arc<Shared>);
+pub struct Engine(Arc<Shared>);
 
 struct Shared {
     queues: Vec<Arc<Queue>>,
@@ -156,7 +156,7 @@ impl Shared {
     }
 }
 
-impl Committer {
+impl Engine {
     /// Connects, checks that the server is fit, and starts the committers on the current tokio
     /// runtime. It is kept free of other work best.
     ///
@@ -215,7 +215,7 @@ impl Committer {
     ///
     /// # Errors
     /// A [`Failure`] is never stored: the same request with the same key may be sent again.
-    pub async fn submit<C: Command>(
+    pub async fn submit<C: BatchCommand>(
         &self,
         account_id: Uuid,
         key: IdempotencyKey,
@@ -232,7 +232,7 @@ impl Committer {
         self.0.queues.iter().map(|queue| queue.keys()).sum()
     }
 
-    async fn answer<C: Command>(
+    async fn answer<C: BatchCommand>(
         &self,
         account_id: Uuid,
         key: IdempotencyKey,
@@ -247,7 +247,7 @@ impl Committer {
             scope,
             lock_number,
             execution_id: execution_id::next(),
-            operation: C::OPERATION,
+            operation: C::OPERATION.as_str(),
             fingerprint: command.fingerprint(),
             row: command.locks(),
             command: Box::new(command),
@@ -274,7 +274,7 @@ impl Committer {
     /// Uses a key up, so that no request with it can ever be executed; unless one was, or is executed
     /// before this is. The key stands for one of the two, whichever of them came first.
     ///
-    /// [`KeyRecord::find`](super::KeyRecord::find) says afterwards which. [`Outcome::InFlight`] is the only
+    /// [`Record::find`](super::Record::find) says afterwards which. [`Outcome::InFlight`] is the only
     /// outcome that leaves it open: then another server is executing a request with this key.
     ///
     /// # Errors
