@@ -79,7 +79,7 @@ const fn ok(means: &'static str, content: Content, headers: &'static [&'static s
     Success { status: 200, means, content, headers }
 }
 
-const OPERATIONS: [Operation; 15] = [
+const OPERATIONS: [Operation; 14] = [
     Operation {
         method: "post",
         path: "/payment",
@@ -185,18 +185,6 @@ const OPERATIONS: [Operation; 15] = [
     },
     Operation {
         method: "get",
-        path: "/problems",
-        tag: "about",
-        id: "listProblems",
-        summary: "List the problems, for people",
-        description: "Each has a page of its own.",
-        parameters: &[],
-        body: Body::None,
-        successes: &[ok("A page.", Text(&["text/html"]), &["Content-Security-Policy"])],
-        problems: &[],
-    },
-    Operation {
-        method: "get",
         path: "/problems/{code}",
         tag: "about",
         id: "showProblem",
@@ -286,12 +274,7 @@ const OPERATIONS: [Operation; 15] = [
 impl Operation {
     fn described(&self) -> Value {
         let kinds = || self.problems.iter().copied().flatten().copied();
-        let authenticated = kinds().any(|kind| kind == Kind::Unauthorized);
-        let security = match self.path {
-            "/metrics" => json!([{}, { "metrics_token": [] }]),
-            _ if authenticated => json!([{}, { "api_key": [] }]),
-            _ => json!([]),
-        };
+        let called = kinds().any(|kind| kind == Kind::Unauthorized);
         let keyed = self.parameters.contains(&"IdempotencyKey");
         let parameters: Vec<Value> = self
             .parameters
@@ -305,7 +288,6 @@ impl Operation {
             .map(|success| (success.status.to_string(), success.described()))
             .collect();
         responses.append(&mut responses::problems(kinds(), keyed));
-        responses.insert("405".to_owned(), responses::method_not_allowed());
         let body = match self.body {
             Body::None => None,
             Body::Optional(schema) => Some((schema, false)),
@@ -316,7 +298,7 @@ impl Operation {
             ("tags", Some(json!([self.tag]))),
             ("summary", Some(json!(self.summary))),
             ("description", Some(json!(self.description))),
-            ("security", Some(security)),
+            ("security", called.then(|| json!([{}, { "api_key": [] }]))),
             ("parameters", Some(json!(parameters))),
             ("requestBody", body.map(|(schema, required)| {
                 json!({ "required": required, "content": responses::json(schema) })

@@ -1,4 +1,4 @@
-//! What the figures are of: the machine, PostgreSQL and its settings. No names of hosts or folders.
+//! The machine, PostgreSQL and its settings, without names of hosts or folders.
 
 use std::{collections::BTreeMap, fs, process::Command, sync::OnceLock};
 
@@ -7,7 +7,7 @@ use sqlx::Row;
 
 use super::support::TestDatabase;
 
-/// What decides how fast PostgreSQL is, and how durable.
+/// The settings that decide how fast and how durable PostgreSQL is.
 const SETTINGS: [&str; 10] = [
     "fsync",
     "synchronous_commit",
@@ -33,7 +33,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// What this benchmark runs on.
+    /// Describes the machine that the benchmark runs on.
     pub async fn this(database: &TestDatabase) -> Self {
         let mut conn = database.connect().await;
         let rows = sqlx::query(
@@ -47,7 +47,7 @@ impl Machine {
         let mut settings: BTreeMap<String, String> =
             rows.iter().map(|row| (row.get("name"), row.get("value"))).collect();
         if let Ok(bytes) = fs::read_to_string("/proc/sys/vm/dirty_background_bytes") {
-            // 0 is how it comes.
+            // 0 is the default.
             settings.insert("vm.dirty_background_bytes".to_owned(), bytes.trim().to_owned());
         }
         Self {
@@ -55,7 +55,7 @@ impl Machine {
             processor: processor(),
             memory_gib: memory_kib() / 1024 / 1024,
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            // Without what a distribution adds to it.
+            // Distributions append their own version.
             postgresql: settings
                 .remove("version")
                 .and_then(|version| Some(version.split_whitespace().next()?.to_owned()))
@@ -65,15 +65,15 @@ impl Machine {
         }
     }
 
-    /// As the page says it.
+    /// A description in sentences.
     pub fn sentences(&self) -> String {
         let Self { cores, processor, memory_gib, system, postgresql, settings, payonce } = self;
         let settings: Vec<String> =
             settings.iter().map(|(name, value)| format!("`{name}` {value}")).collect();
         let durable = if self.is_durable() { "durable" } else { "**not durable**" };
         format!(
-            "{cores} cores ({processor}), {memory_gib} GiB, {system}, which load, server and database share. PostgreSQL \
-             {postgresql}, {durable}: {}. payonce {payonce}.",
+            "Machine: {cores} cores ({processor}), {memory_gib} GiB, {system}, shared by load, server and PostgreSQL. \
+             PostgreSQL {postgresql}, {durable}: {}. payonce {payonce}.",
             settings.join(", ")
         )
     }
@@ -85,14 +85,14 @@ impl Machine {
     }
 }
 
-/// The model, where the system tells.
+/// The processor's model.
 fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name))?;
         Some(line.split(':').nth(1)?.trim().to_owned())
     };
-    value("model name").unwrap_or_else(|| "not told".to_owned())
+    value("model name").unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn memory_kib() -> u64 {
@@ -101,8 +101,7 @@ fn memory_kib() -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
-/// The version, and the commit where this is a checkout of one, as it was when it was first asked for: the results
-/// of one part make the next one's checkout another.
+/// The version, and the commit of the checkout. It is read once, before the first results change the checkout.
 fn commit() -> String {
     static COMMIT: OnceLock<String> = OnceLock::new();
     COMMIT.get_or_init(commit_now).clone()

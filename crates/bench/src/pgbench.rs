@@ -2,24 +2,21 @@
 
 use std::process::Command;
 
-use super::{
-    results::Sample,
-    support::{TestDatabase, binary::url},
-};
+use super::{peers::libpq_url, results::Sample, support::TestDatabase};
 
-/// What it sends for a payment.
+/// The statements of a payment.
 #[derive(Debug, Clone, Copy)]
 pub enum Script {
-    /// BEGIN, claim, insert, update, COMMIT: what the usual design sends.
+    /// BEGIN, claim, insert, update, COMMIT: those of the usual design.
     FiveStatements,
     /// Everything in one common table expression.
     OneStatement,
 }
 
-/// How many connections are opened in a second at least: its time begins before they are.
+/// At least so many connections are opened per second. pgbench's time begins before it opens them.
 const OPENED_A_SECOND: u32 = 64;
 
-/// Runs a script with so many connections for so many seconds, opening them apart.
+/// Runs a script for so many seconds, besides the time to open the connections.
 pub fn run(database: &TestDatabase, script: Script, clients: u32, seconds: u64) -> Sample {
     let file = match script {
         Script::FiveStatements => "five_statements.sql",
@@ -31,8 +28,7 @@ pub fn run(database: &TestDatabase, script: Script, clients: u32, seconds: u64) 
         .args(["-n", "-M", "prepared", "-D", "n=0", "-T", &seconds.to_string()])
         .args(["-j", &clients.min(2).to_string(), "-c", &clients.to_string()])
         .args(["-f", &format!("{folder}/{file}")])
-        // sqlx's own parameters mean nothing to libpq.
-        .arg(url(&database.options).split('?').next().unwrap())
+        .arg(libpq_url(database))
         .output()
         .expect("pgbench is in PATH: scripts/with-postgres sees to it");
     let output = String::from_utf8(run.stdout).unwrap();

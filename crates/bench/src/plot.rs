@@ -1,4 +1,4 @@
-//! The pictures.
+//! Bar charts.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::{
     results::{Figure, float},
 };
 
-/// Told apart by those who see few colours, too; payonce's is the first.
+/// Distinguishable with colour blindness; payonce has the first.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 90, 181),
     RGBColor(220, 110, 50),
@@ -23,19 +23,19 @@ const COLOURS: [RGBColor; 6] = [
 ];
 const INK: RGBColor = RGBColor(30, 30, 30);
 
-/// How much of the room between two groups their bars take.
+/// The share of a group that its bars fill.
 const FILLED: f64 = 0.8;
 
-/// How much of its place a bar takes.
+/// The share of its place that a bar fills.
 const WIDTH: f64 = 0.92;
 
-/// The highest bar leaves room for the names above it.
+/// Room for the legend above the highest bar.
 const HEADROOM: f64 = 1.35;
 
 /// Groups of bars, each with a whisker from the lowest to the highest round.
 pub struct Bars<'a> {
     pub title: &'a str,
-    /// What the groups are, below them.
+    /// The names of the groups, below them.
     pub groups: &'a [String],
     pub below: &'a str,
     /// A name, and a figure for each group.
@@ -43,7 +43,7 @@ pub struct Bars<'a> {
 }
 
 impl Bars<'_> {
-    /// Draws it into an SVG file.
+    /// Draws an SVG file.
     pub fn draw(&self, file: &Path) {
         let root = SVGBackend::new(file, (860, 420)).into_drawing_area();
         root.fill(&WHITE).unwrap();
@@ -93,7 +93,7 @@ impl Bars<'_> {
         root.present().unwrap();
     }
 
-    /// The bars of the series at this place: left and right end, and what they show.
+    /// The bars of the series at this place: left end, right end and figure.
     fn bars(&self, place: usize) -> Vec<(f64, f64, Figure)> {
         let width = FILLED / float(self.series.len());
         let figures = self.series[place].1.iter().enumerate();
@@ -105,7 +105,7 @@ impl Bars<'_> {
             .collect()
     }
 
-    /// The group whose middle is here.
+    /// The name of the group with its middle here.
     fn group_at(&self, place: f64) -> String {
         let group =
             (0..).zip(self.groups).find(|(number, _)| (float(*number) - place).abs() < 0.01);

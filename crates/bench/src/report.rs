@@ -1,4 +1,4 @@
-//! Tables and pictures of what was measured: `docs/benchmarks/README.md` whole, and the table in the repository's README.
+//! Writes `docs/benchmarks/README.md`, its charts, and the table in the repository's README.
 
 use std::{
     fmt::Write,
@@ -7,41 +7,36 @@ use std::{
 };
 
 use super::{
-    comparison::{BARE, CEILING, CLIENTS, FIVE, ONE, PAYONCE, USUAL},
+    comparison::{CLIENTS, CRATESTACK, FIVE, FLASK, ONE, PAYONCE, USUAL},
     growth, pages,
     plot::Bars,
     results::{Figure, Results},
-    targets::{self, Bound},
 };
 
-/// What stands between these in README.md is made here.
+/// The table in README.md stands between these.
 const MARKERS: (&str, &str) = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->");
 
-/// Where a part's figures lie.
+/// The file of a part's results.
 pub fn file(repository: &Path, part: &str) -> PathBuf {
     repository.join("docs/benchmarks").join(format!("{part}.json"))
 }
 
-/// Writes all that can be made of what was measured so far, and returns the page.
+/// Writes the documents from all results so far, and returns the page.
 pub fn write(repository: &Path) -> String {
     let read = |part| Results::read(&file(repository, part));
-    let (comparison, growth, scaling) = (read("comparison"), read("growth"), read("scaling"));
-    let mut page = String::from(
-        "# What was measured\n\nMade by `scripts/with-postgres cargo run --release -p payonce-bench` (crates/bench): don't edit. \
-         Figures are medians of the rounds, with the lowest and the highest where it says so.\n\n",
-    );
-    page += &targets_table(comparison.as_ref(), growth.as_ref());
+    let mut page = pages::HEAD.to_owned();
     let folder = repository.join("docs/benchmarks");
-    if let Some(comparison) = &comparison {
-        page += &pages::comparison(comparison);
-        draw_comparison(comparison, &folder.join("payments.svg"));
-        into_readme(&repository.join("README.md"), &pages::summary(comparison));
+    if let Some(comparison) = read("comparison") {
+        page += &pages::comparison(&comparison);
+        draw_comparison(&comparison, &folder.join("payments.svg"));
+        into_readme(&repository.join("README.md"), &pages::summary(&comparison));
     }
-    if let Some(growth) = &growth {
-        page += &pages::growth(growth);
-        draw_growth(growth, &folder.join("growth.svg"));
+    if let Some(growth) = read("growth") {
+        page += &pages::growth(&growth);
+        draw_growth(&growth, &folder.join("growth.svg"));
     }
-    page += &scaling.as_ref().map(pages::scaling).unwrap_or_default();
+    page += &read("scaling").as_ref().map(pages::scaling).unwrap_or_default();
+    let page = page.trim_end().to_owned() + "\n";
     fs::write(folder.join("README.md"), &page).unwrap();
     page
 }
@@ -60,12 +55,18 @@ pub fn number(value: Option<f64>, digits: usize) -> String {
 }
 
 /// A count, in groups of three digits.
+pub fn count(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), whole)
+}
+
+/// A count, in groups of three digits.
 pub fn whole(count: f64) -> String {
     let digits = format!("{count:.0}");
     let grouped = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
     grouped.collect::<Vec<_>>().join("\u{a0}")
 }
 
+/// A median with the lowest and the highest round.
 pub fn spread(figure: Option<Figure>) -> String {
     figure.map_or_else(
         || "–".to_owned(),
@@ -75,36 +76,13 @@ pub fn spread(figure: Option<Figure>) -> String {
     )
 }
 
-fn targets_table(comparison: Option<&Results>, growth: Option<&Results>) -> String {
-    let rows = targets::all(comparison, growth).into_iter().map(|target| {
-        let bound = match target.bound {
-            Bound::AtLeast(bound) => format!("at least {bound}"),
-            Bound::AtMost(bound) => format!("at most {bound}"),
-        };
-        let met = match target.is_met() {
-            None => "not measured",
-            Some(true) => "met",
-            Some(false) => "**not met**",
-        };
-        vec![target.what.to_owned(), bound, number(target.measured, 2), met.to_owned()]
-    });
-    format!("## Targets\n\n{}", table(&["", "target", "measured", ""], rows))
-}
-
 fn draw_comparison(results: &Results, file: &Path) {
-    let names = [
-        (PAYONCE, "payonce"),
-        (USUAL, "usual design"),
-        (FIVE, "pgbench, five statements"),
-        (ONE, "pgbench, one statement"),
-        (CEILING, "one connection, full batches, no HTTP"),
-        (BARE, BARE),
-    ];
-    let series = names.map(|(scenario, name)| {
-        (name, CLIENTS.map(|clients| results.figure(scenario, clients, "rate")).to_vec())
+    let series = [PAYONCE, USUAL, CRATESTACK, FLASK, FIVE, ONE].map(|scenario| {
+        let figures = CLIENTS.map(|clients| results.figure(scenario, clients, "rate"));
+        (scenario, figures.to_vec())
     });
     Bars {
-        title: "New payments a second, each committed durably",
+        title: "New payments per second, committed durably",
         groups: &CLIENTS.map(|clients| clients.to_string()),
         below: "clients",
         series: series.to_vec(),
@@ -114,14 +92,14 @@ fn draw_comparison(results: &Results, file: &Path) {
 
 fn draw_growth(results: &Results, file: &Path) {
     let sizes: Vec<u32> = results.scenarios[growth::RANDOM].keys().copied().collect();
-    let before = |keys| pages::count(results.median(growth::RANDOM, keys, "keys_before"));
+    let before = |keys| count(results.median(growth::RANDOM, keys, "keys_before"));
     let series = [growth::RANDOM, growth::ORDERED].map(|scenario| {
         (scenario, sizes.iter().map(|keys| results.figure(scenario, *keys, "rate")).collect())
     });
     Bars {
-        title: "New payments a second of 64 clients, the sweeper at work",
+        title: "New payments per second of 64 clients, beside a sweeper",
         groups: &sizes.iter().map(|keys| before(*keys)).collect::<Vec<_>>(),
-        below: "keys in the tables before, in the middle of the rounds",
+        below: "keys in the tables before the run",
         series: series.to_vec(),
     }
     .draw(file);

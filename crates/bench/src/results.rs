@@ -1,4 +1,4 @@
-//! What was measured: samples, their medians and spread, and the file that keeps them.
+//! Samples, their medians and spread, and the file that stores them.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 
-/// What one run of a scenario measured, by name.
+/// The figures of one run of a scenario, by name.
 pub type Sample = BTreeMap<String, f64>;
 
 /// The median of several rounds, and its spread.
@@ -17,13 +17,13 @@ pub struct Figure {
     pub highest: f64,
 }
 
-/// Everything that one part of the benchmark measured.
+/// All figures of one part of the benchmark.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Results {
     pub machine: Machine,
     pub seconds: u64,
-    pub rounds: u32,
-    /// By scenario, number of clients (or keys, as the part has it), and name.
+    pub rounds: usize,
+    /// By scenario, number of clients (in `growth`: of keys), and name.
     pub scenarios: BTreeMap<String, BTreeMap<u32, BTreeMap<String, Figure>>>,
 }
 
@@ -43,14 +43,14 @@ impl Results {
         fs::write(file, json + "\n").unwrap();
     }
 
-    /// What an earlier run wrote.
+    /// Reads the results of an earlier run.
     pub fn read(file: &Path) -> Option<Self> {
         let json = fs::read_to_string(file).ok()?;
         Some(serde_json::from_str(&json).expect("results that this version of the benchmark wrote"))
     }
 }
 
-/// Samples, as the rounds bring them.
+/// The samples of all rounds.
 #[derive(Debug, Default)]
 pub struct Collected(BTreeMap<(String, u32), Vec<Sample>>);
 
@@ -62,7 +62,7 @@ impl Collected {
         self.0.entry((scenario.to_owned(), clients)).or_default().push(sample);
     }
 
-    pub fn results(self, machine: Machine, seconds: u64, rounds: u32) -> Results {
+    pub fn results(self, machine: Machine, seconds: u64, rounds: usize) -> Results {
         let mut scenarios = BTreeMap::<_, BTreeMap<_, _>>::new();
         for ((scenario, clients), samples) in self.0 {
             let mut by_name = BTreeMap::<String, Vec<f64>>::new();

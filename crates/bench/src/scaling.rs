@@ -1,4 +1,4 @@
-//! Other shapes on the same machine, for docs/operations/scaling.md: partitioned tables, more committers, a second server.
+//! Partitioned tables, more committers and a second server on the same machine, for docs/operations/scaling.md.
 
 use super::{
     Knobs,
@@ -10,10 +10,10 @@ use super::{
     support::{TestDatabase, binary::Serve},
 };
 
-pub const CLIENTS: [u32; 2] = [64, 256];
+pub const CLIENTS: [u32; 2] = [256, 64];
 const PARTITIONS: u32 = 8;
 
-/// A shape, the first of which the others are compared with.
+/// A deployment. The others are compared with the first.
 pub struct Shape {
     pub name: &'static str,
     servers: u32,

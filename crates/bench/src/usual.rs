@@ -1,77 +1,97 @@
-//! The usual design: one pooled transaction a request (BEGIN, claim, insert, update, COMMIT).
+//! The usual design: one pooled transaction per request (BEGIN, claim, insert, update, COMMIT).
 //!
-//! It is given its best: the same framework, a process of its own, ids in order of time,
-//! prepared statements, a pool of the size that was fastest here and without the ping before each transaction. It answers as
-//! payonce does, and checks less: only what new payments that are right need.
+//! It has the same framework as payonce, a process of its own, ids in order of time, prepared statements, and the pool
+//! size that was fastest. It implements new payments alone.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error::ErrorInternalServerError, web};
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer,
+    error::ErrorInternalServerError,
+    http::header::{self, HttpDate},
+    web,
+};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
-use super::{
-    endpoint::{FINGERPRINT, Payment, RESPONSE_TTL, Taken, created, key},
-    support::{
-        TestDatabase,
-        binary::{Serve, url},
-    },
+use super::support::{
+    TestDatabase,
+    binary::{Serve, url},
 };
 
-/// The word on the command line that makes the benchmark be this server.
-pub const WORD: &str = "usual-server";
+/// The argument that makes the benchmark run as this server.
+pub const COMMAND: &str = "usual-server";
 
-/// More made it slower on two cores.
+/// More connections made it slower on two cores.
 const POOL: u32 = 16;
+
+/// How many bytes payonce's fingerprint of a payment has.
+const FINGERPRINT: usize = 33;
+
+const RESPONSE_TTL: Duration = Duration::from_hours(24);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreatePayment {
+    user_id: String,
+    amount: i64,
+}
+
+#[derive(Serialize)]
+struct Payment<'a> {
+    status: &'a str,
+    transaction_id: Uuid,
+    user_id: &'a str,
+    amount: i64,
+}
 
 /// Starts it on this database, which has its tables.
 pub fn start(database: &TestDatabase) -> Serve {
-    start_at(&url(&database.options))
-}
-
-/// Starts it on the database of this URL.
-pub fn start_at(url: &str) -> Serve {
     let program = std::env::current_exe().unwrap();
-    Serve::spawn(Command::new(program).arg(WORD).env("DATABASE_URL", url))
+    Serve::spawn(Command::new(program).arg(COMMAND).env("DATABASE_URL", url(&database.options)))
 }
 
-/// Serves, until it is told to stop.
+/// Serves until SIGTERM.
 pub fn serve() {
     let url = std::env::var("DATABASE_URL").unwrap();
     actix_web::rt::System::new().block_on(async {
-        // A pool of sqlx's pings twice for each request, unless it is told not to before: once is left, after it.
+        // sqlx pings before and after each use of a connection; this turns the first off.
         let pool = PgPoolOptions::new().max_connections(POOL).test_before_acquire(false);
         let pool = pool.connect(&url).await.unwrap();
-        // Opened now, not while the first requests wait.
+        // All connections are opened before the first request.
         let all = futures_util::future::join_all((0..POOL).map(|_| pool.acquire())).await;
         drop(all);
         let pool = web::Data::new(pool);
         let service =
-            move || App::new().app_data(pool.clone()).route("/payment", web::post().to(take));
+            move || App::new().app_data(pool.clone()).route("/payment", web::post().to(create));
         let server = HttpServer::new(service).backlog(4096).bind("127.0.0.1:0").unwrap();
         eprintln!("listens on http://{}", server.addrs()[0]);
         server.run().await.unwrap();
     });
 }
 
-async fn take(
+async fn create(
     request: HttpRequest,
-    payment: web::Json<Payment>,
+    payment: web::Json<CreatePayment>,
     pool: web::Data<PgPool>,
 ) -> actix_web::Result<HttpResponse> {
-    pay(&request, &payment, &pool).await.map_err(ErrorInternalServerError)
+    create_payment(&request, &payment, &pool).await.map_err(ErrorInternalServerError)
 }
 
-#[expect(clippy::disallowed_methods, reason = "what payonce doesn't do")]
-async fn pay(
+#[expect(clippy::disallowed_methods, reason = "the usual design has a transaction per request")]
+async fn create_payment(
     request: &HttpRequest,
-    payment: &Payment,
+    payment: &CreatePayment,
     pool: &PgPool,
 ) -> Result<HttpResponse, sqlx::Error> {
-    let Some(key) = key(request, payment) else {
-        return Ok(HttpResponse::BadRequest().finish());
-    };
+    let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok());
+    let valid = payment.amount > 0 && !payment.user_id.is_empty();
+    let Some(key) = key.filter(|_| valid) else { return Ok(HttpResponse::BadRequest().finish()) };
     let (account_id, transaction_id) = (Uuid::nil(), Uuid::now_v7());
     let mut transaction = pool.begin().await?;
     let claimed = sqlx::query(
@@ -85,7 +105,7 @@ async fn pay(
     .execute(&mut *transaction)
     .await?;
     if claimed.rows_affected() == 0 {
-        // It would read and compare here. No load of this benchmark comes to this.
+        // It would read the used key and replay here. The load sends it new keys only.
         return Ok(HttpResponse::Conflict().finish());
     }
     sqlx::query(
@@ -98,7 +118,13 @@ async fn pay(
     .bind(payment.amount)
     .execute(&mut *transaction)
     .await?;
-    let body = Taken::body(transaction_id, &payment.user_id, payment.amount);
+    let body = serde_json::to_string(&Payment {
+        status: "success",
+        transaction_id,
+        user_id: &payment.user_id,
+        amount: payment.amount,
+    });
+    let body = body.map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query(
         "UPDATE usual_keys SET status = 201, headers = $3, body = $4, replayable_until = now() + make_interval(secs => $5)
          WHERE account_id = $1 AND key = $2",
@@ -114,8 +140,21 @@ async fn pay(
     Ok(created(key, transaction_id, body))
 }
 
-/// As long as payonce's, and of one hash, behind what would be its version.
-fn fingerprint(payment: &Payment) -> Vec<u8> {
+/// A response with the headers of payonce's.
+fn created(key: &str, transaction_id: Uuid, body: String) -> HttpResponse {
+    let expires = HttpDate::from(SystemTime::now() + RESPONSE_TTL);
+    HttpResponse::Created()
+        .content_type("application/json")
+        .insert_header(("idempotency-key", key))
+        .insert_header(("idempotent-replayed", "false"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header(("idempotency-key-expires", expires))
+        .insert_header((header::LOCATION, format!("/payment/{transaction_id}")))
+        .body(body)
+}
+
+/// A version and a hash, as long as payonce's fingerprint.
+fn fingerprint(payment: &CreatePayment) -> Vec<u8> {
     let mut fingerprint = Vec::with_capacity(FINGERPRINT);
     let mut hash = Sha256::new();
     hash.update(&payment.user_id);

@@ -33,6 +33,7 @@ impl Cluster {
     }
 
     /// A running standby of this server.
+    #[must_use]
     pub fn standby(&self) -> Self {
         let standby = Self::new();
         let primary =

@@ -1,4 +1,4 @@
-//! A million payments on one server: whether its memory grows, and how much disk a payment takes.
+//! Many payments on one server: the memory that it needs, and the disk space of a payment.
 
 use sqlx::Row;
 
@@ -13,27 +13,27 @@ use super::{
 pub const SCENARIO: &str = "a million payments";
 pub const CLIENTS: u32 = 256;
 
-/// Seconds between two looks at the memory.
+/// The length of one load.
 const SECONDS: u64 = 3;
 
-/// Takes at least so many payments, and tells the server's memory after a tenth, after half and after all of them.
+/// Creates at least so many payments, and reads the server's memory after a tenth and at the end.
 pub async fn run(template: &TestDatabase, payments: f64) -> Sample {
     let database = template.copy().await;
-    // The sweeper's connection and first pass are to be in all three looks.
+    // The sweeper has its connection and its first pass before the memory is read.
     let serve = Serve::start(&database.options, &[("SWEEP_INTERVAL", "1s")]);
-    let (mut made, mut seconds, mut sample) = (0.0, 0.0, Sample::new());
-    for (name, share) in [("tenth", 0.1), ("half", 0.5), ("last", 1.0)] {
-        while made < payments * share {
+    let (mut created, mut seconds, mut sample) = (0.0, 0.0, Sample::new());
+    for (name, share) in [("tenth", 0.1), ("last", 1.0)] {
+        while created < payments * share {
             let load = Load::run(serve.address, Requests::New, CLIENTS, SECONDS);
-            made += load["requests"];
+            created += load["requests"];
             seconds += load["seconds"];
         }
         let memory = meters::memory(serve.child.id());
         sample.extend(memory.map(|memory| (format!("memory_{name}_mib"), memory)));
     }
     stop(serve);
-    sample.insert("payments".to_owned(), made);
-    sample.insert("rate".to_owned(), made / seconds);
+    sample.insert("payments".to_owned(), created);
+    sample.insert("rate".to_owned(), created / seconds);
     sample.extend(sizes(&database).await);
     sample
 }
