@@ -36,6 +36,7 @@ pub fn configure(routes: &mut ServiceConfig) {
             resource("/idempotency-key/void", "POST").route(web::post().to(idempotency_key::void)),
         )
         .service(resource("/idempotency-policy", "GET, HEAD").route(get(idempotency_policy::show)))
+        .service(resource("/problems", "GET, HEAD").route(get(problem::pages::list)))
         .service(resource("/problems/{code}", "GET, HEAD").route(get(problem::pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))
         .service(resource("/health/ready", "GET, HEAD").route(get(health::ready)))

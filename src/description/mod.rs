@@ -54,7 +54,8 @@ fn openapi() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "Takes payments exactly once",
             "description": ABOUT,
-            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" }
+            "contact": { "name": "The operator of this server" },
+            "license": { "name": "MIT OR Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0" }
         },
         "servers": [{ "url": "/" }],
         "tags": [
@@ -67,7 +68,7 @@ fn openapi() -> Value {
             "schemas": schemas::schemas(),
             "parameters": parameters::parameters(),
             "headers": responses::headers(),
-            "responses": responses::unrouted(),
+            "responses": responses::shared(),
             "examples": responses::problem_examples(),
             "securitySchemes": {
                 "api_key": {
@@ -76,6 +77,11 @@ fn openapi() -> Value {
                     "bearerFormat": "payonce_…",
                     "description": "An API key, which `payonce api-key create` makes. Calls without one are answered only \
                                     while an installation has never had one, and by default only on its own machine."
+                },
+                "metrics_token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The server's `METRICS_TOKEN`. Without one, programs on the server's own machine need none."
                 }
             }
         }

@@ -79,7 +79,7 @@ const fn ok(means: &'static str, content: Content, headers: &'static [&'static s
     Success { status: 200, means, content, headers }
 }
 
-const OPERATIONS: [Operation; 14] = [
+const OPERATIONS: [Operation; 15] = [
     Operation {
         method: "post",
         path: "/payment",
@@ -185,6 +185,18 @@ const OPERATIONS: [Operation; 14] = [
     },
     Operation {
         method: "get",
+        path: "/problems",
+        tag: "about",
+        id: "listProblems",
+        summary: "List the problems, for people",
+        description: "Each has a page of its own.",
+        parameters: &[],
+        body: Body::None,
+        successes: &[ok("A page.", Text(&["text/html"]), &["Content-Security-Policy"])],
+        problems: &[],
+    },
+    Operation {
+        method: "get",
         path: "/problems/{code}",
         tag: "about",
         id: "showProblem",
@@ -274,7 +286,12 @@ const OPERATIONS: [Operation; 14] = [
 impl Operation {
     fn described(&self) -> Value {
         let kinds = || self.problems.iter().copied().flatten().copied();
-        let called = kinds().any(|kind| kind == Kind::Unauthorized);
+        let authenticated = kinds().any(|kind| kind == Kind::Unauthorized);
+        let security = match self.path {
+            "/metrics" => json!([{}, { "metrics_token": [] }]),
+            _ if authenticated => json!([{}, { "api_key": [] }]),
+            _ => json!([]),
+        };
         let keyed = self.parameters.contains(&"IdempotencyKey");
         let parameters: Vec<Value> = self
             .parameters
@@ -288,6 +305,7 @@ impl Operation {
             .map(|success| (success.status.to_string(), success.described()))
             .collect();
         responses.append(&mut responses::problems(kinds(), keyed));
+        responses.insert("405".to_owned(), responses::method_not_allowed());
         let body = match self.body {
             Body::None => None,
             Body::Optional(schema) => Some((schema, false)),
@@ -298,7 +316,7 @@ impl Operation {
             ("tags", Some(json!([self.tag]))),
             ("summary", Some(json!(self.summary))),
             ("description", Some(json!(self.description))),
-            ("security", called.then(|| json!([{}, { "api_key": [] }]))),
+            ("security", Some(security)),
             ("parameters", Some(json!(parameters))),
             ("requestBody", body.map(|(schema, required)| {
                 json!({ "required": required, "content": responses::json(schema) })

@@ -131,9 +131,17 @@ pub(super) fn problems(kinds: impl Iterator<Item = Kind>, keyed: bool) -> Map<St
     by_status.into_iter().map(described).collect()
 }
 
-/// What no operation answers, but the URL table.
-pub(super) fn unrouted() -> Value {
-    json!({ "MethodNotAllowed": problem(&[Kind::MethodNotAllowed], false) })
+/// The response to the other methods of a path.
+pub(super) fn method_not_allowed() -> Value {
+    json!({ "$ref": "#/components/responses/MethodNotAllowed" })
+}
+
+/// Responses that every path has.
+pub(super) fn shared() -> Value {
+    let mut other_methods = problem(&[Kind::MethodNotAllowed], false);
+    other_methods["description"] =
+        json!("`method-not-allowed`: the response to the other methods of this path.");
+    json!({ "MethodNotAllowed": other_methods })
 }
 
 fn problem(kinds: &[Kind], keyed: bool) -> Value {

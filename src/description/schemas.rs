@@ -212,7 +212,11 @@ fn about() -> Map<String, Value> {
             "version": { "type": "string" }
         })),
         "Description": {
-            "type": "object", "required": ["openapi", "info", "paths", "components"]
+            "type": "object", "required": ["openapi", "info", "paths", "components"],
+            "properties": {
+                "openapi": { "const": "3.1.0" }, "info": { "type": "object" }, "paths": { "type": "object" },
+                "components": { "type": "object" }
+            }
         },
         "Problem": answer(&["errors", "members", "refundable"], json!({
             "type": {

@@ -1,4 +1,4 @@
-//! A page for each problem's `type`, for people.
+//! Pages about problems, for people: a list, and one for each problem's `type`.
 
 use actix_web::{
     HttpResponse,
@@ -6,40 +6,52 @@ use actix_web::{
     web,
 };
 
-use super::{Entry, Kind, Problem, Retry};
+use serde_json::json;
+
+use super::{Entry, Kind, Problem};
+
+/// `GET /problems`: the list.
+pub async fn list() -> HttpResponse {
+    let rows: String = Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            let Entry { code, status, title, .. } = kind.entry();
+            let status = status.as_u16();
+            format!("<li><a href=\"problems/{code}\">{title}</a> <code>{status} {code}</code>\n")
+        })
+        .collect();
+    page("Problems", "", &format!("<ul>\n{rows}</ul>\n"))
+}
 
 /// `GET /problems/{code}`: what a problem means and what to do.
 ///
 /// # Errors
 /// `not-found` for a code that doesn't exist.
 pub async fn show(code: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let kind = Kind::of_code(&code).ok_or(Kind::NotFound)?;
-    Ok(HttpResponse::Ok()
+    let Entry { code, status, title, retry, advice } =
+        Kind::of_code(&code).ok_or(Kind::NotFound)?.entry();
+    let content = format!(
+        "<p><code>{status} {code}</code>, <code>\"retry\": {retry}</code></p>\n<p>{advice}</p>\n\
+         <p><a href=\"../problems\">All problems</a></p>\n",
+        status = status.as_u16(),
+        retry = json!(retry),
+    );
+    Ok(page(title, "../", &content))
+}
+
+/// A page; `root` is the way from it to `/`.
+fn page(title: &str, root: &str, content: &str) -> HttpResponse {
+    HttpResponse::Ok()
         .insert_header(ContentType::html())
         .insert_header((header::CACHE_CONTROL, "max-age=3600"))
         .insert_header((
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; style-src 'unsafe-inline'",
         ))
-        .body(page(kind.entry())))
-}
-
-fn page(Entry { code, status, title, retry, advice }: Entry) -> String {
-    let next = match retry {
-        Retry::SameRequest => "Send the very same request again, with the same key if it has one.",
-        Retry::CorrectedRequest => {
-            "Correct the request and send it again with the same key. This request executed nothing."
-        }
-        Retry::NewKey => {
-            "Nothing was made with this key, and nothing will be. Another request needs another key."
-        }
-        Retry::None => "Sending it again changes nothing.",
-    };
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{code}</title>\
-         <style>body{{font:1.1rem/1.5 system-ui;max-width:38rem;margin:3rem auto;padding:0 1rem}}code{{color:#555}}</style>\n\
-         <h1>{title}</h1>\n<p><code>{status} · {code}</code></p>\n<p>{advice}</p>\n<p>{next}</p>\n</html>\n",
-        status = status.as_u16(),
-    )
+        .body(format!(
+            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+             <style>body{{font:1.1rem/1.5 system-ui;max-width:38rem;margin:3rem auto;padding:0 1rem}}code{{color:#555}}</style>\n\
+             <h1>{title}</h1>\n{content}<p><a href=\"{root}docs\">API documentation</a></p>\n</html>\n"
+        ))
 }

@@ -94,7 +94,7 @@ async fn every_example_is_what_its_schema_says() {
     for (path, method, operation) in description.operations() {
         let responses = operation["responses"].as_object().unwrap().values();
         for said in responses.chain(operation.get("requestBody")) {
-            for (_, content) in said["content"].as_object().unwrap() {
+            for (_, content) in description.resolved(said)["content"].as_object().unwrap() {
                 let several =
                     content["examples"].as_object().into_iter().flat_map(|all| all.values());
                 let several = several.map(|example| &description.resolved(example)["value"]);
@@ -165,6 +165,7 @@ async fn answers_are_what_the_description_says() {
         (200, "/payment/{transaction_id}", &format!("/payment/{id}")),
         (404, "/payment/{transaction_id}", "/payment/x"),
         (200, "/idempotency-policy", "/idempotency-policy"),
+        (200, "/problems", "/problems"),
         (200, "/problems/{code}", "/problems/internal"),
         (404, "/problems/{code}", "/problems/x"),
         (200, "/health/live", "/health/live"),

@@ -462,7 +462,10 @@ async fn alerts_and_dashboard_ask_for_what_is_served_and_each_alert_has_its_runb
         runbooks.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(named, sections);
     for alert in named {
-        let url = format!("runbook_url: \"docs/operations/runbooks.md#{}\"", alert.to_lowercase());
+        let url = format!(
+            "runbook_url: \"{{{{ $externalURL }}}}/user/runbooks.md#{}\"",
+            alert.to_lowercase()
+        );
         assert!(alerts.contains(&url), "{url}");
     }
     for part in ["summary:", "description:", "runbook_url:"] {

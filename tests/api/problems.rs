@@ -22,6 +22,7 @@ async fn a_method_that_a_path_does_not_take_is_refused_with_those_that_it_takes(
         ("/payment", "GET, HEAD, POST"),
         (&format!("/payment/{id}"), "GET, HEAD"),
         (&format!("/payment/{id}/refund"), "POST"),
+        ("/problems", "GET, HEAD"),
         ("/problems/internal", "GET, HEAD"),
         ("/health/live", "GET, HEAD"),
         ("/health/ready", "GET, HEAD"),
@@ -41,15 +42,29 @@ async fn a_method_that_a_path_does_not_take_is_refused_with_those_that_it_takes(
 }
 
 #[tokio::test]
-async fn every_problem_has_a_page_for_people() {
+async fn every_problem_has_a_page_for_people_and_a_list_links_them() {
     let server = TestServer::start().await;
     for kind in Kind::ALL {
         let entry = kind.entry();
         let page = server.get(&format!("/problems/{}", entry.code)).await;
         assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
-        for text in [entry.code, entry.title, entry.advice, &entry.status.as_u16().to_string()] {
-            assert!(page.body.contains(text), "{text} in {}", page.body);
+        let retry = format!("\"retry\": {}", serde_json::json!(entry.retry));
+        let code = format!("<code>{} {}</code>", entry.status.as_u16(), entry.code);
+        for text in [&code, entry.advice, &retry] {
+            assert_eq!(page.body.matches(text).count(), 1, "{text} in {}", page.body);
         }
+        assert!(page.body.contains(&format!("<h1>{}</h1>", entry.title)));
+        assert!(!page.body.contains('`'), "{}", page.body);
+        for (link, path) in [("../problems", "/problems"), ("../docs", "/docs")] {
+            assert!(page.body.contains(&format!("href=\"{link}\"")), "{link}");
+            assert_eq!(server.get(path).await.status, 200);
+        }
+    }
+    let list = server.get("/problems").await;
+    assert_eq!((list.status, list.header("content-type")), (200, "text/html; charset=utf-8"));
+    for kind in Kind::ALL {
+        let link = format!("<a href=\"problems/{}\">{}</a>", kind.entry().code, kind.entry().title);
+        assert!(list.body.contains(&link), "{link}");
     }
     server.get("/problems/no-such-problem").await.assert_problem(404, "not-found");
 }

@@ -93,12 +93,11 @@
 //! # Where things are
 //!
 //! `command` and `insert` are what an application says it does, `engine` is the way in, `submission` one call of
-//! it and its reply, `queue` where copies of one request meet, `seat` a caller's place in it, `places` whose turn
-//! it is there. `lane` is the loop that takes batches
-//! and mends what fails, `quarantine` what it puts aside at once, `locks` finds who has locked a table, `batch` the one transaction, `store` its
-//! statements, `columns` their arrays, `connection` what it runs on, and `fitness` whether promises can be kept
-//! there. `used_share` is whether keys had better be looked up than claimed. `record` is what became of a key,
-//! `sweeper` frees space, and `observer` hears of it all.
+//! it and its reply, `queue` where duplicates of one request meet and accounts take turns. `lane` is the loop that
+//! takes batches and recovers from what fails, `quarantine` what it puts aside at once, `locks` finds who has locked
+//! a table, `batch` the one transaction, `store` its statements, `columns` their arrays, `connection` what it runs
+//! on, and `fitness` whether promises can be kept there. `used_share` is whether keys had better be looked up than
+//! claimed. `record` is what became of a key, `sweeper` frees space, and `observer` hears of it all.
 
 mod batch;
 mod columns;
@@ -115,12 +114,10 @@ mod lane;
 mod locks;
 mod observer;
 mod operation;
-mod places;
 mod quarantine;
 mod queue;
 mod record;
 mod response;
-mod seat;
 mod store;
 mod submission;
 mod sweeper;

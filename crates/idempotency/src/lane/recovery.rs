@@ -73,10 +73,9 @@ fn decide(part: Part, fault: &Fault) -> Action {
         Remedy::Reconnect => halved(part.losses, LOSSES, Obstacle::ConnectionLost),
         Remedy::AwaitServer => Action::RunAgain,
         Remedy::Sidestep if alone || part.fruitless => Action::Quarantine(Obstacle::Locked),
-        Remedy::Sidestep => Action::Search,
         Remedy::Refuse if part.quarantined || part.fruitless => Action::Fail(lack(fault)),
         Remedy::Refuse if alone => Action::Quarantine(Obstacle::NoDatabase),
-        Remedy::Refuse => Action::Search,
+        Remedy::Sidestep | Remedy::Refuse => Action::Search,
     }
 }
 

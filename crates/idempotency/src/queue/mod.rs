@@ -1,11 +1,11 @@
-//! Where commands wait for a committer, and where copies of one request meet.
+//! Where commands wait for a committer, and where duplicates of one request meet.
 //!
 //! A key is in the queue at most once: the first command that brings it leads, later ones follow it,
 //! whether it still waits or is being executed. A follower takes no place in the queue and never
 //! reaches the database while its leader's outcome answers it too.
 //!
-//! No account takes more than its share of the places, and those that wait take turns: whoever has a
-//! thousand keys waiting delays nobody else by more than the batch that is being executed.
+//! No account takes more than its share of the places, and accounts take turns: one that has a thousand
+//! keys waiting delays the others by no more than the batch that is being executed.
 
 use std::{
     any::Any,
@@ -16,16 +16,21 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{
+use crate::{
     Failure, Outcome,
     batch::Executed,
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
-    places::{Group, Places},
-    seat::Seat,
     store::UsedKey,
     submission::{Obstacle, Reply, Running, Stage, Standing, Submission},
 };
+
+use groups::{Group, Groups};
+use seat::Seat;
+
+mod fair;
+mod groups;
+mod seat;
 
 /// How many copies may wait for each key that an account may have in the queue: many more than well-meant
 /// retries come to, and a bound to what a crowd of them costs in memory.
@@ -33,11 +38,18 @@ pub const COPIES_FOR_A_KEY: usize = 4;
 
 /// One committer's queue.
 pub(super) struct Queue {
-    state: Mutex<Places>,
+    state: Mutex<State>,
     arrivals: Notify,
     limit: usize,
     account_limit: usize,
     observer: Arc<dyn Observer>,
+}
+
+#[derive(Default)]
+struct State {
+    groups: Groups,
+    /// No more commands are taken in.
+    closed: bool,
 }
 
 impl Queue {
@@ -56,7 +68,7 @@ impl Queue {
     }
 
     /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
-    pub(super) fn state(&self) -> MutexGuard<'_, Places> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -67,21 +79,17 @@ impl Queue {
         if state.closed {
             return Err(Failure::Overloaded);
         }
-        let number = state.number();
-        let state = &mut *state;
-        let (keys, copies) =
-            state.shares.get(&scope.account_id).map_or((0, 0), |share| (share.keys, share.copies));
-        if let Some(group) = state.groups.get_mut(&scope) {
-            if copies >= self.account_limit.saturating_mul(COPIES_FOR_A_KEY) {
+        let groups = &mut state.groups;
+        let number = groups.number();
+        let share = groups.share(scope.account_id);
+        if groups.contains(&scope) {
+            if share.copies >= self.account_limit.saturating_mul(COPIES_FOR_A_KEY) {
                 return Err(Failure::ShareExceeded);
             }
-            group.followers.insert(number, submission);
-            if let Some(share) = state.shares.get_mut(&scope.account_id) {
-                share.copies += 1;
-            }
-        } else if state.groups.len() >= self.limit {
+            groups.follow(&scope, number, submission);
+        } else if groups.len() >= self.limit {
             return Err(Failure::Overloaded);
-        } else if keys >= self.account_limit {
+        } else if share.keys >= self.account_limit {
             return Err(Failure::ShareExceeded);
         } else {
             let group = Group {
@@ -90,25 +98,29 @@ impl Queue {
                 leader: Some((number, submission)),
                 followers: BTreeMap::new(),
             };
-            state.insert(scope.clone(), group);
+            groups.insert(scope.clone(), group);
             self.arrivals.notify_one();
         }
-        Ok(Seat::taken(self, scope, number))
+        drop(state);
+        Ok(Seat::new(self, scope, number))
+    }
+
+    /// A caller stops waiting.
+    fn leave(&self, scope: &ScopedKey, number: u64) -> Stage {
+        let mut state = self.state();
+        let stage = state.groups.leave(scope, number);
+        self.tell_if_drained(&state);
+        stage
     }
 
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
     /// and again.
     pub(super) fn take(&self, limit: usize) -> Vec<Running> {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let mut taken = Vec::with_capacity(limit.min(state.groups.len()));
-        while taken.len() < limit {
-            let Some(scope) = state.next_waiting() else { break };
-            let Some(group) = state.groups.get_mut(&scope) else { continue };
-            let Some((_, leader)) = group.leader.take() else { continue };
-            taken.push(Running::new(leader));
-        }
-        drop(guard);
+        let taken: Vec<Running> = {
+            let mut state = self.state();
+            let leaders = std::iter::from_fn(|| state.groups.next_leader());
+            leaders.take(limit).map(Running::new).collect()
+        };
         let now = Instant::now();
         for running in &taken {
             self.observe(Event::Taken(now - running.leader.arrived));
@@ -130,9 +142,7 @@ impl Queue {
         let (begun, late): (Vec<_>, Vec<_>) =
             part.into_iter().partition(|running| running.leader.deadline > now);
         for running in &begun {
-            if let Some(group) = state.groups.get_mut(&running.leader.scope) {
-                group.stage = Stage::Begun;
-            }
+            state.groups.set_stage(&running.leader.scope, Stage::Begun);
         }
         (begun, late)
     }
@@ -141,9 +151,7 @@ impl Queue {
     pub(super) fn rolled_back<'a>(&self, batch: impl IntoIterator<Item = &'a Running>) {
         let mut state = self.state();
         for running in batch.into_iter().filter(|running| !running.is_in_doubt()) {
-            if let Some(group) = state.groups.get_mut(&running.leader.scope) {
-                group.stage = Stage::Waiting(running.obstacle);
-            }
+            state.groups.set_stage(&running.leader.scope, Stage::Waiting(running.obstacle));
         }
     }
 
@@ -246,7 +254,7 @@ impl Queue {
         if let Some(next) = group.followers.pop_first() {
             group.leader = Some(next);
             group.stage = Stage::Waiting(Obstacle::default());
-            state.insert(leader.scope.clone(), group);
+            state.groups.insert(leader.scope.clone(), group);
             self.arrivals.notify_one();
         }
         // Before anybody can find that the key waits again: whose deadline passes in this moment would hear that
@@ -288,10 +296,8 @@ impl Queue {
     /// The first of a key's followers, taken out; where there is none, the key leaves the queue.
     fn next_leader(&self, scope: &ScopedKey) -> Option<Submission> {
         let mut state = self.state();
-        let next = state.groups.get_mut(scope)?.followers.pop_first();
-        if next.is_some() {
-            state.forget_copy(scope.account_id);
-        } else {
+        let next = state.groups.first_follower(scope);
+        if next.is_none() {
             self.remove(&mut state, scope);
         }
         next.map(|(_, follower)| follower)
@@ -309,12 +315,17 @@ impl Queue {
         state.closed && state.groups.is_empty()
     }
 
-    /// The key leaves the queue. Whoever waits for a closed queue to be drained is told.
-    pub(super) fn remove(&self, state: &mut Places, scope: &ScopedKey) -> Option<Group> {
-        let group = state.remove(scope);
+    /// The key leaves the queue.
+    fn remove(&self, state: &mut State, scope: &ScopedKey) -> Option<Group> {
+        let group = state.groups.remove(scope);
+        self.tell_if_drained(state);
+        group
+    }
+
+    /// Wakes whoever waits for a closed queue to be drained.
+    fn tell_if_drained(&self, state: &State) {
         if state.closed && state.groups.is_empty() {
             self.arrivals.notify_one();
         }
-        group
     }
 }
