@@ -17,14 +17,12 @@ use uuid::Uuid;
 
 use super::{
     BatchCommand, Failure, IdempotencyKey, Response, UnfitServer,
-    connection::Connector,
+    committer::{Connector, lanes},
     execution_id,
     key::ScopedKey,
-    lane::lanes,
     observer::{Contained, Event, Observer},
-    queue::Queue,
+    queue::{Queue, Stage, Submission},
     record::Void,
-    submission::{Stage, Submission},
 };
 
 /// Time-outs are fractions of the deadline, and PostgreSQL takes those below a millisecond for none at all.

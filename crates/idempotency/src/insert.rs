@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Encode, PgConnection, Postgres, Type};
 use uuid::Uuid;
 
-use super::{columns::Columns, response::Response};
+use super::{response::Response, sql::Columns};
 
 /// The effect of a batch of commands as one INSERT, with the responses to them.
 ///

@@ -92,42 +92,36 @@
 //!
 //! # Where things are
 //!
-//! `command` and `insert` are what an application says it does, `engine` is the way in, `submission` one call of
-//! it and its reply, `queue` where duplicates of one request meet and accounts take turns. `lane` is the loop that
-//! takes batches and recovers from what fails, `quarantine` what it puts aside at once, `locks` finds who has locked
-//! a table, `batch` the one transaction, `store` its statements, `columns` their arrays, `connection` what it runs
-//! on, and `fitness` whether promises can be kept there. `used_share` is whether keys had better be looked up than
-//! claimed. `record` is what became of a key, `sweeper` frees space, and `observer` hears of it all.
+//! - `command`, `insert`, `fingerprint`, `key`, `response`: what an application hands over, and gets back
+//! - `engine`: the way in
+//! - `queue`: where duplicates of one request meet, and accounts take turns
+//! - `committer`: the loop that takes a batch, runs its one transaction, and recovers from what fails
+//! - `sql`: the statements
+//! - `record`: what became of a key
+//! - `sweeper`: deletes what has expired
+//! - `observer`: hears what the engine does
 
-mod batch;
-mod columns;
 mod command;
-mod connection;
+mod committer;
 mod engine;
 mod error;
 mod execution_id;
 mod fingerprint;
-mod fitness;
 mod insert;
 mod key;
-mod lane;
-mod locks;
 mod observer;
 mod operation;
-mod quarantine;
 mod queue;
 mod record;
 mod response;
-mod store;
-mod submission;
+mod sql;
 mod sweeper;
-mod used_share;
 
 pub use command::{BatchCommand, BatchEntry, Command, Execution};
+pub use committer::{UnfitServer, unsafe_setting};
 pub use engine::{Engine, Outcome, Settings};
 pub use error::{Error, Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
-pub use fitness::{UnfitServer, unsafe_setting};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use observer::{Event, Observer, Resolution, Step, outcome_name};

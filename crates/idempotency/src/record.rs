@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Command, Error, Execution, Fingerprint, IdempotencyKey, Operation, Response, key::ScopedKey,
-    store,
+    sql,
 };
 
 /// What became of the request that used a key.
@@ -57,7 +57,7 @@ impl Record {
     ) -> Result<Option<Self>, Error> {
         let scope = ScopedKey { key, account_id };
         let key_ttl = key_ttl.map(|ttl| ttl.as_secs_f64());
-        let used = store::used(conn, &[&scope], key_ttl).await?.pop().transpose()?;
+        let used = sql::used(conn, &[&scope], key_ttl).await?.pop().transpose()?;
         Ok(used.map(|(_, used)| Self {
             execution_id: used.execution_id,
             first_used_at: used.created_at,

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
-use super::fair::FairQueue;
-use crate::{
-    key::ScopedKey,
+use super::{
+    fair::FairQueue,
     submission::{Stage, Submission},
 };
+use crate::key::ScopedKey;
 
 /// A key in the queue, and the requests that came with it.
 pub(super) struct Group {

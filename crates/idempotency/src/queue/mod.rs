@@ -18,26 +18,29 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Failure, Outcome,
-    batch::Executed,
+    committer::Executed,
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
-    store::UsedKey,
-    submission::{Obstacle, Reply, Running, Stage, Standing, Submission},
+    sql::UsedKey,
 };
 
 use groups::{Group, Groups};
 use seat::Seat;
+use submission::{Reply, Standing};
+
+pub(crate) use submission::{Obstacle, Running, Stage, Submission};
 
 mod fair;
 mod groups;
 mod seat;
+mod submission;
 
 /// How many copies may wait for each key that an account may have in the queue: many more than well-meant
 /// retries come to, and a bound to what a crowd of them costs in memory.
 pub const COPIES_FOR_A_KEY: usize = 4;
 
 /// One committer's queue.
-pub(super) struct Queue {
+pub(crate) struct Queue {
     state: Mutex<State>,
     arrivals: Notify,
     limit: usize,
@@ -54,16 +57,16 @@ struct State {
 
 impl Queue {
     /// The limits count keys, waiting and being executed: all of them, and those of one account.
-    pub(super) fn new((limit, account_limit): (usize, usize), observer: Arc<dyn Observer>) -> Self {
+    pub(crate) fn new((limit, account_limit): (usize, usize), observer: Arc<dyn Observer>) -> Self {
         Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
     }
 
-    pub(super) fn observe(&self, event: Event<'_>) {
+    pub(crate) fn observe(&self, event: Event<'_>) {
         self.observer.observe(event);
     }
 
     /// How many keys are in it, waiting or being executed.
-    pub(super) fn keys(&self) -> usize {
+    pub(crate) fn keys(&self) -> usize {
         self.state().groups.len()
     }
 
@@ -73,7 +76,7 @@ impl Queue {
     }
 
     /// Takes a command in, as its key's leader or as a follower.
-    pub(super) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
+    pub(crate) fn join(&self, submission: Submission) -> Result<Seat<'_>, Failure> {
         let scope = submission.scope.clone();
         let mut state = self.state();
         if state.closed {
@@ -115,7 +118,7 @@ impl Queue {
 
     /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
     /// and again.
-    pub(super) fn take(&self, limit: usize) -> Vec<Running> {
+    pub(crate) fn take(&self, limit: usize) -> Vec<Running> {
         let taken: Vec<Running> = {
             let mut state = self.state();
             let leaders = std::iter::from_fn(|| state.groups.next_leader());
@@ -129,13 +132,13 @@ impl Queue {
     }
 
     /// Waits until [`take`](Self::take) may find something, or the queue has been closed.
-    pub(super) async fn arrival(&self) {
+    pub(crate) async fn arrival(&self) {
         self.arrivals.notified().await;
     }
 
     /// Says of these that a transaction has them from now on, but for those whose deadline has passed,
     /// which come back apart.
-    pub(super) fn begin(&self, part: Vec<Running>) -> (Vec<Running>, Vec<Running>) {
+    pub(crate) fn begin(&self, part: Vec<Running>) -> (Vec<Running>, Vec<Running>) {
         let mut state = self.state();
         // Read while no caller can leave: who leaves after this finds its command begun.
         let now = Instant::now();
@@ -148,7 +151,7 @@ impl Queue {
     }
 
     /// Says that no transaction has these any more, unless one may have committed them.
-    pub(super) fn rolled_back<'a>(&self, batch: impl IntoIterator<Item = &'a Running>) {
+    pub(crate) fn rolled_back<'a>(&self, batch: impl IntoIterator<Item = &'a Running>) {
         let mut state = self.state();
         for running in batch.into_iter().filter(|running| !running.is_in_doubt()) {
             state.groups.set_stage(&running.leader.scope, Stage::Waiting(running.obstacle));
@@ -156,7 +159,7 @@ impl Queue {
     }
 
     /// Answers the leader, whose command was executed, and all who follow it.
-    pub(super) fn settle_new(&self, running: Running, executed: Executed) {
+    pub(crate) fn settle_new(&self, running: Running, executed: Executed) {
         let followers = self.followers(&running);
         self.settled(&running, Resolution::NotCommitted);
         let leader = running.leader;
@@ -177,7 +180,7 @@ impl Queue {
     }
 
     /// Answers the leader and all who follow it by what their key was used for.
-    pub(super) fn settle_used(&self, running: Running, used: &UsedKey) {
+    pub(crate) fn settle_used(&self, running: Running, used: &UsedKey) {
         let followers = self.followers(&running);
         let standing = Standing::from(used);
         let Standing { execution_id, replayable_until, .. } = standing;
@@ -217,7 +220,7 @@ impl Queue {
     }
 
     /// A COMMIT with this one in it was sent and never answered.
-    pub(super) fn put_in_doubt(&self, running: &mut Running) {
+    pub(crate) fn put_in_doubt(&self, running: &mut Running) {
         if !running.is_in_doubt() {
             self.observe(Event::InDoubt);
         }
@@ -240,7 +243,7 @@ impl Queue {
     /// Fails the leader, and with it those who sent the same request; where a COMMIT with it was never
     /// answered, none of them can be told more than that. Others with its key haven't been tried: the
     /// first of them leads.
-    pub(super) fn fail(&self, running: Running, failure: &Failure) {
+    pub(crate) fn fail(&self, running: Running, failure: &Failure) {
         self.settled(&running, Resolution::Unknown);
         let failure = if running.is_in_doubt() { &Failure::OutcomeUnknown } else { failure };
         let mut state = self.state();
@@ -267,7 +270,7 @@ impl Queue {
     /// The same key with the next of its followers as leader, as long as the leader's caller is gone,
     /// its deadline has passed, or it has waited `lock_wait` for a lock of another session.
     /// `None`: nobody is left who waits for this key.
-    pub(super) fn relead(&self, mut running: Running, lock_wait: Duration) -> Option<Running> {
+    pub(crate) fn relead(&self, mut running: Running, lock_wait: Duration) -> Option<Running> {
         loop {
             let leader = &running.leader;
             // A lock may be that of its own transaction, on a connection that was lost.
@@ -304,13 +307,13 @@ impl Queue {
     }
 
     /// No more commands are taken in; what waits is still taken out.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
         self.arrivals.notify_one();
     }
 
     /// Whether it is closed, and every key in it was answered.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         let state = self.state();
         state.closed && state.groups.is_empty()
     }

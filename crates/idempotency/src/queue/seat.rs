@@ -1,7 +1,7 @@
 //! A caller's place in a queue.
 
-use super::Queue;
-use crate::{key::ScopedKey, submission::Stage};
+use super::{Queue, submission::Stage};
+use crate::key::ScopedKey;
 
 /// A caller's place, left when it stops waiting: by [`leave`](Self::leave), or by dropping it.
 pub(crate) struct Seat<'a> {

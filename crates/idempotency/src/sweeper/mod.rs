@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::engine::LONGEST_DEADLINE;
 
-mod store;
+mod sql;
 
 /// Rows a statement goes through: a few milliseconds' work, and as few row locks.
 const PAGE: i64 = 1000;
@@ -126,9 +126,9 @@ impl Sweeper {
             Phase::Idle => Ok(Swept { responses: 0, keys: 0, done: true }),
             Phase::Responses { after, before, resume } => {
                 let resume = *resume;
-                let page = store::sweep_responses(conn, *after, *before, PAGE).await?;
+                let page = sql::sweep_responses(conn, *after, *before, PAGE).await?;
                 let next = page.next.map_or(resume, |next| next.min(resume));
-                let oldest = store::first_to_expire(conn, next, PAGE).await?;
+                let oldest = sql::first_to_expire(conn, next, PAGE).await?;
                 self.oldest.responses = oldest.or_else(|| expiry(Utc::now(), self.response_ttl));
                 if let Some(next) = page.next {
                     *after = next;
@@ -140,7 +140,7 @@ impl Sweeper {
             }
             Phase::Keys { after, oldest } => {
                 let kept = kept_for(self.key_ttl).unwrap_or(Duration::MAX).as_secs_f64();
-                let (page, left) = store::sweep_keys(conn, after, kept, PAGE).await?;
+                let (page, left) = sql::sweep_keys(conn, after, kept, PAGE).await?;
                 *oldest = left.map_or(*oldest, |left| left.min(*oldest));
                 if let Some(next) = page.next {
                     *after = next;

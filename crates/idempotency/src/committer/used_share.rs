@@ -9,14 +9,14 @@ const LOOK_UP_FIRST: usize = 70;
 
 /// How many of the last keys were used.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct UsedShare {
+pub(crate) struct UsedShare {
     used: usize,
     keys: usize,
 }
 
 impl UsedShare {
     /// Counts a batch: `used` of its `keys` were used before.
-    pub(super) fn note(&mut self, used: usize, keys: usize) {
+    pub(crate) fn note(&mut self, used: usize, keys: usize) {
         self.used += used;
         self.keys += keys;
         while self.keys > REMEMBERED {
@@ -26,7 +26,7 @@ impl UsedShare {
     }
 
     /// Whether it pays to look the next keys up before they are claimed.
-    pub(super) fn look_up_first(self) -> bool {
+    pub(crate) fn look_up_first(self) -> bool {
         self.keys > 0 && 100 * self.used >= LOOK_UP_FIRST * self.keys
     }
 }

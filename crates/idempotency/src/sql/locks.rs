@@ -7,7 +7,7 @@ use sqlx::{FromRow, PgConnection};
 
 /// A table that another session has locked, or waits to lock, in a way that lets nobody write to it.
 #[derive(Debug, FromRow)]
-pub(super) struct TableLock {
+pub(crate) struct TableLock {
     table: String,
     mode: String,
     /// The session that holds up all others; `None` for a prepared transaction.
@@ -23,7 +23,7 @@ pub(super) struct TableLock {
 /// come after it: the one that it waits for is named then.
 ///
 /// The statement stands in the runbook, too.
-pub(super) async fn locked_table(
+pub(crate) async fn locked_table(
     conn: &mut PgConnection,
 ) -> Result<Option<TableLock>, sqlx::Error> {
     sqlx::query_as(

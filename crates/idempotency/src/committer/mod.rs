@@ -11,20 +11,28 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
+use crate::{
     Failure, Settings,
-    batch::{Fate, Look, Mode},
-    connection::{Connector, Fault},
     observer::Event,
-    quarantine::Quarantine,
-    queue::Queue,
-    store::UsedKey,
-    submission::{Obstacle, Running},
+    queue::{Obstacle, Queue, Running},
+    sql::UsedKey,
 };
 
+pub(crate) use batch::Executed;
+use batch::{Fate, Look, Mode};
+use connection::Fault;
+use quarantine::Quarantine;
 use recovery::put_aside;
 
+pub(crate) use connection::Connector;
+pub use server_check::{UnfitServer, unsafe_setting};
+
+mod batch;
+mod connection;
+mod quarantine;
 mod recovery;
+mod server_check;
+mod used_share;
 
 /// The first pause before looking again at a key that is in flight elsewhere, and the longest; each
 /// is twice the one before.
@@ -53,7 +61,7 @@ enum Role {
 }
 
 /// A loop over one connection.
-pub(super) struct Lane {
+pub(crate) struct Lane {
     role: Role,
     queue: Arc<Queue>,
     connector: Connector,
@@ -98,7 +106,7 @@ impl Search {
 }
 
 /// A committer's two lanes. The connectors are for one each.
-pub(super) fn lanes(
+pub(crate) fn lanes(
     queue: &Arc<Queue>,
     settings: &Settings,
     connectors: (Connector, Connector),
@@ -131,7 +139,7 @@ pub(super) fn lanes(
 impl Lane {
     /// Works until the queue is closed and everything in it answered. A panic, which only a defect
     /// in this layer can cause, ends the work on hand, and nothing else.
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
             for running in self.parts.pop().unwrap_or_default() {
                 self.queue.fail(running, &Failure::OutcomeUnknown);

@@ -8,7 +8,7 @@ use std::{collections::HashMap, hash::Hash, time::Duration};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{key::ScopedKey, submission::Obstacle};
+use crate::{key::ScopedKey, queue::Obstacle};
 
 /// A key is sent again by its own client alone, and holds up nobody else in the quarantine.
 const KEY_FOR: Duration = Duration::from_mins(1);
@@ -20,7 +20,7 @@ const ROW_FOR: Duration = Duration::from_secs(2);
 const KNOWN: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Quarantine {
+pub(crate) struct Quarantine {
     keys: HashMap<ScopedKey, Entry>,
     rows: HashMap<Uuid, Entry>,
 }
@@ -32,7 +32,7 @@ struct Entry {
 
 impl Quarantine {
     /// What would keep a command with this key, which locks this row, from being executed, as far as is known.
-    pub(super) fn find(
+    pub(crate) fn find(
         &self,
         key: &ScopedKey,
         row: Option<Uuid>,
@@ -44,11 +44,11 @@ impl Quarantine {
         known.next().map(|entry| entry.obstacle)
     }
 
-    pub(super) fn add_key(&mut self, key: ScopedKey, obstacle: Obstacle, now: Instant) {
+    pub(crate) fn add_key(&mut self, key: ScopedKey, obstacle: Obstacle, now: Instant) {
         add(&mut self.keys, key, now, Entry { until: now + KEY_FOR, obstacle });
     }
 
-    pub(super) fn add_row(&mut self, row: Uuid, obstacle: Obstacle, now: Instant) {
+    pub(crate) fn add_row(&mut self, row: Uuid, obstacle: Obstacle, now: Instant) {
         add(&mut self.rows, row, now, Entry { until: now + ROW_FOR, obstacle });
     }
 }

@@ -4,19 +4,19 @@
 use sqlx::{Arguments, Encode, Postgres, Type, error::BoxDynError, postgres::PgArguments};
 
 /// A statement's arguments, the first of which are columns.
-pub(super) struct Columns {
+pub(crate) struct Columns {
     /// Of the arguments, in their order.
     names: Vec<&'static str>,
     arguments: Result<PgArguments, BoxDynError>,
 }
 
 impl Columns {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { names: Vec::new(), arguments: Ok(PgArguments::default()) }
     }
 
     /// Adds an array, of a type that PostgreSQL knows, with a place for each row.
-    pub(super) fn add<'t>(
+    pub(crate) fn add<'t>(
         &mut self,
         name: &'static str,
         values: impl Encode<'t, Postgres> + Type<Postgres>,
@@ -30,20 +30,20 @@ impl Columns {
     }
 
     /// Of all columns so far.
-    pub(super) fn names(&self) -> Vec<&'static str> {
+    pub(crate) fn names(&self) -> Vec<&'static str> {
         self.names.clone()
     }
 
     /// A SELECT that opens these columns side by side: in a SELECT list, since in FROM each of them would be stored
     /// as rows on the way.
-    pub(super) fn select(&self, wanted: &[&str]) -> String {
+    pub(crate) fn select(&self, wanted: &[&str]) -> String {
         let places = (1..).zip(&self.names).filter(|(_, name)| wanted.contains(name));
         let opened = places.map(|(place, name)| format!("unnest(${place}) AS {name}"));
         format!("SELECT {}", opened.collect::<Vec<_>>().join(", "))
     }
 
     /// The arguments, to which no columns can be added any more.
-    pub(super) fn into_arguments(self) -> Result<PgArguments, sqlx::Error> {
+    pub(crate) fn into_arguments(self) -> Result<PgArguments, sqlx::Error> {
         self.arguments.map_err(sqlx::Error::Encode)
     }
 }

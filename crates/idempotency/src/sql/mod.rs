@@ -4,42 +4,47 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{columns::Columns, key::ScopedKey, response::Response};
+use crate::{key::ScopedKey, response::Response};
 
-pub(super) use commit::commit;
+pub(crate) use columns::Columns;
 
+pub(crate) use commit::commit;
+pub(crate) use locks::{TableLock, locked_table};
+
+mod columns;
 mod commit;
+mod locks;
 
 /// A key to claim, with what will be remembered of the request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Claim<'a> {
-    pub(super) scope: &'a ScopedKey,
-    pub(super) lock_number: i64,
-    pub(super) execution_id: Uuid,
-    pub(super) operation: &'static str,
-    pub(super) fingerprint: &'a [u8],
+pub(crate) struct Claim<'a> {
+    pub(crate) scope: &'a ScopedKey,
+    pub(crate) lock_number: i64,
+    pub(crate) execution_id: Uuid,
+    pub(crate) operation: &'static str,
+    pub(crate) fingerprint: &'a [u8],
 }
 
 /// A key that is used up, as it stands in the tables.
 #[derive(Debug)]
-pub(super) struct UsedKey {
-    pub(super) execution_id: Uuid,
-    pub(super) operation: String,
-    pub(super) fingerprint: Vec<u8>,
-    pub(super) created_at: DateTime<Utc>,
+pub(crate) struct UsedKey {
+    pub(crate) execution_id: Uuid,
+    pub(crate) operation: String,
+    pub(crate) fingerprint: Vec<u8>,
+    pub(crate) created_at: DateTime<Utc>,
     /// `None` when the response can't be replayed any more.
-    pub(super) response: Option<Response>,
-    pub(super) replayable_until: Option<DateTime<Utc>>,
+    pub(crate) response: Option<Response>,
+    pub(crate) replayable_until: Option<DateTime<Utc>>,
 }
 
 /// An execution whose response is stored, and until when it can be replayed; `None`: as long as its key.
-pub(super) type Remembered = (Uuid, Option<DateTime<Utc>>);
+pub(crate) type Remembered = (Uuid, Option<DateTime<Utc>>);
 
 /// Takes the advisory locks of these keys, for the transaction, and says of each whether it got it.
 ///
 /// For [`forget`] alone, which must see everything committed before its lock was had: so the locks
 /// come in a statement of their own.
-pub(super) async fn lock(
+pub(crate) async fn lock(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
 ) -> Result<Vec<bool>, sqlx::Error> {
@@ -54,7 +59,7 @@ pub(super) async fn lock(
 }
 
 /// Deletes those of these keys that are older than `ttl` (seconds), with their responses.
-pub(super) async fn forget(
+pub(crate) async fn forget(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
     ttl: f64,
@@ -87,7 +92,7 @@ pub(super) async fn forget(
 /// another server is executing.
 ///
 /// Rows are inserted in their order. Were they not one day, two servers could meet in a deadlock, which is run again.
-pub(super) async fn claim(
+pub(crate) async fn claim(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
 ) -> Result<Vec<Uuid>, sqlx::Error> {
@@ -162,7 +167,7 @@ fn remember_sql(seconds: usize) -> String {
 /// What became of keys that are used up, each with its place among those asked for, or why it can't be read. A key that nobody has
 /// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
 /// which another server is about to use anew.
-pub(super) async fn used(
+pub(crate) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
     key_ttl: Option<f64>,
@@ -225,14 +230,14 @@ fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
 
 /// A response to store.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stored<'a> {
-    pub(super) account_id: Uuid,
-    pub(super) execution_id: Uuid,
-    pub(super) response: &'a Response,
+pub(crate) struct Stored<'a> {
+    pub(crate) account_id: Uuid,
+    pub(crate) execution_id: Uuid,
+    pub(crate) response: &'a Response,
 }
 
 /// Stores responses, and returns those that were stored.
-pub(super) async fn remember(
+pub(crate) async fn remember(
     conn: &mut PgConnection,
     responses: &[Stored<'_>],
     ttl: Option<f64>,
@@ -255,13 +260,13 @@ pub(super) async fn remember(
 }
 
 /// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.
-pub(super) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(crate) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_logical_emit_message(true, 'payonce', '')").execute(conn).await?;
     Ok(())
 }
 
 /// Whether this backend still waits for a standby to confirm a COMMIT.
-pub(super) async fn waits_for_standby(
+pub(crate) async fn waits_for_standby(
     conn: &mut PgConnection,
     backend: i32,
 ) -> Result<bool, sqlx::Error> {

@@ -7,16 +7,16 @@ use uuid::Uuid;
 
 /// A page of responses that a sweep went through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SweptPage<Position> {
-    pub(super) deleted: u64,
+pub(crate) struct SweptPage<Position> {
+    pub(crate) deleted: u64,
     /// Where the next page begins; `None` when this was the last.
-    pub(super) next: Option<Position>,
+    pub(crate) next: Option<Position>,
 }
 
 /// Deletes the expired among the `limit` responses after `after` that are older than `before`.
 ///
 /// By the page's last id, as a range: looking each row up by its own took nearly twice as long.
-pub(super) async fn sweep_responses(
+pub(crate) async fn sweep_responses(
     conn: &mut PgConnection,
     after: Uuid,
     before: Uuid,
@@ -46,7 +46,7 @@ pub(super) async fn sweep_responses(
 }
 
 /// When the first of the `limit` responses after `after` expires, or did, if any ever does.
-pub(super) async fn first_to_expire(
+pub(crate) async fn first_to_expire(
     conn: &mut PgConnection,
     after: Uuid,
     limit: i64,
@@ -61,7 +61,7 @@ pub(super) async fn first_to_expire(
 
 /// Deletes those of the `limit` keys after `after` that are older than `kept` (seconds), with their
 /// responses; and says when the oldest of the others was made.
-pub(super) async fn sweep_keys(
+pub(crate) async fn sweep_keys(
     conn: &mut PgConnection,
     after: &(String, Uuid),
     kept: f64,

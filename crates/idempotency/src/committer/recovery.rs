@@ -8,14 +8,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Lane, Role, Search};
+use super::{Lane, Role, Search, connection::Fault};
 use crate::{
     Error, Failure,
-    connection::Fault,
     error::Remedy,
     observer::Event,
-    queue::Queue,
-    submission::{Obstacle, Running},
+    queue::{Obstacle, Queue, Running},
 };
 
 /// From how many lost connections on a batch is suspected of killing them, and halved; and with how many a
@@ -86,7 +84,7 @@ fn lack(fault: &Fault) -> Failure {
 
 impl Lane {
     /// Does what has to be done about a batch whose transaction failed.
-    pub(super) async fn recover_from(&mut self, mut commands: Vec<Running>, fault: Fault) {
+    pub(crate) async fn recover_from(&mut self, mut commands: Vec<Running>, fault: Fault) {
         for running in &mut commands {
             running.losses += u32::from(fault.remedy == Remedy::Reconnect);
             running.conflicts += u32::from(fault.remedy == Remedy::Repeat);
@@ -243,7 +241,7 @@ fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
 
 /// What comes there waits for another session, and hears so when its wait is over, tried or not: of a hundred
 /// that want one locked row, each would try for as long as a lock is waited for.
-pub(super) fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, running: Running) {
+pub(crate) fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, running: Running) {
     if let Err(closed) = aside.send(running) {
         // The other lane has ended, which it does after this one: a defect, and still an answer.
         queue.fail(closed.0, &Failure::Overloaded);

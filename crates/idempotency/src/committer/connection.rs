@@ -7,15 +7,16 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnec
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Settings,
     batch::{self, Fate, Look, Mode, SearchTimeouts, Terms},
-    error::{Failed, Remedy},
-    fitness::{FitServer, Requirements, UnfitServer},
-    locks::{self, TableLock},
-    observer::{Event, Observer, Step},
-    store::{self, UsedKey},
-    submission::Running,
+    server_check::{Requirements, Server, UnfitServer},
     used_share::UsedShare,
+};
+use crate::{
+    Settings,
+    error::{Failed, Remedy},
+    observer::{Event, Observer, Step},
+    queue::Running,
+    sql::{self, TableLock, UsedKey},
 };
 
 /// How long a statement waits for a row that another transaction holds. Other servers' batches are
@@ -66,20 +67,20 @@ impl Timeouts {
 
 /// Why a batch has no outcome.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) remedy: Remedy,
+pub(crate) struct Fault {
+    pub(crate) remedy: Remedy,
     /// Whether the batch may be committed all the same.
-    pub(super) in_doubt: bool,
+    pub(crate) in_doubt: bool,
     /// Whether it failed when it claimed keys, and had executed nothing yet.
-    pub(super) while_claiming: bool,
+    pub(crate) while_claiming: bool,
     /// Whether a statement took too long.
-    pub(super) of_time: bool,
-    pub(super) message: String,
+    pub(crate) of_time: bool,
+    pub(crate) message: String,
 }
 
 impl Fault {
     /// The batch did not begin.
-    pub(super) fn no_server(unfit: &UnfitServer) -> Self {
+    pub(crate) fn no_server(unfit: &UnfitServer) -> Self {
         Self::before_it_began(unfit.to_string())
     }
 
@@ -97,7 +98,7 @@ impl Fault {
 /// A connection, and what is known of the server at its other end.
 struct Session {
     conn: PgConnection,
-    server: FitServer,
+    server: Server,
 }
 
 /// The same with a name by which PostgreSQL shows them, where they have none of their own.
@@ -106,7 +107,7 @@ fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
 }
 
 /// One connection, opened when it is needed.
-pub(super) struct Connector {
+pub(crate) struct Connector {
     options: PgConnectOptions,
     observer: Arc<dyn Observer>,
     timeouts: Timeouts,
@@ -123,7 +124,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(
+    pub(crate) fn new(
         options: PgConnectOptions,
         settings: &Settings,
         observer: Arc<dyn Observer>,
@@ -143,7 +144,7 @@ impl Connector {
     }
 
     /// Whether there is a connection, as far as is known.
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.session.is_some() && self.committing.is_none()
     }
 
@@ -151,7 +152,7 @@ impl Connector {
     ///
     /// # Errors
     /// When the server can't be reached, or isn't fit.
-    pub(super) async fn connect(&mut self) -> Result<(), UnfitServer> {
+    pub(crate) async fn connect(&mut self) -> Result<(), UnfitServer> {
         if self.is_connected() {
             return Ok(());
         }
@@ -165,12 +166,12 @@ impl Connector {
     }
 
     /// Whether the keys of the next batch had better be looked up before they are claimed.
-    pub(super) fn looks_up_first(&self) -> bool {
+    pub(crate) fn looks_up_first(&self) -> bool {
         self.used_share.look_up_first()
     }
 
     /// Runs a batch, and returns what became of each of its members.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &mut self,
         batch: &[Running],
         mode: Mode,
@@ -184,7 +185,7 @@ impl Connector {
     }
 
     /// Finds out what the keys of a batch stand for that are used.
-    pub(super) async fn look_up(
+    pub(crate) async fn look_up(
         &mut self,
         batch: &[Running],
         look: Look,
@@ -246,16 +247,16 @@ impl Connector {
     }
 
     /// A table that another session has locked, so that nothing can be written to it.
-    pub(super) async fn locked_table(&mut self) -> Option<TableLock> {
+    pub(crate) async fn locked_table(&mut self) -> Option<TableLock> {
         let mut session = self.session.take()?;
-        let found = timeout(self.timeouts.statement, locks::locked_table(&mut session.conn)).await;
+        let found = timeout(self.timeouts.statement, sql::locked_table(&mut session.conn)).await;
         let Ok(Ok(found)) = found else { return None };
         self.session = Some(session);
         found
     }
 
     /// Says goodbye to the server.
-    pub(super) async fn close(&mut self) {
+    pub(crate) async fn close(&mut self) {
         if let Some(session) = self.session.take() {
             // What matters is committed; a server that is gone needs no goodbye.
             let _ = timeout(self.timeouts.connect, session.conn.close()).await;
@@ -264,7 +265,7 @@ impl Connector {
 
     /// Finds out whether an idle connection still stands, before a command has to; and keeps
     /// firewalls from forgetting it.
-    pub(super) async fn probe(&mut self) {
+    pub(crate) async fn probe(&mut self) {
         if let Some(mut session) = self.session.take()
             && let Ok(Ok(())) = timeout(self.timeouts.connect, session.conn.ping()).await
         {
@@ -274,7 +275,7 @@ impl Connector {
 
     /// Waits before the next attempt at a server that can't be had: not at all after the first
     /// setback (a connection that was cut is simply opened again), then longer and longer.
-    pub(super) async fn pause(&self) {
+    pub(crate) async fn pause(&self) {
         if let Some(doublings) = self.setbacks.checked_sub(2) {
             let (first, longest) = PAUSES;
             let pause = first.saturating_mul(1 << doublings.min(10)).min(longest);
@@ -288,7 +289,7 @@ impl Connector {
             None => self.session().await?,
         };
         if let Some(backend) = self.committing {
-            let waits = store::waits_for_standby(&mut session.conn, backend).await;
+            let waits = sql::waits_for_standby(&mut session.conn, backend).await;
             if waits.map_err(UnfitServer::Unreachable)? {
                 self.session = Some(session);
                 return Err(UnfitServer::AwaitsStandby);

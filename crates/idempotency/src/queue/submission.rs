@@ -6,42 +6,42 @@ use chrono::{DateTime, Utc};
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     Error, Failure, Outcome,
     command::{AnyCommand, BatchEntry, Execution},
     fingerprint::Fingerprint,
     key::ScopedKey,
     operation::Operation,
     response::Response,
-    store::UsedKey,
+    sql::UsedKey,
 };
 
 /// What a caller hears.
-pub(super) type Reply = Result<Outcome, Failure>;
+pub(crate) type Reply = Result<Outcome, Failure>;
 
 /// One call of `submit`.
-pub(super) struct Submission {
-    pub(super) scope: ScopedKey,
-    pub(super) lock_number: i64,
-    pub(super) execution_id: Uuid,
-    pub(super) operation: &'static str,
-    pub(super) fingerprint: Fingerprint,
+pub(crate) struct Submission {
+    pub(crate) scope: ScopedKey,
+    pub(crate) lock_number: i64,
+    pub(crate) execution_id: Uuid,
+    pub(crate) operation: &'static str,
+    pub(crate) fingerprint: Fingerprint,
     /// A row of others' that the command locks.
-    pub(super) row: Option<Uuid>,
-    pub(super) command: Box<dyn AnyCommand>,
-    pub(super) arrived: Instant,
-    pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Reply>,
+    pub(crate) row: Option<Uuid>,
+    pub(crate) command: Box<dyn AnyCommand>,
+    pub(crate) arrived: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Reply>,
 }
 
 impl Submission {
     /// What it is to be executed with: commands of one kind are executed together.
-    pub(super) fn kind(&self) -> (&'static str, TypeId) {
+    pub(crate) fn kind(&self) -> (&'static str, TypeId) {
         let command: &dyn Any = &*self.command;
         (self.operation, command.type_id())
     }
 
-    pub(super) fn execution(&self) -> BatchEntry<'_, dyn AnyCommand> {
+    pub(crate) fn execution(&self) -> BatchEntry<'_, dyn AnyCommand> {
         let account_id = self.scope.account_id;
         BatchEntry {
             execution: Execution { id: self.execution_id, account_id },
@@ -50,12 +50,12 @@ impl Submission {
     }
 
     /// The caller may have gone; then nobody needs to hear it.
-    pub(super) fn answer(self, reply: Reply) {
+    pub(crate) fn answer(self, reply: Reply) {
         let _ = self.reply.send(reply);
     }
 
     /// What this request gets when its key stands for something.
-    pub(super) fn judged_by(&self, used: Standing<'_>) -> Reply {
+    pub(crate) fn judged_by(&self, used: Standing<'_>) -> Reply {
         let Standing { execution_id, replayable_until, .. } = used;
         let fields = self.fingerprint.differing(used.fingerprint).map_err(|error| {
             let error = format!("idempotency_keys.fingerprint of {execution_id}: {error}");
@@ -76,12 +76,12 @@ impl Submission {
 
 /// What a key stands for.
 #[derive(Clone, Copy)]
-pub(super) struct Standing<'a> {
-    pub(super) execution_id: Uuid,
-    pub(super) operation: &'a str,
-    pub(super) fingerprint: &'a [u8],
-    pub(super) response: Option<&'a Response>,
-    pub(super) replayable_until: Option<DateTime<Utc>>,
+pub(crate) struct Standing<'a> {
+    pub(crate) execution_id: Uuid,
+    pub(crate) operation: &'a str,
+    pub(crate) fingerprint: &'a [u8],
+    pub(crate) response: Option<&'a Response>,
+    pub(crate) replayable_until: Option<DateTime<Utc>>,
 }
 
 impl<'a> From<&'a UsedKey> for Standing<'a> {
@@ -97,25 +97,25 @@ impl<'a> From<&'a UsedKey> for Standing<'a> {
 }
 
 /// A key's leader, taken out of the queue to be executed.
-pub(super) struct Running {
-    pub(super) leader: Submission,
+pub(crate) struct Running {
+    pub(crate) leader: Submission,
     /// How often the connection was lost with this one in the transaction.
-    pub(super) losses: u32,
+    pub(crate) losses: u32,
     /// A COMMIT with this leader in it was sent and never answered.
-    pub(super) in_doubt: bool,
+    pub(crate) in_doubt: bool,
     /// Those that led before, and of which the same is true.
-    pub(super) left_in_doubt: Vec<LeftInDoubt>,
+    pub(crate) left_in_doubt: Vec<LeftInDoubt>,
     /// How often in a row it was run again since it conflicted with other transactions.
-    pub(super) conflicts: u32,
+    pub(crate) conflicts: u32,
     /// How often it was delayed.
-    pub(super) delays: u32,
+    pub(crate) delays: u32,
     /// What keeps it from being executed, as far as is known.
-    pub(super) obstacle: Obstacle,
+    pub(crate) obstacle: Obstacle,
 }
 
 /// What keeps a command from being executed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Obstacle {
+pub(crate) enum Obstacle {
     /// There is no database that takes writes; or nothing is known.
     #[default]
     NoDatabase,
@@ -131,7 +131,7 @@ pub(super) enum Obstacle {
 
 impl Obstacle {
     /// What a caller hears who waits no longer.
-    pub(super) fn reply(self) -> Reply {
+    pub(crate) fn reply(self) -> Reply {
         match self {
             Self::NoDatabase => Err(Failure::DatabaseUnavailable),
             Self::ConnectionLost => Err(Failure::ConnectionLost),
@@ -142,20 +142,20 @@ impl Obstacle {
     }
 
     /// Whether another session has to let go of something.
-    pub(super) fn is_lock(self) -> bool {
+    pub(crate) fn is_lock(self) -> bool {
         matches!(self, Self::KeyInFlight | Self::Locked)
     }
 }
 
 /// What may have been executed, though nobody waits to hear it.
-pub(super) struct LeftInDoubt {
-    pub(super) execution_id: Uuid,
-    pub(super) command: Box<dyn AnyCommand>,
+pub(crate) struct LeftInDoubt {
+    pub(crate) execution_id: Uuid,
+    pub(crate) command: Box<dyn AnyCommand>,
 }
 
 impl Running {
     /// One that nothing has been done about.
-    pub(super) fn new(leader: Submission) -> Self {
+    pub(crate) fn new(leader: Submission) -> Self {
         Self {
             leader,
             losses: 0,
@@ -168,7 +168,7 @@ impl Running {
     }
 
     /// Lets another lead. The one that led hears this, if it hasn't gone.
-    pub(super) fn hand_over(&mut self, next: Submission, reply: Reply) {
+    pub(crate) fn hand_over(&mut self, next: Submission, reply: Reply) {
         let Submission { execution_id, command, reply: caller, .. } =
             std::mem::replace(&mut self.leader, next);
         let _ = caller.send(reply);
@@ -178,14 +178,14 @@ impl Running {
     }
 
     /// Whether its key may have been committed, by this one or by one that led before.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    pub(crate) fn is_in_doubt(&self) -> bool {
         self.in_doubt || !self.left_in_doubt.is_empty()
     }
 }
 
 /// How far a key's leader has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// No transaction that could still commit has it, because of this.
     Waiting(Obstacle),
     /// It is in a transaction, or was in one whose fate isn't known.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Decode, Executor, PgConnection, Postgres, Row, Type, postgres::PgRow};
 use thiserror::Error;
 
-use super::{Settings, error::loggable};
+use crate::{Settings, error::loggable};
 
 /// A server that the layer can't keep its promises on, or can't be reached at all.
 #[derive(Debug, Error)]
@@ -72,22 +72,22 @@ pub async fn unsafe_setting(conn: &mut PgConnection) -> Result<Option<&'static s
 
 /// What a server must come up to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Requirements {
+pub(crate) struct Requirements {
     max_locks: usize,
     allow_asynchronous_commit: bool,
 }
 
 /// What is known of a server that does.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FitServer {
+pub(crate) struct Server {
     /// The process that serves this connection.
-    pub(super) backend: i32,
+    pub(crate) backend: i32,
     /// Whether it waits for a standby before it acknowledges a COMMIT.
-    pub(super) synchronous_standby: bool,
+    pub(crate) synchronous_standby: bool,
 }
 
 impl Requirements {
-    pub(super) fn of(settings: &Settings) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         Self {
             max_locks: settings.max_batch.saturating_mul(settings.committers),
             allow_asynchronous_commit: settings.allow_asynchronous_commit,
@@ -95,7 +95,7 @@ impl Requirements {
     }
 
     /// Makes sure that the promises can be kept on the server at this connection's other end.
-    pub(super) async fn check(&self, conn: &mut PgConnection) -> Result<FitServer, UnfitServer> {
+    pub(crate) async fn check(&self, conn: &mut PgConnection) -> Result<Server, UnfitServer> {
         let row = conn
             .fetch_one(
                 "SELECT pg_backend_pid() AS backend,
@@ -125,7 +125,7 @@ impl Requirements {
         if self.max_locks > locks / 2 {
             return Err(UnfitServer::LockTable { wanted: self.max_locks, locks });
         }
-        Ok(FitServer {
+        Ok(Server {
             backend: column(&row, "backend")?,
             synchronous_standby: column(&row, "synchronous_standby")?,
         })

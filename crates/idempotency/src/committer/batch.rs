@@ -18,13 +18,13 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     error::{Cause, Failed, breaks_unique_constraint},
     insert::Insert,
     observer::{Event, Observer, Step},
+    queue::{Running, Submission},
     response::Response,
-    store::{self, Claim, Stored, UsedKey},
-    submission::{Running, Submission},
+    sql::{self, Claim, Stored, UsedKey},
 };
 
 /// Said explicitly, since a role or database may default to something else: under REPEATABLE READ
@@ -33,7 +33,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// How a batch is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// As one statement, where it comes to one.
     Usual,
     /// As a transaction with short time-outs, to find the command that holds up the others.
@@ -44,36 +44,36 @@ pub(super) enum Mode {
 
 /// What batches on one connection have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     /// How long a response can be replayed, in seconds; `None`: as long as its key.
-    pub(super) response_ttl: Option<f64>,
+    pub(crate) response_ttl: Option<f64>,
     /// How long a key is kept, in seconds; `None`: permanently.
-    pub(super) key_ttl: Option<f64>,
+    pub(crate) key_ttl: Option<f64>,
     /// Whether the server waits for a standby before it acknowledges a COMMIT.
-    pub(super) synchronous_standby: bool,
+    pub(crate) synchronous_standby: bool,
     /// How long all steps of a batch may take together.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
     /// How long a statement may take, and wait for a lock, while a command is searched for.
-    pub(super) search: SearchTimeouts,
+    pub(crate) search: SearchTimeouts,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SearchTimeouts {
-    pub(super) statement: Duration,
-    pub(super) lock: Duration,
+pub(crate) struct SearchTimeouts {
+    pub(crate) statement: Duration,
+    pub(crate) lock: Duration,
 }
 
 /// A response that was stored just now.
 #[derive(Debug)]
-pub(super) struct Executed {
-    pub(super) response: Response,
+pub(crate) struct Executed {
+    pub(crate) response: Response,
     /// `None`: as long as its key.
-    pub(super) replayable_until: Option<DateTime<Utc>>,
+    pub(crate) replayable_until: Option<DateTime<Utc>>,
 }
 
 /// What a key turned out to stand for, for the command that came with it.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// Its key was new; it was executed, and is committed.
     New(Executed),
     /// Its key was used before.
@@ -126,7 +126,7 @@ impl<'a> Steps<'a> {
 
 /// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
 /// its members; `None` where the key was used, or is in flight elsewhere, and has to be looked up.
-pub(super) async fn run(
+pub(crate) async fn run(
     conn: &mut PgConnection,
     batch: &[Running],
     terms: Terms,
@@ -175,7 +175,7 @@ async fn in_one_statement(
 ) -> Result<Vec<Option<Fate>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     let responses = std::mem::take(&mut insert.responses);
-    let committed = store::commit(conn, &claims, insert, &responses, response_ttl).await?;
+    let committed = sql::commit(conn, &claims, insert, &responses, response_ttl).await?;
     let mut new = committed.new.into_iter().peekable();
     let executed = batch.iter().zip(responses).map(|(running, response)| {
         new.next_if_eq(&running.leader.execution_id)?;
@@ -246,12 +246,12 @@ async fn claim(
     if let Some(ttl) = key_ttl {
         // Deciding that a key is too old, and deleting it, under its lock: without it two servers
         // could both delete, and both execute.
-        let mut locked = store::lock(conn, &claims).await?.into_iter();
+        let mut locked = sql::lock(conn, &claims).await?.into_iter();
         claims.retain(|_| locked.next().unwrap_or(false));
         let scopes: Vec<_> = claims.iter().map(|claim| claim.scope).collect();
-        store::forget(conn, &scopes, ttl).await?;
+        sql::forget(conn, &scopes, ttl).await?;
     }
-    Ok(store::claim(conn, &claims).await?.into_iter().collect())
+    Ok(sql::claim(conn, &claims).await?.into_iter().collect())
 }
 
 fn claim_of(Running { leader, .. }: &Running) -> Claim<'_> {
@@ -298,7 +298,7 @@ async fn remember(
         response,
     });
     let responses: Vec<_> = responses.collect();
-    let stored = store::remember(conn, &responses, response_ttl).await?;
+    let stored = sql::remember(conn, &responses, response_ttl).await?;
     let stored: HashMap<Uuid, _> = stored.into_iter().collect();
     let remembered = executed.into_iter().map(|(submission, response)| {
         let execution_id = submission.execution_id;
@@ -311,7 +311,7 @@ async fn remember(
 
 /// When keys are looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// Before any is claimed. What can't be read is passed by, and is an error the next time, to its own
     /// request alone.
     First,
@@ -321,7 +321,7 @@ pub(super) enum Look {
 
 /// What keys stand for that were used before; `None` for one that is new, or that somebody else is using right
 /// now.
-pub(super) async fn look_up(
+pub(crate) async fn look_up(
     conn: &mut PgConnection,
     batch: &[Running],
     look: Look,
@@ -339,7 +339,7 @@ async fn look_up_used(
     terms: Terms,
 ) -> Result<Vec<Option<UsedKey>>, sqlx::Error> {
     let scopes: Vec<_> = batch.iter().map(|running| &running.leader.scope).collect();
-    let found = store::used(conn, &scopes, terms.key_ttl).await?.into_iter();
+    let found = sql::used(conn, &scopes, terms.key_ttl).await?.into_iter();
     let found: Vec<_> = match look {
         Look::First => found.flatten().collect(),
         Look::Last => found.collect::<Result<_, _>>()?,
@@ -347,7 +347,7 @@ async fn look_up_used(
     // What is about to be acknowledged again may have been committed by a connection that was lost, or
     // a server that was restarted, before its standby had it.
     if terms.synchronous_standby && !found.is_empty() {
-        store::write_to_log(conn).await?;
+        sql::write_to_log(conn).await?;
     }
     let mut used: Vec<Option<UsedKey>> = batch.iter().map(|_| None).collect();
     for (place, key) in found {
