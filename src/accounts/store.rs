@@ -87,7 +87,7 @@ pub(crate) async fn only_account(conn: &mut PgConnection) -> Result<Option<Accou
     .await
 }
 
-/// Holds up every execution of a request until the transaction ends, so that what it reads of used keys stays true.
+/// Waits for executions in progress, and lets no other begin until the transaction ends.
 pub(crate) async fn hold_up_executions(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE").execute(conn).await.map(drop)
 }

@@ -43,9 +43,10 @@ pub fn database() -> Result<PgConnectOptions, ConfigError> {
 #[must_use]
 pub fn shown(options: &PgConnectOptions) -> String {
     let database = options.get_database().unwrap_or_else(|| options.get_username());
-    let host = match options.get_host() {
-        host if host.contains(':') => format!("[{host}]"),
-        host => host.to_owned(),
+    let host = match (options.get_socket(), options.get_host()) {
+        (Some(directory), _) => directory.display().to_string(),
+        (None, host) if host.contains(':') => format!("[{host}]"),
+        (None, host) => host.to_owned(),
     };
     format!("{}@{host}:{}/{database}", options.get_username(), options.get_port())
 }

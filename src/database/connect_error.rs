@@ -1,10 +1,10 @@
-//! Errors of connecting, completed by where it happened and what helps.
+//! Adds the place, and advice, to errors of connecting.
 
 use std::io;
 
 use sqlx::postgres::PgConnectOptions;
 
-/// Says of an error that tells nothing else where it happened.
+/// Adds the address to an error that does not name it.
 pub(super) fn at(options: &PgConnectOptions, error: sqlx::Error) -> sqlx::Error {
     let sqlx::Error::Io(error) = error else { return error };
     let advice = certificate_advice(&error.to_string());
@@ -15,7 +15,7 @@ pub(super) fn at(options: &PgConnectOptions, error: sqlx::Error) -> sqlx::Error 
     sqlx::Error::Io(io::Error::new(error.kind(), format!("{place}: {error}{advice}")))
 }
 
-/// What to do where TLS fails for the server's certificate: rustls takes less than libpq does.
+/// Advice for a server's certificate that rustls refuses. libpq accepts more.
 fn certificate_advice(error: &str) -> &'static str {
     if !error.contains("invalid peer certificate") {
         ""

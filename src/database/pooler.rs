@@ -1,5 +1,4 @@
-//! Poolers between payonce and PostgreSQL. Session mode is fine. Where sessions are shared by transaction, payonce's
-//! settings would reach other clients, and its locks would belong to nobody.
+//! Refuses connection poolers in transaction mode, where payonce's settings would reach other clients. Session mode works.
 
 use std::time::Duration;
 
@@ -10,13 +9,13 @@ use uuid::Uuid;
 
 use super::{CONNECT_LIMIT, at, named, silent};
 
-/// Rounds of the check. A pooler with an idle session gives it out again at once; a busy one may take a few.
+/// Rounds of the check. An idle pooler reuses its session in the first; a busy one may need more.
 const ROUNDS: usize = 3;
 
-/// How long the second connection may take. A pooler in session mode may have no session left for it.
+/// Time for the second connection. A pooler in session mode may have no session left for it.
 const SECOND_LIMIT: Duration = Duration::from_secs(1);
 
-/// Sessions are shared.
+/// A pooler gives one session to several connections.
 #[derive(Debug, Error)]
 #[error(
     "DATABASE_URL leads to a connection pooler that shares sessions by transaction or by statement, and payonce needs \
@@ -25,8 +24,8 @@ const SECOND_LIMIT: Duration = Duration::from_secs(1);
 )]
 pub struct SharedSessions;
 
-/// Makes sure that each connection has a session of its own: what one sets, it reads back, and no other does. To be
-/// called before anything is set that must not reach other clients.
+/// Checks that each connection has its own session: it reads back what it has set, and no other connection does. Call
+/// this before anything is set that must not reach other clients.
 ///
 /// # Errors
 /// [`SharedSessions`], as an error of configuration; or when there is no connection.
@@ -41,7 +40,7 @@ pub async fn refuse_shared_sessions(options: &PgConnectOptions) -> Result<(), sq
 async fn shares_sessions(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let options = named(options.clone(), "payonce");
     let mut first = PgConnection::connect_with(&options).await?;
-    // Where there is no second connection, the first alone tells what it can.
+    // Without a second connection, the first one alone can still notice a change of session.
     let second = timeout(SECOND_LIMIT, PgConnection::connect_with(&options)).await;
     let mut second = second.ok().and_then(Result::ok);
     let mut shared = false;
@@ -63,7 +62,7 @@ async fn shares_sessions(options: &PgConnectOptions) -> Result<bool, sqlx::Error
     Ok(shared)
 }
 
-/// What the session is marked with, by the simple query protocol: prepared statements are a session's, too.
+/// The mark of the session. A simple query, because prepared statements belong to a session, too.
 async fn read_mark(conn: &mut PgConnection) -> Result<String, sqlx::Error> {
     let read = raw_sql("SELECT coalesce(current_setting('payonce.session', true), '')");
     read.fetch_one(conn).await?.try_get(0)

@@ -74,6 +74,8 @@ fn a_database_url_is_understood_in_each_form_that_one_host_has() {
         ("postgres://u@[::1]:5432/db", "u@[::1]:5432/db"),
         ("postgres://u@[2001:db8::1]/db", "u@[2001:db8::1]:5432/db"),
         ("postgres:///db?host=[::1]&user=u", "u@[::1]:5432/db"),
+        ("postgres:///db?host=/run/pg&user=u", "u@/run/pg:5432/db"),
+        ("postgres://u@%2Frun%2Fpg/db", "u@/run/pg:5432/db"),
         ("postgres://u:%2F%23%3F%40%25@host/db", "u@host:5432/db"),
         ("postgresql://u:pass@host/db?user=me@corp", "me@corp@host:5432/db"),
         (" postgres://u:pass@host/db?sslmode=disable\n", "u@host:5432/db"),

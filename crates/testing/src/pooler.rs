@@ -1,5 +1,4 @@
-//! A pooler in transaction mode, as PgBouncer is by default configuration of many hosts: all clients share one session
-//! of PostgreSQL, and each has it for a transaction.
+//! A connection pooler in transaction mode: all clients share one session of PostgreSQL, each for one transaction at a time.
 
 use std::sync::Arc;
 
@@ -15,10 +14,10 @@ const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
 const AUTHENTICATION_OK: [u8; 9] = [b'R', 0, 0, 0, 8, 0, 0, 0, 0];
 
-/// The session that is shared.
+/// The shared session.
 struct Session {
     stream: TcpStream,
-    /// What PostgreSQL said of it when it was opened.
+    /// Its parameters, as PostgreSQL sent them.
     greeting: Vec<u8>,
 }
 
@@ -36,7 +35,7 @@ pub async fn start(database: &PgConnectOptions) -> PgConnectOptions {
     database.clone().host("127.0.0.1").port(port)
 }
 
-/// Serves a client until it says goodbye, or hangs up.
+/// Serves a client until it ends the connection.
 async fn serve(
     mut client: TcpStream,
     server: String,
@@ -65,7 +64,7 @@ async fn serve(
                 return Ok(());
             }
             stream.write_all(&message).await?;
-            if matches!(kind, b'Q' | b'S') && answer(stream, &mut client).await? == b'I' {
+            if matches!(kind, b'Q' | b'S') && pass_response(stream, &mut client).await? == b'I' {
                 break;
             }
             (kind, message) = read_message(&mut client).await?;
@@ -73,7 +72,7 @@ async fn serve(
     }
 }
 
-/// Opens the session by what the first client says.
+/// Opens the session with the startup message and the password of the first client.
 async fn open(client: &mut TcpStream, server: &str, startup: &[u8]) -> Result<Session> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(startup).await?;
@@ -82,7 +81,7 @@ async fn open(client: &mut TcpStream, server: &str, startup: &[u8]) -> Result<Se
         let (kind, message) = read_message(&mut stream).await?;
         client.write_all(&message).await?;
         match kind {
-            // A password is asked for, or a step of SCRAM.
+            // It asks for a password, or for the next step of SCRAM.
             b'R' if !matches!(message[5..9], [0, 0, 0, 0 | 12]) => {
                 let (_, response) = read_message(client).await?;
                 stream.write_all(&response).await?;
@@ -97,8 +96,8 @@ async fn open(client: &mut TcpStream, server: &str, startup: &[u8]) -> Result<Se
     }
 }
 
-/// Passes an answer on, and returns the state of the transaction after it.
-async fn answer(server: &mut TcpStream, client: &mut TcpStream) -> Result<u8> {
+/// Passes a response on, and returns the state of the transaction after it.
+async fn pass_response(server: &mut TcpStream, client: &mut TcpStream) -> Result<u8> {
     loop {
         let (kind, message) = read_message(server).await?;
         client.write_all(&message).await?;
@@ -108,14 +107,14 @@ async fn answer(server: &mut TcpStream, client: &mut TcpStream) -> Result<u8> {
     }
 }
 
-/// A message's kind, and the whole of it.
+/// A message: its kind, and all of its bytes.
 async fn read_message(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
     let kind = stream.read_u8().await?;
     let (length, body) = read_body(stream).await?;
     Ok((kind, [&[kind][..], &length, &body].concat()))
 }
 
-/// A length, which counts itself, and what comes after it.
+/// A length, which includes itself, and the bytes after it.
 async fn read_body(stream: &mut TcpStream) -> Result<([u8; 4], Vec<u8>)> {
     let length = stream.read_u32().await?;
     let mut body = vec![0; usize::try_from(length).unwrap() - 4];
