@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    database::{Needs, NotReady, Reads},
-    problem::{Kind, Problem},
+    db::{Needs, NotReady, Reads},
+    http::problem::{Kind, Problem},
 };
 
 /// Whether this server is on its way out. It still serves whoever comes; whoever chooses between

@@ -1,46 +1,37 @@
 //! payonce takes payments exactly once.
 //!
-//! A client sends `POST /payment` with an `Idempotency-Key`; however often the request arrives, by
-//! whatever path, through however many servers, during whatever crash, one payment is made and every
-//! copy of the request gets the same answer.
+//! A client sends `POST /payment` with an `Idempotency-Key`, as often as it likes, through any server, across any
+//! crash: one payment is created, and every duplicate of the request gets the same response.
 //!
-//! # The map
+//! # Map
 //!
-//! - [`idempotency`]: the layer that makes it so, for any command; a crate of its own that
-//!   knows nothing of payments or of the server. Begin there.
-//! - [`payments`]: what is taken, and its endpoints; [`refunds`]: what is given back.
-//! - [`accounts`]: whose they are, and who is calling.
-//! - [`routes`]: the URL table. [`exchange`] is around every request, [`keyed`] is what a keyed one
-//!   goes through, [`body`] reads its JSON and [`query`] a query, [`problem`] has every answer besides success,
-//!   [`timestamp`] is how times are shown.
-//! - [`idempotency_key`]: what became of a request, and voiding its key; [`idempotency_policy`]: the rules.
-//! - [`description`] of all this, for programs (OpenAPI) and for people (a page to try it).
-//! - [`server`] puts it together, [`database`] migrates and reads, [`sweep`] frees space, [`health`] tells how
-//!   it is, [`metrics`] counts what it does.
-//! - [`cli`] and [`config`]: the program; [`logs`] is how its log looks.
+//! | module | contains |
+//! |---|---|
+//! | [`routes`] | the URL table |
+//! | [`payments`], [`refunds`] | the resources: endpoints, commands, statements |
+//! | [`keys`] | looking up and voiding idempotency keys; the policy |
+//! | [`accounts`] | accounts, API keys, authentication |
+//! | [`http`] | middleware, JSON and query reading, idempotent requests, problems, the request log |
+//! | [`idempotency`] | the layer that executes commands exactly once; a crate of its own |
+//! | [`db`] | migrations, reads, the sweeper's loop |
+//! | [`server`], [`health`], [`metrics`], [`logs`] | running it and watching it |
+//! | [`openapi`] | the description of the API, and the page to try it |
+//! | [`cli`], [`config`] | the program |
 
 pub mod accounts;
-pub mod body;
 pub mod cli;
 pub mod config;
-pub mod database;
-pub mod description;
-pub mod exchange;
+pub mod db;
 pub mod health;
-pub mod idempotency_key;
-pub mod idempotency_policy;
-pub mod keyed;
+pub mod http;
+pub mod keys;
 pub mod logs;
 pub mod metrics;
+pub mod openapi;
 pub mod payments;
-pub mod problem;
-pub mod query;
 pub mod refunds;
 pub mod routes;
 pub mod server;
-pub mod sweep;
 mod text;
-pub mod timestamp;
-mod turns;
 
 pub use payonce_idempotency as idempotency;

@@ -9,11 +9,11 @@ use actix_web::{
 };
 
 use crate::{
-    description, health, idempotency_key, idempotency_policy,
+    health,
+    http::problem::{self, Kind, Problem},
+    keys,
     metrics::{self, access::Access},
-    payments,
-    problem::{self, Kind, Problem},
-    refunds,
+    openapi, payments, refunds,
 };
 
 /// Every route there is.
@@ -31,18 +31,16 @@ pub fn configure(routes: &mut ServiceConfig) {
             resource("/payment/{transaction_id}/refund", "POST")
                 .route(web::post().to(refunds::http::give_back)),
         )
-        .service(resource("/idempotency-key", "GET, HEAD").route(get(idempotency_key::show)))
-        .service(
-            resource("/idempotency-key/void", "POST").route(web::post().to(idempotency_key::void)),
-        )
-        .service(resource("/idempotency-policy", "GET, HEAD").route(get(idempotency_policy::show)))
+        .service(resource("/idempotency-key", "GET, HEAD").route(get(keys::show)))
+        .service(resource("/idempotency-key/void", "POST").route(web::post().to(keys::void)))
+        .service(resource("/idempotency-policy", "GET, HEAD").route(get(keys::policy::show)))
         .service(resource("/problems", "GET, HEAD").route(get(problem::pages::list)))
         .service(resource("/problems/{code}", "GET, HEAD").route(get(problem::pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))
         .service(resource("/health/ready", "GET, HEAD").route(get(health::ready)))
-        .service(resource("/openapi.json", "GET, HEAD").route(get(description::show)))
-        .service(resource("/docs", "GET, HEAD").route(get(description::page::show)))
-        .service(resource("/docs/{file}", "GET, HEAD").route(get(description::page::file)))
+        .service(resource("/openapi.json", "GET, HEAD").route(get(openapi::show)))
+        .service(resource("/docs", "GET, HEAD").route(get(openapi::page::show)))
+        .service(resource("/docs/{file}", "GET, HEAD").route(get(openapi::page::file)))
         .default_service(web::to(not_found));
 }
 

@@ -15,15 +15,19 @@ use tokio::{
 use crate::{
     accounts::{Authenticator, Directory},
     config::Settings,
-    database::{self, MigrationError, Needs, Reads, Unmigrated},
-    exchange::{BodyLimits, Connections, exchange, listen},
+    db::{self, MigrationError, Needs, Reads, Unmigrated, sweep},
     health::{Readiness, Stopping},
+    http::{
+        Connections,
+        idempotent::Keyed,
+        listen,
+        middleware::{BodyLimits, exchange},
+    },
     idempotency::{Engine, UnfitServer},
-    idempotency_policy::IdempotencyPolicy,
-    keyed::Keyed,
+    keys::policy::IdempotencyPolicy,
     metrics::{Metrics, access::Access},
     payments::http::DefaultCurrency,
-    routes, sweep,
+    routes,
 };
 
 /// Files that are open besides clients' connections, at most: to the database, and the process's own.
@@ -282,12 +286,12 @@ pub fn raise_file_limit(settings: &Settings) {
 /// Migrates the database, or makes sure that it is.
 async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), StartError> {
     if settings.auto_migrate {
-        return Ok(database::migrate(options).await?);
+        return Ok(db::migrate(options).await?);
     }
     let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error));
-    database::refuse_shared_sessions(options).await.map_err(unreachable)?;
-    let mut conn = database::connect(options).await.map_err(unreachable)?;
-    Ok(database::migrated(&mut conn).await.map_err(unreachable)??)
+    db::refuse_shared_sessions(options).await.map_err(unreachable)?;
+    let mut conn = db::connect(options).await.map_err(unreachable)?;
+    Ok(db::migrated(&mut conn).await.map_err(unreachable)??)
 }
 
 /// Who may read the metrics.

@@ -16,7 +16,7 @@ use actix_web::{
     },
 };
 
-use crate::exchange;
+use crate::http::middleware;
 
 /// Who may call without an API key, as long as there has never been one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -79,7 +79,7 @@ fn is_local_peer(req: &HttpRequest) -> bool {
 
 /// Whether both ends of the connection are on this machine.
 fn is_local(req: &HttpRequest) -> bool {
-    exchange::listener(req).is_some_and(|listener| listener.ip().to_canonical().is_loopback())
+    middleware::listener(req).is_some_and(|listener| listener.ip().to_canonical().is_loopback())
         && is_local_peer(req)
 }
 

@@ -20,8 +20,8 @@ use super::{
     api_key::KeyHash,
     directory::{Directory, View},
 };
-use crate::{
-    exchange::Exchange,
+use crate::http::{
+    middleware::Exchange,
     problem::{Kind, Problem},
 };
 

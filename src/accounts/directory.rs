@@ -30,7 +30,7 @@ use super::{
     api_key::KeyHash,
     store::{self, ValidKey},
 };
-use crate::{database, idempotency::loggable};
+use crate::{db, idempotency::loggable};
 
 /// Within this time a revoked key is refused, at every server; and so long known keys are accepted
 /// while the database can't be asked.
@@ -129,7 +129,7 @@ impl Directory {
     /// # Errors
     /// When the database can't be read.
     pub async fn start(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
-        let mut conn = database::connect(options).await?;
+        let mut conn = db::connect(options).await?;
         let now = Instant::now();
         let nothing = View { seen_at: now, read_at: now, keys: Arc::default(), changes: UNKNOWN };
         let view = within(look(&mut conn, nothing)).await?;
@@ -214,7 +214,7 @@ impl Reader {
         } else {
             // It may be to another server than the last one.
             known.changes = UNKNOWN;
-            database::connect(&self.options).await?
+            db::connect(&self.options).await?
         };
         let view = within(look(&mut conn, known)).await?;
         self.conn = Some(conn);
@@ -261,5 +261,5 @@ async fn look(conn: &mut PgConnection, known: View) -> Result<View, sqlx::Error>
 async fn within<T>(
     looking: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout(LOOK_LIMIT, looking).await.map_err(|_| database::silent())?
+    timeout(LOOK_LIMIT, looking).await.map_err(|_| db::silent())?
 }

@@ -7,7 +7,7 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{api_key::KeyHash, name::Name};
-use crate::timestamp::Timestamp;
+use crate::db::timestamp::Timestamp;
 
 /// An account, as it stands in the table.
 #[derive(Debug, Clone, FromRow, Serialize)]

@@ -21,7 +21,7 @@ use crate::{
         store::{self, Account, ListedKey},
     },
     config::Settings,
-    timestamp::Timestamp,
+    db::timestamp::Timestamp,
 };
 
 /// Commands for API keys.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     accounts::MAX_KEYS,
-    database::Unmigrated,
+    db::Unmigrated,
     idempotency::{Failure, InvalidKey, UnfitServer, loggable},
     server::hint,
 };

@@ -12,7 +12,7 @@ use crate::{
     accounts::store::Account,
     config::Settings,
     idempotency::{self, Engine, IdempotencyKey, Outcome},
-    idempotency_key::{self, Shown},
+    keys::{self, Shown},
 };
 
 /// The command that voids a key.
@@ -66,7 +66,7 @@ pub(super) async fn key(
     }
     let key_hash = key.hash_in(account_id);
     let key_ttl = settings.idempotency_key_ttl.0;
-    let shown = idempotency_key::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
+    let shown = keys::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
     conn.close().await?;
     if asked.json {
         let (account, key_hash) = (&account, &key_hash);

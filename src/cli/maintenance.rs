@@ -9,14 +9,16 @@ use sqlx::{Connection, postgres::PgConnectOptions};
 use super::{connect, error::CommandError, print};
 use crate::{
     config::Settings,
-    database::{self, Unmigrated},
+    db::{
+        self, Unmigrated,
+        sweep::{self, Pace},
+    },
     idempotency::{self, Sweeper, loggable},
-    sweep::{self, Pace},
 };
 
 /// Applies missing migrations.
 pub(super) async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error>> {
-    Ok(database::migrate(options).await?)
+    Ok(db::migrate(options).await?)
 }
 
 /// A missing migration.
@@ -29,8 +31,8 @@ struct Lacking {
 /// Lists missing migrations, and fails if there are any.
 pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), Box<dyn Error>> {
     let check = async {
-        let mut conn = database::connect(options).await?;
-        let lacking = database::lacking(&mut conn).await?;
+        let mut conn = db::connect(options).await?;
+        let lacking = db::lacking(&mut conn).await?;
         conn.close().await.map(|()| lacking)
     };
     let lacking = check.await.map_err(CommandError::Database)??;
@@ -63,7 +65,7 @@ pub(super) async fn sweep(
     json: bool,
 ) -> Result<(), Box<dyn Error>> {
     let mut conn = connect(options).await?;
-    database::migrated(&mut conn).await.map_err(CommandError::Database)??;
+    db::migrated(&mut conn).await.map_err(CommandError::Database)??;
     conn.close().await.map_err(CommandError::Database)?;
     let done = |responses: u64, keys: u64| {
         format!("{responses} expired responses and {keys} expired keys deleted")

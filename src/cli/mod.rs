@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     config::{self, ConfigError, Settings},
-    database, logs,
+    db, logs,
 };
 
 mod accounts;
@@ -182,8 +182,8 @@ fn completions(shell: Shell) -> std::io::Result<()> {
 
 /// A connection to a database that has all migrations.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, CommandError> {
-    database::refuse_shared_sessions(options).await?;
-    let mut conn = database::connect(options).await?;
-    database::migrated(&mut conn).await??;
+    db::refuse_shared_sessions(options).await?;
+    let mut conn = db::connect(options).await?;
+    db::migrated(&mut conn).await??;
     Ok(conn)
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
     config::Settings,
-    database,
+    db,
     payments::{
         self,
         list::{Cursor, DEFAULT_LIMIT, Listing, MAX_LIMIT},
@@ -65,7 +65,7 @@ pub(super) async fn payment(
     options: &PgConnectOptions,
 ) -> Result<(), CommandError> {
     let mut conn = connect(options).await?;
-    database::prepare_to_read(&mut conn, settings.request_deadline / 2).await?;
+    db::prepare_to_read(&mut conn, settings.request_deadline / 2).await?;
     match command {
         PaymentCommand::List { account, user, limit, cursor, json } => {
             let listing = Listing { user_id: user.clone(), limit: *limit, cursor: *cursor };

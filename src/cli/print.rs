@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use chrono::SecondsFormat;
 use serde::Serialize;
 
-use crate::{payments::currency::exponent, text::escaped, timestamp::Timestamp};
+use crate::{db::timestamp::Timestamp, payments::currency::exponent, text::escaped};
 
 /// Prints a text with a newline. A reader that stops reading, such as `head`, is no error.
 pub(super) fn text(text: &str) -> io::Result<()> {

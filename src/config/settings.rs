@@ -9,7 +9,7 @@ use super::{
     values::{body_limit, duration},
 };
 use crate::{
-    accounts::AnonymousAccess, idempotency, keyed::ReplayStatus, logs::LogFormat,
+    accounts::AnonymousAccess, http::idempotent::ReplayStatus, idempotency, logs::LogFormat,
     metrics::access::Token, payments::currency::Currency,
 };
 

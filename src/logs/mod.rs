@@ -24,7 +24,7 @@ use serde::{
     ser::{Error, SerializeMap},
 };
 
-use crate::timestamp::Timestamp;
+use crate::db::timestamp::Timestamp;
 
 mod repeats;
 mod writer;

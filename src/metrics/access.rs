@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     accounts::{Authenticator, is_local_caller},
-    problem::{Kind, Problem},
+    http::problem::{Kind, Problem},
 };
 
 /// A secret that whoever reads the metrics shows; kept as its hash.

@@ -4,8 +4,8 @@ use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
 use super::{Metrics, access::Access};
 use crate::{
+    http::problem::{Kind, Problem},
     idempotency::Engine,
-    problem::{Kind, Problem},
 };
 
 /// `GET /metrics`: everything that is counted, in Prometheus' text format.

@@ -13,10 +13,12 @@ use super::{
 };
 use crate::{
     accounts::Caller,
-    body::Members,
-    database::Reads,
-    keyed::{Keyed, KeyedRequest},
-    problem::{Kind, Problem},
+    db::Reads,
+    http::{
+        idempotent::{Keyed, KeyedRequest},
+        json::Members,
+        problem::{Kind, Problem},
+    },
 };
 
 /// What a client is told when a body is no object.

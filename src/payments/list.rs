@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{payment::UserId, recorded::Payment};
-use crate::{problem::Problem, query};
+use crate::http::{problem::Problem, query};
 
 /// What a client needs to know of a page that it doesn't ask the size of.
 pub const DEFAULT_LIMIT: u8 = 50;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::timestamp::Timestamp;
+use crate::db::timestamp::Timestamp;
 
 /// A payment, with what was given back of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

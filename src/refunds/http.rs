@@ -5,13 +5,15 @@ use uuid::Uuid;
 
 use super::refund::{GiveBack, Wanted};
 use crate::{
-    body::Members,
-    keyed::{Keyed, KeyedRequest},
+    http::{
+        idempotent::{Keyed, KeyedRequest},
+        json::Members,
+        problem::{Kind, Problem, Retry},
+    },
     payments::{
         money::{self, Amount},
         payment::location,
     },
-    problem::{Kind, Problem, Retry},
 };
 
 /// What the body of a refund contains.

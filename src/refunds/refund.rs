@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::store;
 use crate::{
+    http::problem::{Kind, Problem, Retry},
     idempotency::{BatchCommand, BatchEntry, Error, Fingerprint, Operation, Response},
     payments::{money::Amount, payment::location},
-    problem::{Kind, Problem, Retry},
 };
 
 /// How many refunds a payment takes: each is shown with it. The last of them is of all that is left, so

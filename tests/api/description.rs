@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use payonce::{description::page::FILES, problem::Kind};
+use payonce::{http::problem::Kind, openapi::page::FILES};
 use reqwest::Method;
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use payonce::{
+    db::sweep::{self, Pace},
     idempotency::{Oldest, Sweeper},
-    sweep::{self, Pace},
 };
 use reqwest::Method;
 use sqlx::Row;

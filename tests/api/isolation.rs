@@ -1,8 +1,8 @@
 //! What belongs to one account isn't there for another, from both sides, at every endpoint.
 
 use payonce::{
+    db::sweep::{self, Pace},
     idempotency::Sweeper,
-    sweep::{self, Pace},
 };
 use reqwest::Method;
 use serde_json::json;

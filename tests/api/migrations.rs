@@ -33,7 +33,7 @@ const STORED_ID: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
 async fn a_connection_besides_requests_has_no_statement_time_out_whatever_the_database_has() {
     let database = TestDatabase::create().await;
     database.set("statement_timeout = '5s'").await;
-    let mut conn = payonce::database::connect(&database.options).await.unwrap();
+    let mut conn = payonce::db::connect(&database.options).await.unwrap();
     let limit: String =
         sqlx::query_scalar("SHOW statement_timeout").fetch_one(&mut conn).await.unwrap();
     assert_eq!(limit, "0");

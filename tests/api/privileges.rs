@@ -76,11 +76,11 @@ async fn a_servers_role_uses_whatever_schema_the_tables_are_in() {
     let database = Arc::new(TestDatabase::create_empty().await);
     database.execute("CREATE SCHEMA \"pay once\"").await;
     let path = [("search_path", "\"pay once\"")];
-    payonce::database::migrate(&database.options.clone().options(path)).await.unwrap();
+    payonce::db::migrate(&database.options.clone().options(path)).await.unwrap();
     let role = Role::with(&database, &format!("SET search_path = \"pay once\"; {GRANTS}")).await;
     let elsewhere = {
         let mut conn = PgConnection::connect_with(&role.options()).await.unwrap();
-        payonce::database::migrated(&mut conn).await.unwrap().unwrap_err().to_string()
+        payonce::db::migrated(&mut conn).await.unwrap().unwrap_err().to_string()
     };
     assert!(elsewhere.contains("SET search_path = \"pay once\")"), "{elsewhere}");
     let options = role.options().options(path);

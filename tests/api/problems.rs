@@ -1,6 +1,6 @@
 //! What every exchange has in common: problems, their pages, `X-Request-Id`, connections.
 
-use payonce::problem::Kind;
+use payonce::http::problem::Kind;
 use reqwest::Method;
 
 use crate::support::{PAYMENT, TestServer};

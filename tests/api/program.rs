@@ -396,7 +396,7 @@ async fn a_replay_is_logged_and_no_key_body_or_path_is() {
     let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
 
     let log = serve.wait_for(instance);
-    assert!(log.contains("DEBUG payonce::keyed] Cached response"), "{log}");
+    assert!(log.contains("DEBUG payonce::http::idempotent] Cached response"), "{log}");
     assert!(
         log.contains("method=GET route=/payment/{transaction_id} status=404")
             && log.contains("client_request_id=my-id"),

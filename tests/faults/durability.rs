@@ -118,12 +118,12 @@ async fn a_postgresql_that_does_not_survive_a_crash_is_refused_and_not_ready_aft
 async fn operators_commands_and_the_directory_commit_synchronously_in_any_case() {
     let cluster = Cluster::start("");
     execute(&cluster, "ALTER ROLE payonce SET synchronous_commit = off").await;
-    let mut conn = payonce::database::connect(&cluster.options()).await.unwrap();
+    let mut conn = payonce::db::connect(&cluster.options()).await.unwrap();
     let shown: String =
         sqlx::query_scalar("SHOW synchronous_commit").fetch_one(&mut conn).await.unwrap();
     assert_eq!(shown, "on");
     execute(&cluster, "ALTER ROLE payonce SET synchronous_commit = local").await;
-    let mut conn = payonce::database::connect(&cluster.options()).await.unwrap();
+    let mut conn = payonce::db::connect(&cluster.options()).await.unwrap();
     execute(&cluster, "ALTER SYSTEM SET synchronous_commit = off; SELECT pg_reload_conf()").await;
     let shown: String =
         sqlx::query_scalar("SHOW synchronous_commit").fetch_one(&mut conn).await.unwrap();

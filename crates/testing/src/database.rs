@@ -84,7 +84,7 @@ impl TestDatabase {
     /// A database with all migrations and plain tables, even where `PAYONCE_TEST_PARTITIONS` is set.
     pub async fn create_plain() -> Self {
         let database = Self::create_empty().await;
-        payonce::database::migrate(&database.options).await.unwrap();
+        payonce::db::migrate(&database.options).await.unwrap();
         database
     }
 
@@ -289,7 +289,7 @@ async fn template() -> String {
         let create = format!("CREATE DATABASE {unfinished} TEMPLATE template0 ENCODING 'UTF8'");
         conn.execute(AssertSqlSafe(create)).await.unwrap();
         let options = maintenance().database(&unfinished);
-        payonce::database::migrate(&options).await.unwrap();
+        payonce::db::migrate(&options).await.unwrap();
         if let Some(partitions) = partitions {
             let mut conn = PgConnection::connect_with(&options).await.unwrap();
             conn.execute(AssertSqlSafe(partitioning(partitions))).await.unwrap();

@@ -10,10 +10,10 @@ use std::{
 
 use futures_util::future::join_all;
 use payonce::{
+    db::sweep::{self, Pace},
     idempotency::{BatchCommand, Sweeper},
     payments::money::Amount,
     refunds::refund::{GiveBack, Wanted},
-    sweep::{self, Pace},
 };
 use sqlx::{Executor, PgConnection};
 use tokio::{sync::Mutex, time::sleep};

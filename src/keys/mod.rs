@@ -1,5 +1,7 @@
 //! For clients that lost an answer: what became of a request, and making sure that it never happens.
 
+pub mod policy;
+
 use std::time::Duration;
 
 use actix_web::{
@@ -15,20 +17,21 @@ use uuid::Uuid;
 
 use crate::{
     accounts::Caller,
-    body::Members,
-    database::Reads,
-    exchange::CameTo,
+    db::{Reads, timestamp::Timestamp},
+    http::{
+        idempotent::{Keyed, KeyedRequest},
+        json::Members,
+        middleware::CameTo,
+        problem::{Kind, Problem},
+    },
     idempotency::{
         BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response, outcome_name,
     },
-    keyed::{Keyed, KeyedRequest},
     payments::{
         self,
         payment::{TakePayment, location},
     },
-    problem::{Kind, Problem},
     refunds::{self, refund::GiveBack},
-    timestamp::Timestamp,
 };
 
 /// How clients void a key.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     config::Settings,
-    database,
+    db,
     idempotency::{Oldest, Sweeper, Swept, loggable},
     metrics::Sweeps,
 };
@@ -87,13 +87,13 @@ pub async fn pass(
     pace: Pace,
     mut progress: impl FnMut(Swept, Oldest),
 ) -> Result<(u64, u64), sqlx::Error> {
-    let mut conn = database::connect(options).await?;
+    let mut conn = db::connect(options).await?;
     conn.execute(Sweeper::SESSION).await?;
     let (mut responses, mut keys) = (0, 0);
     loop {
         let began = Instant::now();
-        let step = timeout(database::STATEMENT_LIMIT, sweeper.step(&mut conn)).await;
-        let swept = step.map_err(|_| database::silent())??;
+        let step = timeout(db::STATEMENT_LIMIT, sweeper.step(&mut conn)).await;
+        let swept = step.map_err(|_| db::silent())??;
         responses += swept.responses;
         keys += swept.keys;
         progress(swept, sweeper.oldest());

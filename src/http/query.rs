@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::{
-    body::{Members, wrong_as_a_whole},
+use crate::http::{
+    json::{Members, wrong_as_a_whole},
     problem::{Kind, Problem},
 };
 

@@ -10,7 +10,7 @@ use actix_web::{
 };
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
-use crate::problem::{Kind, Problem};
+use crate::http::problem::{Kind, Problem};
 
 /// What the page consists of.
 pub const FILES: [&str; 4] = ["start.js", "style.css", "swagger-ui-bundle.js", "swagger-ui.css"];

@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use super::{examples, schemas};
 use crate::{
-    body, payments,
-    problem::{Entry, Kind, MemberError, Problem, Retry},
-    refunds,
+    http::{
+        json,
+        problem::{Entry, Kind, MemberError, Problem, Retry},
+    },
+    payments, refunds,
 };
 
 /// The example of a stored `not-found`.
@@ -200,7 +202,7 @@ fn example_of(kind: Kind) -> Problem {
         Problem::new(kind).with_errors(vec![error])
     };
     match kind {
-        Kind::MalformedJson => body::malformed(
+        Kind::MalformedJson => json::malformed(
             "EOF while parsing an object at line 1 column 21",
             payments::http::EXPECTED,
         ),

@@ -10,7 +10,7 @@ use super::{
         Success,
     },
 };
-use crate::problem::Kind;
+use crate::http::problem::Kind;
 
 struct Operation {
     method: &'static str,

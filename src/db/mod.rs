@@ -22,14 +22,17 @@ pub use readiness::{Needs, NotReady};
 
 use self::connect_error::at;
 use crate::{
+    db::turns::Places,
+    http::problem::{Kind, Problem},
     idempotency::{is_of_outdated_statement, loggable},
-    problem::{Kind, Problem},
-    turns::Places,
 };
 
 mod connect_error;
 mod pooler;
 mod readiness;
+pub mod sweep;
+pub mod timestamp;
+pub(crate) mod turns;
 
 /// The migrations of this binary. A database that has more, since a newer binary has been there, is
 /// fine: an upgrade replaces servers one by one.

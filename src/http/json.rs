@@ -8,13 +8,13 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::problem::{Kind, MemberError, Problem};
+use crate::http::problem::{Kind, MemberError, Problem};
 
 /// So many things that are wrong are named: a body of nothing but mistakes would else be answered with twenty times as
 /// much.
 const MOST_ERRORS: usize = 20;
 
-/// The members of a JSON object, or of a [query](crate::query), to be taken one by one. What is wrong is
+/// The members of a JSON object, or of a [query](crate::http::query), to be taken one by one. What is wrong is
 /// gathered, so that one answer names it, up to twenty mistakes.
 #[derive(Debug)]
 pub struct Members<'a> {

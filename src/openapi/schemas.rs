@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
+    http::problem::{Kind, Retry},
     idempotency::{BatchCommand, IdempotencyKey},
     payments::{
         currency::Currency,
@@ -12,7 +13,6 @@ use crate::{
         money::Amount,
         payment::{TakePayment, UserId},
     },
-    problem::{Kind, Retry},
     refunds::refund::{GiveBack, MAX_REFUNDS},
     text::INVISIBLE,
 };

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{examples, page, schemas};
 use crate::{
+    http::problem::Kind,
     payments::list::{DEFAULT_LIMIT, MAX_LIMIT},
-    problem::Kind,
 };
 
 pub(super) fn reference(name: &str) -> Value {

@@ -11,9 +11,11 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     config::{Settings, Ttl},
+    http::{
+        idempotent::ReplayStatus,
+        problem::{Kind, Retry},
+    },
     idempotency::IdempotencyKey,
-    keyed::ReplayStatus,
-    problem::{Kind, Retry},
 };
 
 /// How keys are treated, by the settings that this server runs with.

@@ -27,21 +27,20 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
-    body::wrong_as_a_whole,
     health::Stopping,
+    http::{
+        json::wrong_as_a_whole,
+        problem::{Kind, Problem},
+    },
     metrics::Metrics,
-    problem::{Kind, Problem},
 };
 
-mod connection;
-mod lines;
-mod listen;
-mod turn;
+use super::{
+    request_log,
+    turn::{Length, Turn, UnderWay},
+};
 
-pub use self::listen::{Connections, listen};
-use self::turn::{Length, Turn, UnderWay};
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How much of a body is read, and how long it is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +152,7 @@ pub async fn exchange<B: MessageBody>(
     }
     let account_id =
         response.request().extensions().get::<Exchange>().and_then(|it| it.account_id.get());
-    lines::write(&response, account_id, began);
+    request_log::write(&response, account_id, began);
     Ok(response)
 }
 

@@ -22,12 +22,14 @@ use uuid::Uuid;
 
 use crate::{
     accounts::Caller,
-    exchange::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
+    http::{
+        middleware::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
+        problem::{Kind, Problem, Reported},
+        query,
+    },
     idempotency::{
         BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response, outcome_name,
     },
-    problem::{Kind, Problem, Reported},
-    query,
 };
 
 /// The header that says until when an answer can be replayed.
