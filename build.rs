@@ -1,4 +1,4 @@
-//! Has Cargo build again when a migration is added: what it compiles in names only the files that were there.
+//! Makes Cargo rebuild when a migration is added: otherwise it watches only the files that existed at the last build.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

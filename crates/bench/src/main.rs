@@ -87,9 +87,8 @@ fn main() {
     if parts.first().is_some_and(|part| part == usual::COMMAND) {
         return usual::serve();
     }
-    if cfg!(debug_assertions) {
-        panic!("figures need an optimised build: cargo run --release");
-    }
+    let optimised = !cfg!(debug_assertions);
+    assert!(optimised, "figures need an optimised build: cargo run --release");
     let repository = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     build_program(repository);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
