@@ -23,7 +23,7 @@ use crate::{
         listen,
         middleware::{BodyLimits, exchange},
     },
-    idempotency::{Engine, UnfitServer},
+    idempotency::{self, Engine, UnfitServer},
     keys::policy::IdempotencyPolicy,
     metrics::{Metrics, access::Access},
     payments::http::DefaultCurrency,
@@ -50,7 +50,7 @@ pub enum StartError {
     Unmigrated(#[from] Unmigrated),
     /// PostgreSQL can't be reached, or isn't fit.
     #[error("{0}{hint}", hint = hint(.0))]
-    Database(#[from] UnfitServer),
+    Database(#[from] idempotency::StartError),
     /// Two metrics have one name: a defect.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -83,10 +83,13 @@ fn alternative(unmigrated: &Unmigrated) -> &'static str {
 }
 
 /// The setting by which an operator accepts an unfit server, where there is one.
-pub(crate) fn hint(unfit: &UnfitServer) -> &'static str {
+pub(crate) fn hint(unfit: &idempotency::StartError) -> &'static str {
     match unfit {
-        UnfitServer::LosesCommits(_) => {
+        idempotency::StartError::Server(UnfitServer::LosesCommits(_)) => {
             ". Turn it on, or set ALLOW_ASYNCHRONOUS_COMMIT=true to accept the loss"
+        }
+        idempotency::StartError::Server(UnfitServer::LockTable { .. }) => {
+            " (the settings MAX_BATCH and COMMITTERS)"
         }
         _ => "",
     }
@@ -119,8 +122,9 @@ impl Server {
     ) -> Result<Self, StartError> {
         prepare(settings, options).await?;
         let metrics = web::Data::new(Metrics::new(settings.queue_limit.get())?);
+        let named = db::named(options.clone(), "payonce");
         let engine =
-            Engine::start_observed(options, &settings.idempotency(), metrics.observer()).await?;
+            Engine::start_observed(&named, &settings.idempotency(), metrics.observer()).await?;
         let reads = Reads::new(options, settings.read_connections, settings.request_deadline / 2);
         let keyed = web::Data::new(Keyed {
             engine: engine.clone(),
@@ -139,7 +143,7 @@ impl Server {
         let readiness = web::Data::new(readiness);
         let readiness_data = readiness.clone();
         let deadline = settings.request_deadline;
-        let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error));
+        let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error).into());
         let directory = Directory::start(options).await.map_err(unreadable)?;
         let authenticator =
             web::Data::new(Authenticator::new(directory, settings.anonymous_access, deadline));
@@ -288,7 +292,7 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
     if settings.auto_migrate {
         return Ok(db::migrate(options).await?);
     }
-    let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error));
+    let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error).into());
     db::refuse_shared_sessions(options).await.map_err(unreachable)?;
     let mut conn = db::connect(options).await.map_err(unreachable)?;
     Ok(db::migrated(&mut conn).await.map_err(unreachable)??)

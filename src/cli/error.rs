@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     accounts::MAX_KEYS,
     db::Unmigrated,
-    idempotency::{Failure, InvalidKey, UnfitServer, loggable},
+    idempotency::{self, Failure, InvalidKey, loggable},
     server::hint,
 };
 
@@ -20,7 +20,7 @@ pub(super) enum CommandError {
     Database(#[from] sqlx::Error),
     /// The database cannot keep what payonce promises.
     #[error("{0}{hint}", hint = hint(.0))]
-    Unfit(#[from] UnfitServer),
+    Unfit(#[from] idempotency::StartError),
     /// The database lacks migrations.
     #[error(transparent)]
     Unmigrated(#[from] Unmigrated),

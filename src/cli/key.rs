@@ -11,6 +11,7 @@ use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
     accounts::store::Account,
     config::Settings,
+    db,
     idempotency::{self, Engine, IdempotencyKey, Outcome},
     keys::{self, Shown},
 };
@@ -107,7 +108,7 @@ async fn void(
     key: IdempotencyKey,
 ) -> Result<(), CommandError> {
     let settings = idempotency::Settings { committers: 1, ..settings.idempotency() };
-    let engine = Engine::start(options, &settings).await?;
+    let engine = Engine::start(&db::named(options.clone(), "payonce"), &settings).await?;
     let outcome = engine.void(account_id, key).await;
     engine.close(settings.request_deadline).await;
     if outcome? == Outcome::InFlight { Err(CommandError::InFlight) } else { Ok(()) }

@@ -125,7 +125,7 @@ impl Settings {
             committers: self.committers.get(),
             max_batch: self.max_batch.get(),
             queue_limit: self.queue_limit.get(),
-            account_queue_limit: self.account_queue_limit(),
+            account_queue_limit: Some(self.account_queue_limit()),
             request_deadline: self.request_deadline,
             in_flight_wait: self.in_flight_wait,
             response_ttl: self.idempotency_response_ttl.0,

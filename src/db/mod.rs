@@ -110,7 +110,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::E
 }
 
 /// Sets the name by which PostgreSQL shows a connection, where the options do not name one.
-fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
+pub(crate) fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
     if options.get_application_name().is_some() { options } else { options.application_name(name) }
 }
 

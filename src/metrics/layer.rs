@@ -9,8 +9,8 @@ use prometheus::{
 use super::{COMMANDS, Each, SECONDS, counter, histogram, registered};
 use crate::{
     idempotency::{
-        BatchCommand, Event, Failure, Observer, Operation, Outcome, Remedy, Resolution, Response,
-        Step, outcome_name,
+        BatchCommand, Event, Failure, Observer, Operation, Outcome, Resolution, Response, Step,
+        outcome_name,
     },
     payments::{money::Amount, payment::TakePayment},
     refunds::refund::GiveBack,
@@ -139,7 +139,7 @@ impl Layer {
                 "Commands in a batch that was committed.",
                 &COMMANDS,
             )?,
-            steps: STEPS.map(|step| (step, steps.with_label_values(&[step_name(step)]))).into(),
+            steps: STEPS.map(|step| (step, steps.with_label_values(&[step.name()]))).into(),
             commits: counter(registry, "payonce_commits_total", "Batches committed.")?,
             failures: Each::new(
                 registry,
@@ -218,14 +218,7 @@ impl Observer for Layer {
                 self.commits.inc();
                 self.batch.observe(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
             }
-            Event::Failed(remedy) => self.failures.count(match remedy {
-                Remedy::Isolate => "isolate",
-                Remedy::Repeat => "repeat",
-                Remedy::Sidestep => "sidestep",
-                Remedy::Reconnect => "reconnect",
-                Remedy::AwaitServer => "await_server",
-                Remedy::Refuse => "refuse",
-            }),
+            Event::Failed(remedy) => self.failures.count(remedy.name()),
             Event::TableLocked => self.locked_tables.inc(),
             Event::Connected => self.connections.inc(),
             Event::InDoubt => self.in_doubt.inc(),
@@ -234,17 +227,7 @@ impl Observer for Layer {
                 Resolution::NotCommitted => "not_committed",
                 Resolution::Unknown => "unknown",
             }),
+            _ => {}
         }
-    }
-}
-
-fn step_name(step: Step) -> &'static str {
-    match step {
-        Step::OneStatement => "one_statement",
-        Step::Claim => "claim",
-        Step::Execute => "execute",
-        Step::Remember => "remember",
-        Step::Commit => "commit",
-        Step::LookUp => "look_up",
     }
 }

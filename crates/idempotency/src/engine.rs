@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use log::warn;
 use sqlx::postgres::PgConnectOptions;
+use thiserror::Error;
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
@@ -16,7 +16,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    BatchCommand, Failure, IdempotencyKey, Response, UnfitServer,
+    BatchCommand, Failure, IdempotencyKey, InvalidSettings, Outcome, Settings, UnfitServer,
     committer::{Connector, lanes},
     execution_id,
     key::ScopedKey,
@@ -25,107 +25,19 @@ use super::{
     record::Void,
 };
 
-/// Time-outs are fractions of the deadline, and PostgreSQL takes those below a millisecond for none at all.
-const SHORTEST_DEADLINE: Duration = Duration::from_millis(10);
-
-/// The sweeper relies on it: no transaction of a committer is open for longer.
-pub(super) const LONGEST_DEADLINE: Duration = Duration::from_hours(1);
-
-/// Much longer, and PostgreSQL has no date for when it ends.
-const LONGEST_TTL: Duration = Duration::from_hours(1000 * 365 * 24);
-
 /// How long to wait before looking again whether a queue is drained that somebody else closed.
 const DRAINED_AGAIN: Duration = Duration::from_millis(5);
 
-/// What a committer may do, and how long things may take.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Connections that commit, each with its own queue; a key always comes to the same one.
-    pub committers: usize,
-    /// Commands in one transaction at most.
-    pub max_batch: usize,
-    /// Keys that wait or are being executed at most, in all queues together.
-    pub queue_limit: usize,
-    /// Keys of one account that wait or are being executed at most, so that no account can take all
-    /// places. Copies of a request that waits already take none; an account may have
-    /// [`COPIES_FOR_A_KEY`](super::COPIES_FOR_A_KEY) times as many of them.
-    pub account_queue_limit: usize,
-    /// When a caller gets an answer at the latest. All time-outs towards PostgreSQL are below it, but that of
-    /// connecting: it is a second at least. What is shorter than 10 ms or longer than an hour counts as that.
-    pub request_deadline: Duration,
-    /// How long to wait for a key that another server is executing.
-    pub in_flight_wait: Duration,
-    /// How long a response of success can be replayed; `None`: as long as its key. A thousand years at most.
-    pub response_ttl: Option<Duration>,
-    /// How long a key stays used up; `None`: for ever. A thousand years at most.
-    pub key_ttl: Option<Duration>,
-    /// Work on a server with `synchronous_commit = off`, which may lose what it acknowledged.
-    pub allow_asynchronous_commit: bool,
-}
-
-impl Settings {
-    /// As far as clocks and PostgreSQL go.
-    fn bounded(&self) -> Self {
-        Self {
-            request_deadline: self.request_deadline.clamp(SHORTEST_DEADLINE, LONGEST_DEADLINE),
-            response_ttl: self.response_ttl.map(|ttl| ttl.min(LONGEST_TTL)),
-            key_ttl: self.key_ttl.map(|ttl| ttl.min(LONGEST_TTL)),
-            ..self.clone()
-        }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            committers: 1,
-            max_batch: 512,
-            queue_limit: 4096,
-            account_queue_limit: 3072,
-            request_deadline: Duration::from_secs(10),
-            in_flight_wait: Duration::from_secs(2),
-            response_ttl: Some(Duration::from_hours(24)),
-            key_ttl: None,
-            allow_asynchronous_commit: false,
-        }
-    }
-}
-
-/// What a key turned out to be, for the request that sent it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The key was new: the command was executed, just now, and this is stored.
-    New {
-        /// The execution's id, and that of what it made.
-        execution_id: Uuid,
-        /// The response to it.
-        response: Response,
-        /// Until when it can be replayed; `None`: as long as its key.
-        replayable_until: Option<DateTime<Utc>>,
-    },
-    /// The same request was executed before, and this was stored.
-    Replay {
-        /// The id of the execution that it repeats.
-        execution_id: Uuid,
-        /// The first answer, to the byte.
-        response: Response,
-        /// Until when it can be replayed; `None`: as long as its key.
-        replayable_until: Option<DateTime<Utc>>,
-    },
-    /// The key was used by another request.
-    Reused {
-        /// The names of the fields that differ; `operation` when it is another operation.
-        fields: Vec<&'static str>,
-    },
-    /// The same request was executed before, and its response is kept no longer.
-    Expired {
-        /// The execution's id, and that of what it made.
-        execution_id: Uuid,
-    },
-    /// The key was used up without anything being executed ([`Engine::void`]), and nothing ever will.
-    Voided,
-    /// Another server is executing the key's command.
-    InFlight,
+/// Why an engine does not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// PostgreSQL cannot be reached, or cannot keep the promises.
+    #[error(transparent)]
+    Server(#[from] UnfitServer),
 }
 
 /// A handle to the tasks that commit; cheap to clone. When the last one is dropped, the tasks end
@@ -159,11 +71,11 @@ impl Engine {
     /// runtime. It is kept free of other work best.
     ///
     /// # Errors
-    /// When the server can't be reached, or could not keep what this layer promises.
+    /// When the settings contradict each other, or PostgreSQL cannot be reached, or could not keep the promises.
     pub async fn start(
         options: &PgConnectOptions,
         settings: &Settings,
-    ) -> Result<Self, UnfitServer> {
+    ) -> Result<Self, StartError> {
         Self::start_observed(options, settings, Arc::new(())).await
     }
 
@@ -175,11 +87,11 @@ impl Engine {
         options: &PgConnectOptions,
         settings: &Settings,
         observer: Arc<dyn Observer>,
-    ) -> Result<Self, UnfitServer> {
+    ) -> Result<Self, StartError> {
         let observer: Arc<dyn Observer> = Arc::new(Contained(observer));
-        let settings = &settings.bounded();
+        settings.check()?;
         let connector = || Connector::new(options.clone(), settings, Arc::clone(&observer));
-        let committers = settings.committers.max(1);
+        let committers = settings.committers;
         let mut connectors = Vec::with_capacity(committers);
         for _ in 0..committers {
             let mut connector = connector();
@@ -187,7 +99,7 @@ impl Engine {
                 Ok(()) => {}
                 // It may be promoted at any moment, as it may for a committer that runs already.
                 Err(unfit @ UnfitServer::ReadOnly) => warn!("{unfit}"),
-                Err(unfit) => return Err(unfit),
+                Err(unfit) => return Err(unfit.into()),
             }
             connectors.push(connector);
         }
@@ -196,7 +108,7 @@ impl Engine {
         for main_connector in connectors {
             let limits = (
                 settings.queue_limit.div_ceil(committers),
-                settings.account_queue_limit.div_ceil(committers),
+                settings.account_limit().div_ceil(committers),
             );
             let queue = Arc::new(Queue::new(limits, Arc::clone(&observer)));
             let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
@@ -314,22 +226,5 @@ impl Engine {
         let place = lock_number.cast_unsigned().checked_rem(queues).unwrap_or(0);
         let queue = usize::try_from(place).ok().and_then(|place| self.0.queues.get(place));
         queue.map(|queue| &**queue).ok_or(Failure::Overloaded)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_leaves_time_outs_that_postgresql_takes_for_some() {
-        for (asked, kept) in [
-            (Duration::ZERO, Duration::from_millis(10)),
-            (Duration::from_secs(10), Duration::from_secs(10)),
-            (Duration::MAX, LONGEST_DEADLINE),
-        ] {
-            let settings = Settings { request_deadline: asked, ..Settings::default() };
-            assert_eq!(settings.bounded().request_deadline, kept);
-        }
     }
 }

@@ -91,6 +91,7 @@ impl Eq for Failure {}
 
 /// What is done about a batch whose transaction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Remedy {
     /// Halve it until the guilty command is alone, and fail that one.
     Isolate,
@@ -108,6 +109,19 @@ pub enum Remedy {
 }
 
 impl Remedy {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Isolate => "isolate",
+            Self::Repeat => "repeat",
+            Self::Sidestep => "sidestep",
+            Self::Reconnect => "reconnect",
+            Self::AwaitServer => "await_server",
+            Self::Refuse => "refuse",
+        }
+    }
+
     /// Sorts an error by SQLSTATE (PostgreSQL's documentation, appendix A) and severity.
     pub(super) fn of(error: &sqlx::Error) -> Self {
         match error {

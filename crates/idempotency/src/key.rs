@@ -13,6 +13,7 @@ pub struct IdempotencyKey(Arc<str>);
 /// Why an `Idempotency-Key` field value is not a key. The message says what is expected and
 /// repeats nothing of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum InvalidKey {
     /// Nothing between the quotes, or nothing at all.
     #[error("the key is empty; send 1 to 255 characters")]

@@ -35,6 +35,7 @@ impl Observer for Contained {
 
 /// What happened.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A caller hears this. One that stopped waiting before hears nothing.
     Answered {
@@ -77,6 +78,7 @@ pub enum Event<'a> {
 
 /// A step of a batch: one statement that does it all, or those of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// All of the batch, committed, in one statement.
     OneStatement,
@@ -90,6 +92,21 @@ pub enum Step {
     Commit,
     /// Reading what used keys stand for.
     LookUp,
+}
+
+impl Step {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneStatement => "one_statement",
+            Self::Claim => "claim",
+            Self::Execute => "execute",
+            Self::Remember => "remember",
+            Self::Commit => "commit",
+            Self::LookUp => "look_up",
+        }
+    }
 }
 
 /// What became of a key that was in doubt.

@@ -130,7 +130,7 @@ impl Connector {
         observer: Arc<dyn Observer>,
     ) -> Self {
         Self {
-            options: named(options, "payonce"),
+            options: named(options, "idempotency"),
             observer,
             timeouts: Timeouts::within(settings.request_deadline),
             response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),

@@ -130,7 +130,7 @@ pub(crate) fn lanes(
         lane(
             Role::Main { aside, quarantine: Quarantine::default() },
             main_connector,
-            settings.max_batch.max(1),
+            settings.max_batch,
         ),
         lane(Role::Aside { put_aside }, aside_connector, 1),
     )

@@ -9,10 +9,11 @@ use crate::{Settings, error::loggable};
 
 /// A server that the layer can't keep its promises on, or can't be reached at all.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum UnfitServer {
     /// No connection.
     #[error("can't connect to PostgreSQL: {}", loggable(.0))]
-    Unreachable(sqlx::Error),
+    Unreachable(#[source] sqlx::Error),
     /// No connection, and no error either.
     #[error("PostgreSQL didn't answer within {0:?}")]
     Silent(Duration),
@@ -22,7 +23,7 @@ pub enum UnfitServer {
     )]
     ReadOnly,
     /// Keys and bodies are stored as they came.
-    #[error("the database's encoding is {0}; payonce needs UTF8")]
+    #[error("the database's encoding is {0}; it must be UTF8")]
     Encoding(String),
     /// A crash of PostgreSQL could lose what was acknowledged, and a retry would execute it again.
     #[error(
@@ -36,10 +37,10 @@ pub enum UnfitServer {
     /// PostgreSQL's shared lock table has no room for the locks of full batches.
     #[error(
         "{wanted} keys could be locked at once, and PostgreSQL's lock table has room for {locks}, half of which \
-         is for others: lower MAX_BATCH or COMMITTERS, or raise max_locks_per_transaction"
+         is for others: lower max_batch or committers, or raise max_locks_per_transaction"
     )]
     LockTable {
-        /// MAX_BATCH × COMMITTERS.
+        /// max_batch × committers.
         wanted: usize,
         /// max_locks_per_transaction × (max_connections + max_prepared_transactions).
         locks: usize,

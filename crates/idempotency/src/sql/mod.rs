@@ -261,7 +261,7 @@ pub(crate) async fn remember(
 
 /// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.
 pub(crate) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_logical_emit_message(true, 'payonce', '')").execute(conn).await?;
+    sqlx::query("SELECT pg_logical_emit_message(true, 'idempotency', '')").execute(conn).await?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::engine::LONGEST_DEADLINE;
+use super::settings::LONGEST_DEADLINE;
 
 mod sql;
 

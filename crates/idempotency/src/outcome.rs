@@ -1,0 +1,43 @@
+//! The outcome of a command, for its caller.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::Response;
+
+/// What a caller hears about its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The key was new: the command was executed, just now, and this is stored.
+    New {
+        /// The execution's id, and that of what it made.
+        execution_id: Uuid,
+        /// The response to it.
+        response: Response,
+        /// Until when it can be replayed; `None`: as long as its key.
+        replayable_until: Option<DateTime<Utc>>,
+    },
+    /// The same request was executed before, and this was stored.
+    Replay {
+        /// The id of the execution that it repeats.
+        execution_id: Uuid,
+        /// The first answer, to the byte.
+        response: Response,
+        /// Until when it can be replayed; `None`: as long as its key.
+        replayable_until: Option<DateTime<Utc>>,
+    },
+    /// The key was used by another request.
+    Reused {
+        /// The names of the fields that differ; `operation` when it is another operation.
+        fields: Vec<&'static str>,
+    },
+    /// The same request was executed before, and its response is kept no longer.
+    Expired {
+        /// The execution's id, and that of what it made.
+        execution_id: Uuid,
+    },
+    /// The key was used up without anything being executed ([`Engine::void`](super::Engine::void)), and nothing ever will.
+    Voided,
+    /// Another server is executing the key's command.
+    InFlight,
+}
