@@ -94,6 +94,7 @@ struct NewKey {
     first: bool,
 }
 
+#[expect(clippy::disallowed_methods, reason = "no request is executed in this transaction")]
 async fn insert_key(
     conn: &mut PgConnection,
     account: &Account,
@@ -102,7 +103,8 @@ async fn insert_key(
     settings: &Settings,
 ) -> Result<NewKey, CommandError> {
     let key = ApiKey::generate().map_err(CommandError::Random)?;
-    let mut transaction = conn.begin().await?;
+    // Each statement must see what was committed before the lock was taken.
+    let mut transaction = conn.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     if store::count_valid_keys(&mut transaction).await? >= MAX_KEYS {
         return Err(CommandError::TooManyKeys);
     }

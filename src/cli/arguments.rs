@@ -21,10 +21,10 @@ enum Variables {
 /// The command line with the environment. Exits if either cannot be read.
 pub(super) fn parse() -> (Cli, ArgMatches) {
     let matches =
-        command_with(Variables::Set).try_get_matches().unwrap_or_else(|error| exit(error));
+        command_with(Variables::Set).try_get_matches().unwrap_or_else(|error| exit(&error));
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => (cli, matches),
-        Err(error) => exit(error),
+        Err(error) => exit(&error),
     }
 }
 
@@ -57,7 +57,7 @@ fn hide_other_settings(command: Command, parent: &str) -> Command {
     command.mut_subcommands(|command| hide_other_settings(command, &name))
 }
 
-fn exit(error: Error) -> ! {
+fn exit(error: &Error) -> ! {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         error.exit();
     }
@@ -66,7 +66,7 @@ fn exit(error: Error) -> ! {
     let message = match command_with(Variables::Ignored).try_get_matches() {
         Err(error) if hides_nothing(&error.to_string()) => error.exit(),
         Err(error) => without_user_info(&error.to_string()),
-        Ok(_) => format!("payonce: {}\n", of_variable(&error)),
+        Ok(_) => format!("payonce: {}\n", of_variable(error)),
     };
     // Nobody reads it if stderr is closed.
     let _ = std::io::stderr().write_all(message.as_bytes());

@@ -63,7 +63,7 @@ fn parse(url: &str) -> Result<PgConnectOptions, ConfigError> {
     }
     known_parameters(query)?;
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    if host.contains(',') || query.split('&').any(|one| is_list_of_hosts(one)) {
+    if host.contains(',') || query.split('&').any(is_list_of_hosts) {
         return fault(UrlFault::SeveralHosts);
     }
     if host.is_empty() && !user.is_empty() {

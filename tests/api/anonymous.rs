@@ -180,6 +180,7 @@ async fn the_first_api_key_may_be_any_accounts_where_nothing_can_be_repeated() {
 #[tokio::test]
 async fn the_first_api_key_waits_for_requests_that_are_being_executed() {
     let database = TestDatabase::create().await;
+    database.set("default_transaction_isolation = 'repeatable read'").await;
     database.operate(&["account", "create", "ada", "--json"]);
     let mut executing = database.connect().await;
     let claim = "BEGIN; INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
