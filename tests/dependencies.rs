@@ -1,5 +1,5 @@
-//! What is built into payonce, and into its tests, is what `deny.toml` allows: the part of
-//! `cargo deny check` that needs neither a network nor cargo-deny.
+//! The dependencies of payonce and of its tests obey `deny.toml`. This is the part of `cargo deny check` that needs
+//! neither a network nor cargo-deny.
 
 #![expect(
     clippy::unwrap_used,
@@ -38,7 +38,7 @@ fn packages() -> Vec<Value> {
     packages
 }
 
-/// A list of deny.toml, with an item on each line.
+/// A list in deny.toml, one item a line.
 fn listed(name: &str) -> Vec<String> {
     let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deny.toml")).unwrap();
     let (_, list) = file.split_once(&format!("\n{name} = [\n")).expect(name);
@@ -47,15 +47,15 @@ fn listed(name: &str) -> Vec<String> {
     items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
-/// Whether a licence expression (SPDX) can be met by allowed licences alone. `AND` binds tighter than `OR`,
-/// which older crates write as a slash; parentheses are around an `OR` only.
-fn is_met(expression: &str, allowed: &[String]) -> bool {
+/// Checks that the allowed licences satisfy an SPDX expression. `AND` binds tighter than `OR`, which older crates write as
+/// a slash. Parentheses occur around `OR` only.
+fn is_satisfied(expression: &str, allowed: &[String]) -> bool {
     let expression = expression.replace('/', " OR ");
     if let Some((before, rest)) = expression.split_once('(') {
-        let (inner, after) = rest.split_once(')').expect("parentheses that are closed");
-        // What the inner one comes to stands in its place.
-        let value = if is_met(inner, allowed) { &allowed[0] } else { "none" };
-        return is_met(&format!("{before}{value}{after}"), allowed);
+        let (inner, after) = rest.split_once(')').expect("closed parentheses");
+        // The result of the inner expression takes its place.
+        let value = if is_satisfied(inner, allowed) { &allowed[0] } else { "none" };
+        return is_satisfied(&format!("{before}{value}{after}"), allowed);
     }
     expression.split(" OR ").any(|all| {
         all.split(" AND ").all(|licence| allowed.iter().any(|allowed| allowed == licence.trim()))
@@ -63,16 +63,16 @@ fn is_met(expression: &str, allowed: &[String]) -> bool {
 }
 
 #[test]
-fn every_dependency_has_a_licence_that_is_allowed() {
+fn every_dependency_has_an_allowed_licence() {
     let allowed = listed("allow");
     for package in packages() {
         let licence = package["license"].as_str().unwrap_or("none");
-        assert!(is_met(licence, &allowed), "{}: {licence}", package["name"]);
+        assert!(is_satisfied(licence, &allowed), "{}: {licence}", package["name"]);
     }
 }
 
 #[test]
-fn a_licence_that_is_not_allowed_is_found_in_any_expression() {
+fn a_licence_that_is_not_allowed_is_refused_in_any_expression() {
     let allowed = ["MIT".to_owned(), "ISC".to_owned()];
     for (expression, met) in [
         ("MIT", true),
@@ -86,7 +86,7 @@ fn a_licence_that_is_not_allowed_is_found_in_any_expression() {
         ("GPL-3.0 AND (MIT OR ISC) OR ISC", true),
         ("MIT WITH GPL-3.0-exception", false),
     ] {
-        assert_eq!(is_met(expression, &allowed), met, "{expression}");
+        assert_eq!(is_satisfied(expression, &allowed), met, "{expression}");
     }
 }
 

@@ -1,4 +1,4 @@
--- What the usual design sends for one payment. Keys are at random, ids grow in time, as with the others.
+-- A payment of the usual design. Keys are random and ids grow with time, as with the other scenarios.
 \set n :n + 1
 \set number random(1000000000000000, 9999999999999999)
 \set id 1000000000000000 + :client_id * 1000000000000 + :n

@@ -1,4 +1,4 @@
--- The same in one statement, which needs neither BEGIN nor COMMIT nor a second version of the key's row.
+-- The same rows in one statement, which needs no BEGIN, no COMMIT and no second version of the key's row.
 \set n :n + 1
 \set number random(1000000000000000, 9999999999999999)
 \set id 1000000000000000 + :client_id * 1000000000000 + :n

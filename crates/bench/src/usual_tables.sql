@@ -1,5 +1,5 @@
--- The usual design's tables: one row holds the key and, once there is one, its answer. Columns, types, constraints and
--- indexes are those of payonce's own tables, so that the same is kept.
+-- The usual design's tables: one row holds the key and later its response. Columns, types, constraints and indexes are
+-- those of payonce's tables, so that both store the same.
 
 CREATE TABLE usual_keys (LIKE idempotency_keys INCLUDING ALL);
 ALTER TABLE usual_keys
