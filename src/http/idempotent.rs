@@ -27,9 +27,8 @@ use crate::{
         problem::{Kind, Problem, Reported},
         query,
     },
-    idempotency::{
-        BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response, outcome_name,
-    },
+    idempotency::{BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response},
+    metrics::KeyedOutcome,
 };
 
 /// The header that says until when an answer can be replayed.
@@ -121,7 +120,7 @@ impl KeyedRequest {
             Err(problem) => return echoing(self.field_value, Err(problem)),
         };
         let heard = keyed.engine.submit(account_id, self.key, command).await;
-        let came_to = CameTo(outcome_name(&heard));
+        let came_to = CameTo(KeyedOutcome::of(&heard));
         let answered = heard
             .map_err(Problem::from)
             .and_then(|outcome| keyed.respond(C::OPERATION, outcome, location));

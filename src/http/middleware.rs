@@ -32,7 +32,7 @@ use crate::{
         json::wrong_as_a_whole,
         problem::{Kind, Problem},
     },
-    metrics::Metrics,
+    metrics::{KeyedOutcome, Metrics},
 };
 
 use super::{
@@ -67,7 +67,7 @@ pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-
 
 /// What a keyed request came to, for the log. Stands in the extensions of its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct CameTo(pub &'static str);
+pub struct CameTo(pub KeyedOutcome);
 
 /// What is known of a request besides its head. Stands in its extensions.
 #[derive(Debug)]

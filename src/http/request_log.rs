@@ -42,7 +42,7 @@ pub(super) fn write<B>(response: &ServiceResponse<B>, account_id: Option<Uuid>, 
     let request_id = problem.map_or_else(Uuid::new_v4, |problem| problem.instance);
     let route = request.match_pattern();
     let key_hash = account_id.and_then(|account_id| key_hash(headers, account_id));
-    let came_to = extensions.get().map(|CameTo(outcome)| *outcome);
+    let came_to = extensions.get().map(|CameTo(outcome)| outcome.as_str());
     // A key that is missing or invalid comes to nothing.
     let outcome = came_to.or_else(|| problem?.code.strip_prefix("idempotency-key-"));
     let fields = [

@@ -24,9 +24,8 @@ use crate::{
         middleware::CameTo,
         problem::{Kind, Problem},
     },
-    idempotency::{
-        BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response, outcome_name,
-    },
+    idempotency::{BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response},
+    metrics::KeyedOutcome,
     payments::{
         self,
         payment::{TakePayment, location},
@@ -177,7 +176,7 @@ pub async fn void(
     }
     let Caller { account_id } = request.caller();
     let voided = keyed.engine.void(account_id, request.key().clone()).await;
-    let came_to = CameTo(outcome_name(&voided));
+    let came_to = CameTo(KeyedOutcome::of(&voided));
     let answered = match voided {
         Ok(Outcome::InFlight) => Err(Kind::KeyInFlight.into()),
         Ok(_) => answer_voided(&request, &keyed, &reads, deadline).await,

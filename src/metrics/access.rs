@@ -1,4 +1,4 @@
-//! Who may read the metrics.
+//! Access to the metrics.
 
 use std::fmt;
 
@@ -14,18 +14,18 @@ use crate::{
     http::problem::{Kind, Problem},
 };
 
-/// A secret that whoever reads the metrics shows; kept as its hash.
+/// The secret that readers of metrics send, kept as a hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token([u8; 32]);
 
 impl Token {
-    /// The token that this text is.
+    /// Hashes a token.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(Sha256::digest(text).into())
     }
 
-    /// Takes as long whatever is shown.
+    /// Compares in constant time.
     fn is(&self, shown: &str) -> bool {
         let Self(shown) = Self::new(shown);
         self.0.iter().zip(shown).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
@@ -38,19 +38,19 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Who may read the metrics, at one of the addresses that they are served at.
+/// The readers that an address serves metrics to.
 #[derive(Debug, Clone)]
 pub enum Access {
-    /// Who shows this.
+    /// Readers that send this token.
     Token(Token),
-    /// Who reaches the address, which was given for that alone.
+    /// Everybody who reaches the address, which serves nothing else.
     Everybody,
     /// Programs on this machine, until the first API key is created. To others there are no metrics.
     Local,
 }
 
 impl Access {
-    /// Lets a request pass.
+    /// Checks that a request may read metrics.
     ///
     /// # Errors
     /// `unauthorized` or `not-found`.
@@ -64,7 +64,7 @@ impl Access {
             Self::Everybody | Self::Local => Ok(()),
             Self::Token(token) if shown(req).is_some_and(|shown| token.is(shown)) => Ok(()),
             Self::Token(_) => Err(Problem::new(Kind::Unauthorized)
-                .with_detail("Send Authorization: Bearer with the token that METRICS_TOKEN is.")
+                .with_detail("Send Authorization: Bearer with the value of METRICS_TOKEN.")
                 .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         }
     }

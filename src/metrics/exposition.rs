@@ -8,10 +8,10 @@ use crate::{
     idempotency::Engine,
 };
 
-/// `GET /metrics`: everything that is counted, in Prometheus' text format.
+/// `GET /metrics`: all metrics in Prometheus' text format.
 ///
 /// # Errors
-/// `unauthorized`; `not-found` where it is not to be seen.
+/// `unauthorized`, or `not-found` for callers that may not see them.
 pub async fn show(
     request: HttpRequest,
     access: web::Data<Access>,

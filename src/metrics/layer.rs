@@ -1,4 +1,4 @@
-//! What the idempotency layer does: requests by outcome, money, batches and connections.
+//! The work of the idempotency layer: keyed requests by outcome, money, batches and connections.
 
 use std::any::Any;
 
@@ -6,57 +6,39 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use super::{COMMANDS, Each, SECONDS, counter, histogram, registered};
+use super::{
+    COMMANDS, SECONDS, counter, histogram,
+    labels::{Counters, KeyedOutcome, Label},
+    registered,
+};
 use crate::{
-    idempotency::{
-        BatchCommand, Event, Failure, Observer, Operation, Outcome, Resolution, Response, Step,
-        outcome_name,
-    },
+    idempotency::{BatchCommand, Event, Observer, Operation, Remedy, Resolution, Response, Step},
     payments::{money::Amount, payment::TakePayment},
     refunds::refund::GiveBack,
 };
 
-/// The operations there are.
-const OPERATIONS: [&str; 3] =
-    [TakePayment::OPERATION.as_str(), GiveBack::OPERATION.as_str(), "void"];
+const OPERATIONS: [Operation; 3] = [TakePayment::OPERATION, GiveBack::OPERATION, Operation::VOID];
 
-/// What a keyed request can come to.
-const OUTCOMES: [&str; 10] = [
-    "new",
-    "refused",
-    "replayed",
-    "reused",
-    "expired",
-    "voided",
-    "in_flight",
-    "overloaded",
-    "throttled",
-    "failed",
-];
-
-const STEPS: [Step; 6] =
-    [Step::OneStatement, Step::Claim, Step::Execute, Step::Remember, Step::Commit, Step::LookUp];
-
-/// How many payments or refunds, and how much they come to.
+/// The number of payments or refunds, and their sum.
 struct Money {
     count: IntCounterVec,
     minor_units: IntCounterVec,
 }
 
 pub(super) struct Layer {
-    outcomes: Vec<(&'static str, Each)>,
+    outcomes: IntCounterVec,
     payments: Money,
     avoided: Money,
     refunds: Money,
     queued: Histogram,
     batch: Histogram,
-    steps: Vec<(Step, Histogram)>,
+    steps: HistogramVec,
     commits: IntCounter,
-    failures: Each,
+    failures: Counters<Remedy>,
     locked_tables: IntCounter,
     connections: IntCounter,
     in_doubt: IntCounter,
-    resolutions: Each,
+    resolutions: Counters<Resolution>,
 }
 
 impl Money {
@@ -76,79 +58,30 @@ impl Money {
 
 impl Layer {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let outcomes = IntCounterVec::new(
-            Opts::new("payonce_keyed_requests_total", "Requests with a key, by what they came to."),
-            &["operation", "outcome"],
-        );
-        let outcomes = registered(registry, outcomes?)?;
-        let of = |operation| {
-            let each = OUTCOMES
-                .map(|outcome| (outcome, outcomes.with_label_values(&[operation, outcome])));
-            (operation, Each(each.into()))
-        };
-        let steps = HistogramOpts::new(
-            "payonce_batch_step_duration_seconds",
-            "How long a step of a batch takes: one_statement does all of it, the others are a transaction's.",
-        );
-        let steps = HistogramVec::new(steps.buckets(SECONDS.to_vec()), &["step"])?;
-        let steps = registered(registry, steps)?;
+        let [payments, avoided, refunds] = money(registry)?;
         Ok(Self {
-            outcomes: OPERATIONS.map(of).into(),
-            payments: Money::new(
-                registry,
-                [
-                    ("payonce_payments_total", "Payments taken."),
-                    (
-                        "payonce_payments_amount_minor_units_total",
-                        "What the payments taken come to, in minor units of their currency.",
-                    ),
-                ],
-            )?,
-            avoided: Money::new(
-                registry,
-                [
-                    (
-                        "payonce_duplicate_payments_avoided_total",
-                        "Copies of a payment's request that took no second payment.",
-                    ),
-                    (
-                        "payonce_duplicate_payments_avoided_amount_minor_units_total",
-                        "What the payments that were not taken twice come to, in minor units of their currency.",
-                    ),
-                ],
-            )?,
-            refunds: Money::new(
-                registry,
-                [
-                    ("payonce_refunds_total", "Refunds made."),
-                    (
-                        "payonce_refunds_amount_minor_units_total",
-                        "What the refunds made come to, in minor units of their payment's currency.",
-                    ),
-                ],
-            )?,
+            outcomes: outcomes(registry)?,
+            payments,
+            avoided,
+            refunds,
             queued: histogram(
                 registry,
                 "payonce_queue_wait_seconds",
-                "How long a key waits for its turn.",
+                "Time a key waits for its batch.",
                 &SECONDS,
             )?,
             batch: histogram(
                 registry,
                 "payonce_batch_size_commands",
-                "Commands in a batch that was committed.",
+                "Commands in a committed batch.",
                 &COMMANDS,
             )?,
-            steps: STEPS.map(|step| (step, steps.with_label_values(&[step.name()]))).into(),
-            commits: counter(registry, "payonce_commits_total", "Batches committed.")?,
-            failures: Each::new(
+            steps: steps(registry)?,
+            commits: counter(registry, "payonce_commits_total", "Committed batches.")?,
+            failures: Counters::new(
                 registry,
-                (
-                    "payonce_batch_failures_total",
-                    "Transactions that failed, by what is done about it.",
-                ),
-                "remedy",
-                ["isolate", "repeat", "sidestep", "reconnect", "await_server", "refuse"],
+                "payonce_batch_failures_total",
+                "Failed transactions, by remedy.",
             )?,
             locked_tables: counter(
                 registry,
@@ -158,30 +91,19 @@ impl Layer {
             connections: counter(
                 registry,
                 "payonce_connections_opened_total",
-                "Connections opened to commit with: the first ones, those that replace a lost one, and those for what is put aside.",
+                "Connections opened for committing, with replacements and those for quarantined commands.",
             )?,
             in_doubt: counter(
                 registry,
                 "payonce_keys_in_doubt_total",
-                "Keys whose COMMIT was sent and never answered.",
+                "Keys whose COMMIT was sent but not acknowledged.",
             )?,
-            resolutions: Each::new(
+            resolutions: Counters::new(
                 registry,
-                (
-                    "payonce_keys_in_doubt_resolved_total",
-                    "Keys that are no longer in doubt, by what became of them.",
-                ),
-                "resolution",
-                ["committed", "not_committed", "unknown"],
+                "payonce_keys_in_doubt_resolved_total",
+                "Keys no longer in doubt, by resolution.",
             )?,
         })
-    }
-
-    fn answered(&self, operation: Operation, answer: &Result<Outcome, Failure>) {
-        let known = self.outcomes.iter().find(|(known, _)| **known == *operation.as_str());
-        if let Some((_, outcomes)) = known {
-            outcomes.count(outcome_name(answer));
-        }
     }
 
     fn executed(&self, command: &dyn Any, response: &Response) {
@@ -196,10 +118,76 @@ impl Layer {
     }
 }
 
+fn outcomes(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    let help = "Requests with a key, by outcome.";
+    let names = ["operation", KeyedOutcome::NAME];
+    let outcomes = IntCounterVec::new(Opts::new("payonce_keyed_requests_total", help), &names)?;
+    for operation in OPERATIONS {
+        for outcome in KeyedOutcome::ALL {
+            outcomes.with_label_values(&[operation.as_str(), outcome.value()]);
+        }
+    }
+    registered(registry, outcomes)
+}
+
+fn steps(registry: &Registry) -> prometheus::Result<HistogramVec> {
+    let opts = HistogramOpts::new(
+        "payonce_batch_step_duration_seconds",
+        "Duration of a step of a batch. one_statement is a whole batch, the others are parts of a transaction.",
+    );
+    let steps = HistogramVec::new(opts.buckets(SECONDS.to_vec()), &[Step::NAME])?;
+    for step in Step::ALL {
+        steps.with_label_values(&[step.value()]);
+    }
+    registered(registry, steps)
+}
+
+/// Payments, duplicates avoided, refunds.
+fn money(registry: &Registry) -> prometheus::Result<[Money; 3]> {
+    Ok([
+        Money::new(
+            registry,
+            [
+                ("payonce_payments_total", "Payments created."),
+                (
+                    "payonce_payments_amount_minor_units_total",
+                    "Sum of the payments created, in minor units of their currency.",
+                ),
+            ],
+        )?,
+        Money::new(
+            registry,
+            [
+                (
+                    "payonce_duplicate_payments_avoided_total",
+                    "Duplicate requests that created no second payment.",
+                ),
+                (
+                    "payonce_duplicate_payments_avoided_amount_minor_units_total",
+                    "Sum of the payments not created twice, in minor units of their currency.",
+                ),
+            ],
+        )?,
+        Money::new(
+            registry,
+            [
+                ("payonce_refunds_total", "Refunds created."),
+                (
+                    "payonce_refunds_amount_minor_units_total",
+                    "Sum of the refunds created, in minor units of their payment's currency.",
+                ),
+            ],
+        )?,
+    ])
+}
+
 impl Observer for Layer {
     fn observe(&self, event: Event<'_>) {
         match event {
-            Event::Answered { operation, answer } => self.answered(operation, answer),
+            Event::Answered { operation, answer } => {
+                let outcome = KeyedOutcome::of(answer);
+                self.outcomes.with_label_values(&[operation.as_str(), outcome.value()]).inc();
+            }
             Event::Executed { command, response } => self.executed(command, response),
             Event::Replayed { command, response } => {
                 if response.status() < 400
@@ -209,24 +197,18 @@ impl Observer for Layer {
                 }
             }
             Event::Taken(waited) => self.queued.observe(waited.as_secs_f64()),
-            Event::Ran(ran, took) => {
-                if let Some((_, step)) = self.steps.iter().find(|(step, _)| *step == ran) {
-                    step.observe(took.as_secs_f64());
-                }
+            Event::Ran(step, took) => {
+                self.steps.with_label_values(&[step.value()]).observe(took.as_secs_f64());
             }
             Event::Committed(size) => {
                 self.commits.inc();
                 self.batch.observe(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
             }
-            Event::Failed(remedy) => self.failures.count(remedy.name()),
+            Event::Failed(remedy) => self.failures.count(remedy),
             Event::TableLocked => self.locked_tables.inc(),
             Event::Connected => self.connections.inc(),
             Event::InDoubt => self.in_doubt.inc(),
-            Event::Settled(resolution) => self.resolutions.count(match resolution {
-                Resolution::Committed => "committed",
-                Resolution::NotCommitted => "not_committed",
-                Resolution::Unknown => "unknown",
-            }),
+            Event::Settled(resolution) => self.resolutions.count(resolution),
             _ => {}
         }
     }

@@ -1,26 +1,25 @@
-//! What the server counts, for Prometheus. `docs/reference/metrics.md` has all of it in one table.
+//! Metrics for Prometheus. A test compares them with `docs/reference/metrics.md`.
 //!
-//! Every metric with labels, but for those of currencies and routes, is made when the server starts and
-//! found again without a lock: a payment costs a few additions to atomic numbers. No label holds an
-//! account, a user, a key, or anything else that a client chooses freely.
+//! No label holds an account, a user, a key, or another value that clients choose.
 
 use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, http::StatusCode};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
     core::{Atomic, Collector, GenericGauge},
 };
 
 pub mod access;
 mod exposition;
+mod labels;
 mod layer;
 mod process;
 mod requests;
 mod sweeps;
 
 pub use exposition::show;
+pub use labels::KeyedOutcome;
 pub(crate) use requests::method_label;
 pub use sweeps::Sweeps;
 
@@ -29,14 +28,14 @@ use crate::{
     logs,
 };
 
-/// Seconds: from the tenth of a millisecond that a step takes to the deadline of a request.
+/// Buckets of durations, in seconds: from one step of a batch to the deadline of a request.
 const SECONDS: [f64; 14] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-/// Commands in a batch.
+/// Buckets of batch sizes, in commands.
 const COMMANDS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// Everything that is counted.
+/// All metrics of a server.
 pub struct Metrics {
     registry: Registry,
     layer: Arc<layer::Layer>,
@@ -48,16 +47,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All of it at zero. `queue_limit` is how many keys may be in the queue.
+    /// Registers all metrics. `queue_limit` is how many keys may be in the queue.
     ///
     /// # Errors
-    /// None, short of two metrics with one name.
+    /// When two metrics have one name: a defect.
     pub fn new(queue_limit: usize) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let build = Opts::new("payonce_build_info", "Which version runs; always 1.")
+        let build = Opts::new("payonce_build_info", "The version that runs. Always 1.")
             .const_label("version", env!("CARGO_PKG_VERSION"));
         registered(&registry, IntGauge::with_opts(build)?)?.set(1);
-        let limit = "Keys that may wait or be executed at most, before 503.";
+        let limit = "Keys that may wait or execute before further keys get 503.";
         gauge::<prometheus::core::AtomicI64>(&registry, "payonce_queue_limit_keys", limit)?
             .set(i64::try_from(queue_limit).unwrap_or(i64::MAX));
         Ok(Self {
@@ -65,11 +64,7 @@ impl Metrics {
             requests: requests::Requests::new(&registry)?,
             sweeps: Sweeps::new(&registry)?,
             process: process::Process::new(&registry)?,
-            queue_keys: gauge(
-                &registry,
-                "payonce_queue_keys",
-                "Keys that wait or are being executed, now.",
-            )?,
+            queue_keys: gauge(&registry, "payonce_queue_keys", "Keys that wait or execute.")?,
             dropped_lines: counter(
                 &registry,
                 "payonce_log_lines_dropped_total",
@@ -79,7 +74,7 @@ impl Metrics {
         })
     }
 
-    /// What hears of the idempotency layer's work.
+    /// The observer that counts the idempotency layer's work.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
         Arc::<layer::Layer>::clone(&self.layer)
@@ -90,16 +85,16 @@ impl Metrics {
         self.requests.count(request.match_pattern().as_deref(), request.method(), status, took);
     }
 
-    /// What the sweeper counts with.
+    /// The sweeper's counters.
     #[must_use]
     pub fn sweeps(&self) -> Sweeps {
         self.sweeps.clone()
     }
 
-    /// All of it in Prometheus' text format.
+    /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// None, short of a metric without a name.
+    /// When a metric has no name: a defect.
     pub fn render(&self, engine: &Engine) -> prometheus::Result<Vec<u8>> {
         self.queue_keys.set(i64::try_from(engine.queued()).unwrap_or(i64::MAX));
         self.sweeps.update();
@@ -108,28 +103,6 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
-    }
-}
-
-/// A counter for each value of a label, all of them made beforehand and shown from the start: what has
-/// never been counted would be missing, and its first rise with it.
-struct Each(Vec<(&'static str, IntCounter)>);
-
-impl Each {
-    fn new<const N: usize>(
-        registry: &Registry,
-        (name, help): (&str, &str),
-        label: &str,
-        values: [&'static str; N],
-    ) -> prometheus::Result<Self> {
-        let family = registered(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)?;
-        Ok(Self(values.map(|value| (value, family.with_label_values(&[value]))).into()))
-    }
-
-    fn count(&self, value: &str) {
-        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
-            counter.inc();
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the sweeper in the background does.
+//! The background sweeper's work.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -11,18 +11,18 @@ use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 use super::{counter, gauge, registered};
 use crate::idempotency::{Oldest, Swept};
 
-/// What the sweeper counts with; cheap to clone.
+/// The sweeper's counters; cheap to clone.
 #[derive(Clone)]
 pub struct Sweeps {
     responses: Rows,
     keys: Rows,
     failures: IntCounter,
     last_success: Gauge,
-    /// `None`: no sweeper looks.
+    /// `None` before the first look, and without a sweeper.
     oldest: Arc<Mutex<Option<Oldest>>>,
 }
 
-/// What is said of one table.
+/// The metrics of one table.
 #[derive(Clone)]
 struct Rows {
     deleted: IntCounter,
@@ -36,7 +36,7 @@ impl Sweeps {
         let deleted = registered(registry, IntCounterVec::new(deleted, &["of"])?)?;
         let lag = Opts::new(
             "payonce_sweep_lag_seconds",
-            "How long ago the oldest row expired that is still there, by what the sweeper saw when it last looked; 0 where none has. It grows on while the sweeper can't look.",
+            "Age of the oldest expired row that still exists, as last seen by the sweeper, or 0. It also grows while the sweeper fails.",
         );
         let lag = registered(registry, GaugeVec::new(lag, &["of"])?)?;
         let rows = |of| Rows {
@@ -49,12 +49,12 @@ impl Sweeps {
             failures: counter(
                 registry,
                 "payonce_sweep_failures_total",
-                "Passes of the sweeper that failed.",
+                "Failed passes of the sweeper.",
             )?,
             last_success: gauge(
                 registry,
                 "payonce_sweep_last_success_timestamp_seconds",
-                "When the sweeper last came to the end of a pass, or the server was started.",
+                "End of the sweeper's last complete pass, or start of the server, in seconds since 1970.",
             )?,
             oldest: Arc::default(),
         };
@@ -62,29 +62,29 @@ impl Sweeps {
         Ok(sweeps)
     }
 
-    /// These rows were deleted.
+    /// Counts deleted rows.
     pub fn deleted(&self, swept: Swept) {
         self.responses.deleted.inc_by(swept.responses);
         self.keys.deleted.inc_by(swept.keys);
     }
 
-    /// These are still there.
+    /// Notes the oldest expired rows that still exist.
     pub fn saw(&self, oldest: Oldest) {
         *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = Some(oldest);
     }
 
-    /// A pass came to its end.
+    /// Notes a complete pass.
     pub fn succeeded(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         self.last_success.set(now.map_or(0.0, |now| now.as_secs_f64()));
     }
 
-    /// A pass failed.
+    /// Counts a failed pass.
     pub fn failed(&self) {
         self.failures.inc();
     }
 
-    /// Says how far it lags, now: also where it hangs, and says nothing itself.
+    /// Updates the lag. It grows even if the sweeper hangs.
     pub(super) fn update(&self) {
         let oldest = *self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Oldest { responses, keys }) = oldest else { return };
@@ -93,7 +93,7 @@ impl Sweeps {
     }
 }
 
-/// 0 for what is yet to come.
+/// Returns 0 for the future.
 fn seconds_since(then: Option<DateTime<Utc>>) -> f64 {
     let since = then.and_then(|then| (Utc::now() - then).to_std().ok());
     since.unwrap_or_default().as_secs_f64()

@@ -50,7 +50,7 @@ pub(crate) async fn until_found_in_flight(server: &TestServer) {
 
 /// Waits until this many keys or halves of batches have met a locked row or table.
 async fn until_locks_are_met(server: &TestServer, count: u32) {
-    reaches(server, "payonce_batch_failures_total{remedy=\"sidestep\"}", count).await;
+    reaches(server, "payonce_batch_failures_total{remedy=\"quarantine\"}", count).await;
 }
 
 async fn roll_back(mut holder: PgConnection) {

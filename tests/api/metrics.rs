@@ -207,7 +207,7 @@ async fn a_full_queue_and_a_lost_connection_are_counted() {
     let (first, second) = tokio::join!(server.pay("a", PAYMENT), async {
         reaches(&server, "payonce_queue_keys", 1).await;
         let second = server.pay("b", PAYMENT).await;
-        reaches(&server, "payonce_batch_failures_total{remedy=\"sidestep\"}", 1).await;
+        reaches(&server, "payonce_batch_failures_total{remedy=\"quarantine\"}", 1).await;
         sqlx::query("ROLLBACK").execute(&mut locked).await.unwrap();
         second
     });

@@ -109,19 +109,6 @@ pub enum Remedy {
 }
 
 impl Remedy {
-    /// Its name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Isolate => "isolate",
-            Self::Repeat => "repeat",
-            Self::Sidestep => "sidestep",
-            Self::Reconnect => "reconnect",
-            Self::AwaitServer => "await_server",
-            Self::Refuse => "refuse",
-        }
-    }
-
     /// Sorts an error by SQLSTATE (PostgreSQL's documentation, appendix A) and severity.
     pub(super) fn of(error: &sqlx::Error) -> Self {
         match error {

@@ -126,7 +126,7 @@ pub use error::{Error, Failure, Remedy, is_of_outdated_statement, loggable};
 pub use fingerprint::{Fingerprint, UnknownLayout};
 pub use insert::Insert;
 pub use key::{IdempotencyKey, InvalidKey};
-pub use observer::{Event, Observer, Resolution, Step, outcome_name};
+pub use observer::{Event, Observer, Resolution, Step};
 pub use operation::Operation;
 pub use outcome::Outcome;
 pub use queue::COPIES_FOR_A_KEY;

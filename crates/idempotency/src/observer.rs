@@ -11,6 +11,48 @@ use log::error;
 
 use super::{Failure, Operation, Outcome, Remedy, Response};
 
+/// Names every value of a type once; the compiler finds one that is missing.
+macro_rules! named {
+    ($type:ty: $($value:ident => $name:literal),+ $(,)?) => {
+        impl $type {
+            /// All values.
+            pub const ALL: &'static [Self] = &[$(Self::$value),+];
+
+            /// The value's name in metrics.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $name),+
+                }
+            }
+        }
+    };
+}
+
+named!(Step:
+    OneStatement => "one_statement",
+    Claim => "claim",
+    Execute => "execute",
+    Remember => "store",
+    Commit => "commit",
+    LookUp => "look_up",
+);
+
+named!(Remedy:
+    Isolate => "isolate",
+    Repeat => "repeat",
+    Sidestep => "quarantine",
+    Reconnect => "reconnect",
+    AwaitServer => "await_server",
+    Refuse => "refuse",
+);
+
+named!(Resolution:
+    Committed => "committed",
+    NotCommitted => "not_committed",
+    Unknown => "unknown",
+);
+
 /// Hears of events, in the midst of the work that they are about: it must be quick, and never wait.
 pub trait Observer: Send + Sync + 'static {
     /// Takes note of an event.
@@ -94,21 +136,6 @@ pub enum Step {
     LookUp,
 }
 
-impl Step {
-    /// Its name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OneStatement => "one_statement",
-            Self::Claim => "claim",
-            Self::Execute => "execute",
-            Self::Remember => "remember",
-            Self::Commit => "commit",
-            Self::LookUp => "look_up",
-        }
-    }
-}
-
 /// What became of a key that was in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
@@ -118,29 +145,4 @@ pub enum Resolution {
     NotCommitted,
     /// Nobody found out while somebody waited: the next request with the key does.
     Unknown,
-}
-
-/// What an answer is called where it is counted and logged.
-#[must_use]
-pub fn outcome_name(answer: &Result<Outcome, Failure>) -> &'static str {
-    match answer {
-        Ok(Outcome::New { response, .. }) if response.status() >= 400 => "refused",
-        Ok(Outcome::New { .. }) => "new",
-        Ok(Outcome::Replay { .. }) => "replayed",
-        Ok(Outcome::Reused { .. }) => "reused",
-        Ok(Outcome::Expired { .. }) => "expired",
-        Ok(Outcome::Voided) => "voided",
-        Ok(Outcome::InFlight) => "in_flight",
-        Err(Failure::Overloaded | Failure::OutOfResources) => "overloaded",
-        Err(Failure::ShareExceeded) => "throttled",
-        Err(
-            Failure::DatabaseUnavailable
-            | Failure::Locked
-            | Failure::Conflict
-            | Failure::ConnectionLost
-            | Failure::TimedOut
-            | Failure::OutcomeUnknown
-            | Failure::Internal(_),
-        ) => "failed",
-    }
 }

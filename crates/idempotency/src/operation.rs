@@ -21,7 +21,7 @@ pub struct Operation(&'static str);
 
 impl Operation {
     /// The operation of keys that are used up without an execution.
-    pub(super) const VOID: Self = Self("void");
+    pub const VOID: Self = Self("void");
 
     /// An operation of the application's.
     ///
