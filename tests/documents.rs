@@ -177,3 +177,17 @@ fn the_command_line_reference_has_every_command() {
         assert!(reference.contains(&format!("`payonce {name}")), "{name}");
     }
 }
+
+#[test]
+fn the_http_reference_has_every_endpoint() {
+    let description: Value = serde_json::from_str(&read("docs/openapi.json")).unwrap();
+    let reference = read("docs/reference/http-api.md");
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys().filter(|_| path != "/docs/{file}") {
+            let endpoint = format!("`{} {path}", method.to_uppercase());
+            let ends = |rest: &str| rest.starts_with(['`', '?']);
+            let named = reference.split(&endpoint).skip(1).any(ends);
+            assert!(named, "{endpoint}");
+        }
+    }
+}
