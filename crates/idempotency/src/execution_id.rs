@@ -48,7 +48,7 @@ mod tests {
 
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: Duration = Duration::from_hours(500_000);
     const YEAR: Duration = Duration::from_hours(24 * 365);
 
     fn time_of(id: Uuid) -> Duration {

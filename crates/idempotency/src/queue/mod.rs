@@ -28,7 +28,7 @@ use groups::{Group, Groups};
 use seat::Seat;
 use submission::{Reply, Standing};
 
-pub(crate) use submission::{Obstacle, Running, Stage, Submission};
+pub(crate) use submission::{Obstacle, Running, Stage, Submission, judge};
 
 mod fair;
 mod groups;

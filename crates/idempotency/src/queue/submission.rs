@@ -56,22 +56,26 @@ impl Submission {
 
     /// What this request gets when its key stands for something.
     pub(crate) fn judged_by(&self, used: Standing<'_>) -> Reply {
-        let Standing { execution_id, replayable_until, .. } = used;
-        let fields = self.fingerprint.differing(used.fingerprint).map_err(|error| {
-            let error = format!("idempotency_keys.fingerprint of {execution_id}: {error}");
-            Failure::Internal(Error::other(error).into())
-        })?;
-        let voided = used.operation == Operation::VOID.as_str()
-            && self.operation != Operation::VOID.as_str();
-        Ok(match used.response {
-            _ if voided => Outcome::Voided,
-            _ if !fields.is_empty() => Outcome::Reused { fields },
-            Some(response) => {
-                Outcome::Replay { execution_id, response: response.clone(), replayable_until }
-            }
-            None => Outcome::Expired { execution_id },
-        })
+        judge(&self.fingerprint, used).map_err(|error| Failure::Internal(error.into()))
     }
+}
+
+/// What a request with this fingerprint gets when its key stands for something.
+pub(crate) fn judge(fingerprint: &Fingerprint, used: Standing<'_>) -> Result<Outcome, Error> {
+    let Standing { execution_id, replayable_until, .. } = used;
+    let fields = fingerprint.differing(used.fingerprint).map_err(|error| {
+        Error::other(format!("idempotency_keys.fingerprint of {execution_id}: {error}"))
+    })?;
+    let voided =
+        used.operation == Operation::VOID.as_str() && fingerprint.operation() != Operation::VOID;
+    Ok(match used.response {
+        _ if voided => Outcome::Voided,
+        _ if !fields.is_empty() => Outcome::Reused { fields },
+        Some(response) => {
+            Outcome::Replay { execution_id, response: response.clone(), replayable_until }
+        }
+        None => Outcome::Expired { execution_id },
+    })
 }
 
 /// What a key stands for.
