@@ -1,11 +1,11 @@
-//! The `payonce` program; what it does is in the library.
+//! The `payonce` program. The library contains everything.
 
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// A payment's memory is had on the thread that speaks HTTP and given back on the one that commits, which
-/// the C library's allocator is slow at (docs/decisions/0009-threads-and-allocator.md).
+/// An HTTP thread allocates a payment's memory and a committer's thread frees it, which is slow with the C library's
+/// allocator (docs/decisions/0009-threads-and-allocator.md).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -16,7 +16,7 @@ use crate::{
     openapi, payments, refunds,
 };
 
-/// Every route there is.
+/// Registers every route but the metrics'.
 pub fn configure(routes: &mut ServiceConfig) {
     routes
         .service(
@@ -44,7 +44,7 @@ pub fn configure(routes: &mut ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
-/// The metrics' route. It is not there for those who may not read them, whatever the method.
+/// Registers the metrics' route. For callers without access every method gets 404.
 pub fn metrics(routes: &mut ServiceConfig) {
     let other_methods = web::to(|request: HttpRequest, access: web::Data<Access>| {
         ready(access.check(&request).and_then(|()| refuse_method("GET, HEAD")))
@@ -53,7 +53,7 @@ pub fn metrics(routes: &mut ServiceConfig) {
     routes.service(metrics.default_service(other_methods));
 }
 
-/// A path, with what to say to the methods that it doesn't take.
+/// A path, with the response to methods that it does not support.
 fn resource(path: &'static str, allow: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move || ready(refuse_method(allow))))
 }
@@ -63,7 +63,7 @@ fn refuse_method(allow: &'static str) -> Result<HttpResponse, Problem> {
     Err(problem.with_header(header::ALLOW, HeaderValue::from_static(allow)))
 }
 
-/// GET, and HEAD with it.
+/// A route for GET and HEAD.
 fn get<F, Args>(handler: F) -> actix_web::Route
 where
     F: Handler<Args>,
@@ -73,7 +73,7 @@ where
     web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(handler)
 }
 
-/// The answer to a path that is none of these.
+/// The response to an unknown path.
 pub fn not_found() -> Ready<Result<HttpResponse, Problem>> {
     ready(Err(Kind::NotFound.into()))
 }

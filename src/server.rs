@@ -1,4 +1,4 @@
-//! Puts the server together, and takes it apart in the right order.
+//! Assembles the server, and stops its parts in the right order.
 
 use std::{io, net::SocketAddr, num::NonZero, time::Duration};
 
@@ -30,28 +30,28 @@ use crate::{
     routes,
 };
 
-/// Files that are open besides clients' connections, at most: to the database, and the process's own.
+/// Open files besides clients' connections: connections to the database, and the process's own.
 const OTHER_FILES: u64 = 100;
 
-/// At an address of the metrics' own: more than anybody needs, and no threat to clients' files.
+/// Connections to the metrics' own address: enough for readers, and too few to exhaust open files.
 const METRICS_CONNECTIONS: usize = 16;
 
-/// What stopping may take beyond the deadline of the last request.
+/// Time to stop beyond the deadline of the last request.
 const STOPPING_MARGIN: Duration = Duration::from_secs(2);
 
-/// Why a server doesn't start.
+/// Reasons why a server does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The database can't be migrated.
+    /// The migration failed.
     #[error("can't migrate the database: {0}")]
     Migration(#[from] MigrationError),
-    /// The schema is another one, and `AUTO_MIGRATE` is off.
+    /// The schema does not fit, and `AUTO_MIGRATE` is off.
     #[error("{0}{alternative}", alternative = alternative(.0))]
     Unmigrated(#[from] Unmigrated),
-    /// PostgreSQL can't be reached, or isn't fit.
+    /// PostgreSQL is unreachable or unfit.
     #[error("{0}{hint}", hint = hint(.0))]
     Database(#[from] idempotency::StartError),
-    /// Two metrics have one name: a defect.
+    /// Two metrics have the same name: a defect.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
     /// The server can't listen on the address.
@@ -59,9 +59,9 @@ pub enum StartError {
     Listen {
         /// The address.
         address: String,
-        /// The setting that gives it, with another value.
+        /// Its setting with another value.
         example: &'static str,
-        /// What the operating system says.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -74,7 +74,7 @@ fn advice(error: &io::Error, example: &str) -> String {
     }
 }
 
-/// Another way to a database that the server can use, if there is one.
+/// Returns another way to a usable database, if there is one.
 fn alternative(unmigrated: &Unmigrated) -> &'static str {
     match unmigrated {
         Unmigrated::Lacking(_) => ", or set AUTO_MIGRATE=true",
@@ -82,7 +82,7 @@ fn alternative(unmigrated: &Unmigrated) -> &'static str {
     }
 }
 
-/// The setting by which an operator accepts an unfit server, where there is one.
+/// Returns the setting that accepts an unfit server, if there is one.
 pub(crate) fn hint(unfit: &idempotency::StartError) -> &'static str {
     match unfit {
         idempotency::StartError::Server(UnfitServer::LosesCommits(_)) => {
@@ -95,7 +95,7 @@ pub(crate) fn hint(unfit: &idempotency::StartError) -> &'static str {
     }
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Server {
     addresses: Vec<SocketAddr>,
     http: ServerHandle,
@@ -115,7 +115,7 @@ impl Server {
     /// Starts a server on an actix runtime.
     ///
     /// # Errors
-    /// When the database or the address can't be used.
+    /// When the database or the address is unusable.
     pub async fn start(
         settings: &Settings,
         options: &PgConnectOptions,
@@ -199,37 +199,38 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The addresses that the server listens on.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where the metrics are served, if that is an address of their own.
+    /// The addresses of the metrics, if they have their own.
     #[must_use]
     pub fn metrics_addresses(&self) -> &[SocketAddr] {
         self.metrics.as_ref().map_or(&[], |(addresses, _)| addresses)
     }
 
-    /// Whether there has ever been an API key: anonymous calls have ended.
+    /// Whether there has ever been an API key, which ends anonymous calls.
     #[must_use]
     pub fn had_api_keys(&self) -> bool {
         self.authenticator.had_keys()
     }
 
-    /// Waits for what doesn't happen unless something is badly wrong, like threads that can't be made: that it serves
-    /// no HTTP any more. To be awaited once.
+    /// Waits until the server serves no HTTP any more. Without `stop`, that is a defect or a lack of threads. Await it once.
     ///
     /// # Errors
-    /// Why it doesn't.
+    /// The reason.
     pub async fn ended(&mut self) -> io::Result<()> {
         (&mut self.http_ended).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 
-    /// Stops. For `SHUTDOWN_DELAY` it serves as before, but isn't ready, and closes each connection with
-    /// its answer: so those who choose between servers turn to others. Then it accepts nothing more, lets
-    /// what was accepted be committed and answered, and closes. That takes no longer than the deadline of a
-    /// request and four seconds; a request whose body is still on its way then is cut off.
+    /// Stops the server.
+    ///
+    /// 1. For `SHUTDOWN_DELAY` it serves, but is not ready, and each response closes its connection, so that load
+    ///    balancers choose other servers.
+    /// 2. It accepts no more connections, commits and answers the accepted requests, and closes. This takes at most
+    ///    `REQUEST_DEADLINE` and four seconds. A request whose body is incomplete then is cut off.
     pub async fn stop(mut self) {
         self.stopping.begin();
         sleep(self.shutdown_delay).await;
@@ -241,7 +242,7 @@ impl Server {
         if let Err(error) = self.ended().await {
             warn!("the HTTP server ended with an error: {error}");
         }
-        // Nobody waits for these any more; what has begun is committed while there is time.
+        // Nobody waits for these any more. Commands that have begun are committed while there is time.
         self.engine
             .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
             .await;
@@ -255,8 +256,8 @@ impl Server {
     }
 }
 
-/// Threads that speak HTTP: the cores that the committers leave. One more makes new payments slower, by up to a
-/// fifteenth on two cores, where the thread that commits then waits for its turn.
+/// Returns the number of HTTP threads: the cores that the committers leave. One more slows new payments, because the
+/// committer's thread then waits for a core.
 fn workers(settings: &Settings) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     cores.saturating_sub(settings.committers.get()).max(1)
@@ -273,7 +274,7 @@ fn connections(settings: &Settings, limit: usize, workers: usize) -> Connections
     }
 }
 
-/// Lets this process have as many files open as it may, and says so where that is too few.
+/// Raises the limit of open files as far as possible, and warns if it stays too low.
 pub fn raise_file_limit(settings: &Settings) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -281,13 +282,13 @@ pub fn raise_file_limit(settings: &Settings) {
     let wanted = u64::from(settings.connection_limit) + OTHER_FILES;
     if let Some(limit) = limit.filter(|limit| *limit < wanted) {
         warn!(
-            "{limit} files can be open at most, and CONNECTION_LIMIT ({}) needs {wanted}: raise ulimit -n, or lower it",
+            "the process may open {limit} files, and CONNECTION_LIMIT ({}) needs {wanted}: raise ulimit -n, or lower the setting",
             settings.connection_limit
         );
     }
 }
 
-/// Migrates the database, or makes sure that it is.
+/// Migrates the database, or checks that it is migrated.
 async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), StartError> {
     if settings.auto_migrate {
         return Ok(db::migrate(options).await?);
@@ -298,7 +299,7 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
     Ok(db::migrated(&mut conn).await.map_err(unreachable)??)
 }
 
-/// Who may read the metrics.
+/// Decides who may read the metrics.
 fn access(settings: &Settings) -> Access {
     match &settings.metrics_token {
         Some(token) => Access::Token(token.clone()),
@@ -307,7 +308,7 @@ fn access(settings: &Settings) -> Access {
     }
 }
 
-/// Serves the metrics, and nothing else, at an address of their own, where they have one.
+/// Serves the metrics, and nothing else, at their own address if they have one.
 fn serve_metrics(
     settings: &Settings,
     metrics: &web::Data<Metrics>,

@@ -23,8 +23,8 @@ fn certificate_advice(error: &str) -> &'static str {
         ". The server's certificate is of X.509 version 1, which is refused with every sslmode: give the server one of \
          version 3. Or connect without TLS by sslmode=disable, to which prefer does not fall back"
     } else if error.contains("CaUsedAsEndEntity") {
-        ". The server's certificate is that of an authority (CA:TRUE), and can't be its own root: give the server one \
-         that sslrootcert has issued, or one with basicConstraints=CA:FALSE"
+        ". The server's certificate is an authority's (CA:TRUE) and cannot be its own root: give the server one \
+         issued by sslrootcert, or one with basicConstraints=CA:FALSE"
     } else {
         ". sslrootcert names the file with the authority's certificate; sslmode=require encrypts without verifying"
     }

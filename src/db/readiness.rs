@@ -1,4 +1,4 @@
-//! Checks that the database takes what a server writes.
+//! Checks that the database accepts a server's writes.
 
 use sqlx::PgConnection;
 use thiserror::Error;
@@ -26,18 +26,18 @@ const NEEDED: [Privilege; 13] = [
     ("refunds", None, "INSERT"),
 ];
 
-/// Needed besides where keys expire: a request with an expired key deletes it.
+/// Also needed if keys expire, because a request with an expired key deletes it.
 const NEEDED_TO_FREE_KEYS: [Privilege; 2] =
     [("idempotency_keys", None, "DELETE"), ("idempotency_responses", None, "DELETE")];
 
-/// A database that answers, and on which requests fail all the same.
+/// Reasons why requests fail on a database that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotReady {
     /// PostgreSQL is in recovery.
     #[error("the database is a standby, which takes no writes")]
     Standby,
     /// A setting of the server, the database or the role.
-    #[error("the database takes no writes, since default_transaction_read_only is on")]
+    #[error("the database takes no writes, because default_transaction_read_only is on")]
     ReadOnly,
     /// A crash may lose acknowledged payments and their keys.
     #[error(
@@ -71,10 +71,10 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Checks that requests would be executed on the database at the other end of this connection.
+    /// Checks that the connection's database would execute requests.
     ///
     /// # Errors
-    /// When the database can't be asked.
+    /// When the database fails.
     pub async fn check(self, conn: &mut PgConnection) -> Result<Result<(), NotReady>, sqlx::Error> {
         let (standby, read_only): (bool, bool) = sqlx::query_as(
             "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean",
@@ -103,7 +103,7 @@ impl Needs {
     }
 }
 
-/// The first of these that this connection's role doesn't have.
+/// Returns the first privilege that the connection's role lacks.
 async fn lacking_privilege(
     conn: &mut PgConnection,
     needed: &[Privilege],

@@ -17,24 +17,24 @@ use crate::{
 /// The shortest pause between two pages of a sweep in the background.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many times as long as the page before it a pause is. The more there is to do besides, the longer a page
-/// takes: so the sweeper has a fifth of one connection's time, and payments the rest.
+/// Length of a pause, in times of the page before it. The sweeper so takes a fifth of one connection's time, and less
+/// work when payments make its pages slow.
 const GIVING_WAY: u32 = 4;
 
-/// Behind by more than this it gives way no longer, since space is needed, too. The alert comes at twice that.
+/// Lag above which the sweeper stops giving way, because disk space matters too. The alert fires at twice this lag.
 const PATIENCE: TimeDelta = TimeDelta::minutes(30);
 
-/// How fast a pass goes.
+/// The speed of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Page after page.
+    /// Without pauses.
     Full,
-    /// With pauses, so that payments hardly notice.
+    /// With pauses for payments.
     InBackground,
 }
 
 impl Pace {
-    /// How long to wait after a page that took so long.
+    /// Returns the pause after a page that took this long.
     fn pause(self, page: Duration, oldest: Oldest, now: DateTime<Utc>) -> Duration {
         let late = |expiry: DateTime<Utc>| now - expiry > PATIENCE;
         match self {
@@ -45,7 +45,7 @@ impl Pace {
     }
 }
 
-/// Deletes what has expired, for ever, with a pause after each pass.
+/// Deletes expired rows until the task ends, with a pause after each pass.
 pub async fn forever(
     settings: Settings,
     options: PgConnectOptions,
@@ -76,11 +76,11 @@ pub async fn forever(
     }
 }
 
-/// One pass of a sweeper: how many responses and keys it deleted. `progress` hears after each page what
-/// that was, and what is still there.
+/// Runs one pass and returns the number of deleted responses and keys. `progress` is called after each page with its
+/// rows and the oldest ones left.
 ///
 /// # Errors
-/// When the database fails; what was deleted until then is.
+/// When the database fails. Earlier pages stay deleted.
 pub async fn pass(
     sweeper: &mut Sweeper,
     options: &PgConnectOptions,

@@ -1,9 +1,9 @@
-//! How times are shown: RFC 3339 in UTC, to the millisecond, rounded down.
+//! Times in responses and logs: RFC 3339 in UTC, to the millisecond, rounded down.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-/// A time, serialized as it is shown.
+/// A time that serializes in this format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Timestamp(pub DateTime<Utc>);

@@ -1,6 +1,6 @@
-//! Places that accounts share by turns.
+//! A limited number of places that accounts take in turns.
 //!
-//! However much of one account waits, another account's next is at most one turn of each account away.
+//! However many waiters one account has, another account's next waiter is at most one turn of each account away.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,19 +10,19 @@ use std::{
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-/// As many of one account wait as may.
+/// Too many of one account wait already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ShareExceeded;
 
-/// A number of places, and those who wait for one. Where a place is free, nobody waits.
+/// Places and their waiters. While a place is free, nobody waits.
 #[derive(Debug)]
 struct Turns<T> {
     free: usize,
-    /// Of one account at most.
+    /// Limit of waiters per account.
     waiting_limit: usize,
-    /// Of each account, in their order of arrival.
+    /// The waiters of each account, in order of arrival.
     waiting: HashMap<Uuid, BTreeMap<u64, T>>,
-    /// The accounts that wait, in the order of their turns.
+    /// The accounts with waiters, in the order of their turns.
     order: VecDeque<Uuid>,
     next_number: u64,
 }
@@ -38,7 +38,7 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Takes a place, where one is free.
+    /// Takes a place if one is free.
     fn take(&mut self) -> bool {
         let free = self.free > 0;
         self.free -= usize::from(free);
@@ -60,7 +60,7 @@ impl<T> Turns<T> {
         Ok(number)
     }
 
-    /// Waits no longer.
+    /// Removes a waiter.
     fn leave(&mut self, account_id: Uuid, number: u64) {
         let Some(waiting) = self.waiting.get_mut(&account_id) else { return };
         waiting.remove(&number);
@@ -70,7 +70,7 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Gives a place back: to the one whose turn it is, where anybody waits.
+    /// Frees a place, or returns the waiter that gets it.
     fn give_back(&mut self) -> Option<T> {
         let Some(account_id) = self.order.pop_front() else {
             self.free += 1;
@@ -95,7 +95,7 @@ pub(crate) struct Places(Mutex<Turns<oneshot::Sender<Place>>>);
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Places>);
 
-/// One who waits, until it is dropped.
+/// A waiter, removed when it is dropped.
 struct Waiting<'a> {
     places: &'a Places,
     account_id: Uuid,
@@ -103,7 +103,7 @@ struct Waiting<'a> {
 }
 
 impl Places {
-    /// So many places, for which so many of one account may wait.
+    /// Creates places, with a limit of waiters per account.
     pub(crate) fn new(places: usize, waiting_limit: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Turns::new(places, waiting_limit))))
     }
@@ -120,7 +120,7 @@ impl Places {
             let number = turns.wait(account_id, waiter)?;
             (Waiting { places: self, account_id, number }, turn)
         };
-        // The sender is in the queue for as long as this one waits.
+        // The sender stays in the queue while this future waits.
         let place = turn.await.map_err(|_| ShareExceeded);
         drop(waiting);
         place
@@ -135,7 +135,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let next = self.0.turns().give_back();
         if let Some(next) = next {
-            // One who has just left drops the place, and so gives it to the next.
+            // A waiter that has just left drops the place, which passes it on.
             let _ = next.send(Self(Arc::clone(&self.0)));
         }
     }

@@ -1,6 +1,6 @@
 //! Log lines, as text for people or as JSON for programs, with the same fields.
 //!
-//! A thread writes them to stderr. Where stderr takes them too slowly, lines are dropped and counted.
+//! A thread writes them to stderr. If stderr takes them too slowly, lines are dropped and counted.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -32,22 +32,22 @@ mod writer;
 pub use repeats::admit;
 pub use writer::dropped;
 
-/// How long the program waits at its end for its last lines to be written.
+/// Time at the end of the program to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// actix-http logs each malformed request as an error. Anybody can send those.
+/// actix-http logs each malformed request as an error, and anybody can send those.
 const PARSE_ERRORS: &str = "actix_http::h1";
 
-/// What is logged where `RUST_LOG` says nothing.
+/// The filter if `RUST_LOG` is not set.
 pub const DEFAULT_FILTER: &str = "info";
 
 /// The crates of this program that log; targets begin with one of them.
 const OURS: [&str; 2] = ["payonce", "payonce_idempotency"];
 
-/// What is logged, as `RUST_LOG` says it: something of payonce, or in so many words nothing.
+/// A filter from `RUST_LOG` that lets some lines of payonce pass, or says `off`.
 ///
-/// env_logger takes a word that is no level for the name of a module, so `infoo` would silence the server,
-/// errors included. Here a word alone is a level or a target of payonce; other crates go with a level.
+/// env_logger takes an unknown word for the name of a module, so `infoo` would silence the server, errors included.
+/// Here a single word must be a level or a target of payonce. Targets of other crates need a level.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter(String);
 
@@ -57,7 +57,7 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut builder = env_filter::Builder::new();
         let filter = builder.try_parse(text).map_err(|error| error.to_string())?.build();
-        // What comes after a slash is a pattern for messages.
+        // A pattern for messages follows the slash.
         let directives = text.split('/').next().unwrap_or_default().split(',').map(str::trim);
         let directives: Vec<_> = directives.filter(|directive| !directive.is_empty()).collect();
         let (mut targets, mut off) = (vec![OURS[0]], false);
@@ -71,7 +71,7 @@ impl FromStr for Filter {
             } else if name.is_empty() && ours(directive) {
                 targets.push(directive);
             } else if name.is_empty() && level.is_err() {
-                return Err(format!("{directive:?} is no level, and no target of payonce"));
+                return Err(format!("{directive:?} is neither a level nor a target of payonce"));
             }
         }
         let logged = |target| {
@@ -80,25 +80,25 @@ impl FromStr for Filter {
         if off || targets.into_iter().any(logged) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("nothing of payonce would be logged, not even errors".to_owned())
+            Err("it would log nothing of payonce, not even errors".to_owned())
         }
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people: the fields behind the message, as name=value.
+    /// For people: the message, and its fields as name=value.
     Text,
-    /// For programs: an object on each line.
+    /// For programs: one object per line.
     Json,
 }
 
-/// Logs to stderr from now on, what the filter lets pass. To be called once.
+/// Starts logging to stderr. Call it once.
 pub fn start(format: LogFormat, filter: &Filter) {
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default());
-    // payonce itself says where it listens and when it stops, and migrations raise harmless notices. A filter that
-    // names these targets has them back.
+    // payonce says itself where it listens and when it stops, and migrations raise harmless notices. A filter can name
+    // these targets to get their lines.
     for target in ["actix_server", "sqlx::postgres::notice"] {
         builder.filter_module(target, LevelFilter::Warn);
     }
@@ -113,7 +113,7 @@ pub fn start(format: LogFormat, filter: &Filter) {
             writeln!(out)
         }),
     };
-    // Without the thread, lines are written as they come.
+    // Without the thread, the logger writes lines itself.
     if writer::start().is_ok() {
         builder.target(Target::Pipe(Box::new(writer::Queue)));
         if wants_color() {
@@ -124,10 +124,10 @@ pub fn start(format: LogFormat, filter: &Filter) {
     builder.init();
 }
 
-/// Writes what waits, and then this line, within [`LAST_LINES`]. To be called before the program ends.
+/// Writes the waiting lines and then this one, within [`LAST_LINES`]. Call it before the program ends.
 pub fn finish(last_line: Option<&str>) {
     if !writer::is_started() {
-        // Nobody is left to be told where stderr is closed.
+        // If stderr is closed, nobody is left to tell.
         let _ = last_line.map(|line| writeln!(io::stderr(), "{line}"));
         return;
     }
@@ -138,14 +138,14 @@ pub fn finish(last_line: Option<&str>) {
     writer::flush(LAST_LINES);
 }
 
-/// Asks what env_logger would, if it wrote to stderr itself.
+/// Applies env_logger's rules for stderr, because it sees a pipe instead.
 fn wants_color() -> bool {
     let is_empty = |name| env::var_os(name).is_none_or(|value| value.is_empty());
     let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stderr().is_terminal() && is_empty("RUST_LOG_STYLE") && is_empty("NO_COLOR") && !is_dumb
 }
 
-/// Sends panics by the thread too: the standard hook would wait for stderr.
+/// Logs panics by the thread too: the standard hook would block on stderr.
 fn log_panics() {
     let standard = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -160,14 +160,14 @@ fn log_panics() {
         } else {
             error!("panicked at {place}: {message}");
         }
-        // It ends the program.
+        // A panic of the main thread ends the program.
         if thread::current().name() == Some("main") {
             writer::flush(LAST_LINES);
         }
     }));
 }
 
-/// Writes fields behind a message.
+/// Writes fields after a message.
 struct Text<'a>(&'a mut Formatter);
 
 impl<'kvs> VisitSource<'kvs> for Text<'_> {
@@ -182,7 +182,7 @@ impl<'kvs> VisitSource<'kvs> for Text<'_> {
     }
 }
 
-/// A record as an object: what every one has, and then its fields.
+/// A record as an object: timestamp, level, target, message, and then its fields.
 struct Line<'a>(&'a Record<'a>);
 
 impl Serialize for Line<'_> {
@@ -197,7 +197,7 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// Writes fields into an object, numbers as numbers.
+/// Writes fields into an object, with numbers as numbers.
 struct Json<'a, M>(&'a mut M);
 
 impl<'kvs, M: SerializeMap> VisitSource<'kvs> for Json<'_, M> {
@@ -207,7 +207,7 @@ impl<'kvs, M: SerializeMap> VisitSource<'kvs> for Json<'_, M> {
             (None, Some(number)) => self.0.serialize_entry(key.as_str(), &number),
             (None, None) => self.0.serialize_entry(key.as_str(), &format_args!("{value}")),
         };
-        written.map_err(|_| kv::Error::msg("a field can't be written"))
+        written.map_err(|_| kv::Error::msg("cannot write a field"))
     }
 }
 

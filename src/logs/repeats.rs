@@ -1,4 +1,4 @@
-//! Leaves out lines that clients could produce without end, and says how many.
+//! Limits the rate of lines that clients can cause, and reports how many were left out.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use log::info;
 
-/// Lines of one name that are written within an [`INTERVAL`].
+/// Lines per name and [`INTERVAL`].
 const LINES: u32 = 20;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ struct Repeats {
 
 static REPEATS: Mutex<BTreeMap<&'static str, Repeats>> = Mutex::new(BTreeMap::new());
 
-/// Returns whether one more line of this name should be written now. Names are few.
+/// Returns whether to write one more line of this name. The names are few.
 pub fn admit(name: &'static str) -> bool {
     let now = Instant::now();
     let mut all = REPEATS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,12 +40,12 @@ pub fn admit(name: &'static str) -> bool {
     admitted
 }
 
-/// Logs how many lines were left out, of names whose interval is over.
+/// Reports left-out lines of the names whose interval is over.
 pub(super) fn report() {
     report_since(INTERVAL);
 }
 
-/// Logs how many lines were left out so far.
+/// Reports all left-out lines.
 pub(super) fn report_now() {
     report_since(Duration::ZERO);
 }
@@ -61,7 +61,7 @@ fn report_since(interval: Duration) {
         }
         !over
     });
-    // Logging takes locks of its own.
+    // Logging needs other locks.
     drop(all);
     for (name, count) in left_out {
         info!(target: "payonce::problem", left_out = count; "{name}: lines left out");

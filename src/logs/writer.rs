@@ -1,4 +1,4 @@
-//! Writes log lines to stderr on a thread of its own, so that a stderr that nobody reads blocks nobody.
+//! Writes log lines to stderr on a thread of its own, so that an unread stderr blocks nothing else.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -15,42 +15,42 @@ use log::warn;
 
 use super::repeats;
 
-/// Bytes of lines that wait to be written. A line that finds no room is dropped and counted.
+/// Limit of waiting lines, in bytes. A line that finds no room is dropped and counted.
 const ROOM: usize = 1 << 20;
 
-/// The pause before a stderr that takes nothing right now is tried again.
+/// The pause before another attempt when a non-blocking stderr is full.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often the counts of left-out lines are looked at while nothing is logged.
+/// How often the thread reports left-out lines while nothing else is logged.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lines that wait.
+/// The lines that wait.
 #[derive(Debug)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines that are being written, and no longer among those that wait.
+    /// Whether the thread is writing lines that it has taken.
     writing: bool,
-    /// Dropped lines that no line has told of yet.
+    /// Dropped lines that the log has not reported yet.
     dropped: u64,
 }
 
 static WAITING: Mutex<Waiting> =
     Mutex::new(Waiting { lines: Vec::new(), writing: false, dropped: 0 });
 
-/// Something was added to what waits, or all of it was written.
+/// Signals that lines were added, or that all of them are written.
 static CHANGED: Condvar = Condvar::new();
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// The number of lines that were dropped since the program started.
+/// Returns the number of lines dropped since the program started.
 #[must_use]
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Takes a line for the thread. To be given to a logger that writes a line at a time.
+/// Queues lines for the thread. The logger writes a line at a time to it.
 pub(super) struct Queue;
 
 impl Write for Queue {
@@ -84,14 +84,14 @@ pub(super) fn flush(limit: Duration) {
     }
 }
 
-/// Starts the thread. To be called once.
+/// Starts the thread. Call it once.
 pub(super) fn start() -> io::Result<()> {
     thread::Builder::new().name("log".to_owned()).spawn(run)?;
     STARTED.store(true, Ordering::Release);
     Ok(())
 }
 
-/// Whether lines go by the thread.
+/// Whether the thread writes the lines.
 pub(super) fn is_started() -> bool {
     STARTED.load(Ordering::Acquire)
 }
@@ -121,7 +121,7 @@ fn run() {
     }
 }
 
-/// Nobody is left to be told where stderr is closed.
+/// Drops the lines if stderr is closed: nobody is left to tell.
 fn write(mut lines: &[u8]) {
     while !lines.is_empty() {
         match io::stderr().write(lines) {
