@@ -4,7 +4,7 @@
 //! The description stands beside the handlers, not on them: they read requests member by member, and answer
 //! with stored bytes, so there are no types that a macro could look at. Bounds are the constants that keep
 //! them, and problems come from their table. A new route gets an entry in `operations`, and what is new in
-//! its bodies one in `schemas`: tests/api/description.rs misses both, and scripts/contract-tests sends what
+//! its bodies one in `schemas`: tests/http/openapi/document.rs misses both, and scripts/contract-tests sends what
 //! is described and holds the answers against it.
 
 use std::sync::LazyLock;

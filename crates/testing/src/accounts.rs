@@ -1,6 +1,6 @@
 //! Accounts with API keys, made as operators make them, and clients that show them.
 
-use std::ops::Deref;
+use std::{ops::Deref, process::Command};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
@@ -60,11 +60,22 @@ impl TestServer {
 }
 
 impl TestDatabase {
+    /// `payonce` with these arguments on this database. It logs warnings only.
+    pub fn payonce(&self, arguments: &[&str]) -> Command {
+        let mut command = payonce(arguments);
+        command.env("DATABASE_URL", url(&self.options)).env("RUST_LOG", "warn");
+        command
+    }
+
+    /// Runs `payonce` with these arguments: its exit code, standard output and standard error.
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        run(&mut self.payonce(arguments))
+    }
+
     /// Runs `payonce` with these arguments, which succeeds, and returns the JSON that it prints.
     #[track_caller]
     pub fn operate(&self, arguments: &[&str]) -> Value {
-        let (code, stdout, stderr) =
-            run(payonce(arguments).env("DATABASE_URL", url(&self.options)).env("RUST_LOG", "warn"));
+        let (code, stdout, stderr) = self.run(arguments);
         assert_eq!(code, 0, "{arguments:?}: {stderr}");
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
     }

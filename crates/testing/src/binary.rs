@@ -14,7 +14,10 @@ use std::{
 
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 
-use super::wait::{PATIENCE, PAUSE};
+use super::{
+    client::{PAYMENT, Wire},
+    wait::{PATIENCE, PAUSE},
+};
 
 /// The path of the program that cargo built together with the running test or benchmark.
 fn program() -> PathBuf {
@@ -176,6 +179,16 @@ impl Serve {
         // In JSON, more comes after it.
         let address = line.rsplit("http://").next().unwrap().split('"').next().unwrap();
         Self { process, address: address.parse().unwrap() }
+    }
+}
+
+impl Serve {
+    /// Sends a payment with this key, and returns the connection before its response.
+    pub async fn begin_payment(&self, key: &str) -> Wire {
+        let mut wire = Wire::connect(self.address).await;
+        let head = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n");
+        wire.send_payment(&head, PAYMENT).await;
+        wire
     }
 }
 

@@ -19,6 +19,7 @@ pub mod client;
 pub mod cluster;
 pub mod database;
 pub mod load;
+pub mod metrics;
 pub mod pooler;
 pub mod proxy;
 pub mod retry;

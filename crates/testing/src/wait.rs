@@ -1,11 +1,12 @@
 //! Waiting for conditions instead of for a time, so that tests also pass on a busy machine.
 
-use std::{fmt::Debug, pin::pin, time::Duration};
-
-use tokio::{
-    select,
-    time::{Instant, sleep},
+use std::{
+    fmt::Debug,
+    pin::pin,
+    time::{Duration, Instant},
 };
+
+use tokio::{select, time::sleep};
 
 /// How long a test waits for something that must happen. Only a hang takes this long.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -44,4 +45,20 @@ pub async fn pending_until_released<T: Debug, U>(
         others = others => others,
     };
     (tokio::join!(pending, release).0, others)
+}
+
+/// Waits until requests are refused, and returns when the last accepted one began. So the result does not
+/// depend on how long a request takes.
+pub async fn last_accepted(begun: Instant, mut accepted: impl AsyncFnMut() -> bool) -> Duration {
+    let mut last = Duration::ZERO;
+    until("requests are refused", async || {
+        let sent = begun.elapsed();
+        let accepted = accepted().await;
+        if accepted {
+            last = sent;
+        }
+        !accepted
+    })
+    .await;
+    last
 }

@@ -1,0 +1,137 @@
+//! Checks responses against the OpenAPI description.
+
+use payonce_testing::client::Answer;
+use serde_json::{Map, Value};
+
+/// A described API.
+pub struct Description(pub Value);
+
+impl Description {
+    /// What this stands for, where it is a reference.
+    pub fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
+        match value["$ref"].as_str() {
+            Some(reference) => self.0.pointer(&reference[1..]).expect(reference),
+            None => value,
+        }
+    }
+
+    /// Every operation: its path, its method, and what is said of it.
+    pub fn operations(&self) -> Vec<(&str, &str, &Value)> {
+        let mut operations = Vec::new();
+        for (path, methods) in self.0["paths"].as_object().unwrap() {
+            for (method, said) in methods.as_object().unwrap() {
+                operations.push((path.as_str(), method.as_str(), said));
+            }
+        }
+        operations
+    }
+
+    /// Asserts that this is an answer that the operation is said to give: its status, its headers, its type and
+    /// every member of its body.
+    #[track_caller]
+    pub fn assert_says(&self, method: &str, path: &str, answer: &Answer) {
+        let place = format!("{method} {path} {}", answer.status);
+        let response = &self.0["paths"][path][method]["responses"][answer.status.to_string()];
+        assert!(response.is_object(), "{place} is not described: {}", answer.body);
+        let headers = response["headers"].as_object().unwrap();
+        for (name, header) in headers {
+            let header = self.resolved(header);
+            match answer.headers.get(name) {
+                Some(value) => {
+                    let text = value.to_str().unwrap();
+                    let value = match header["schema"]["type"].as_str() {
+                        Some("integer") => serde_json::from_str(text).unwrap(),
+                        _ => text.into(),
+                    };
+                    self.check(&header["schema"], &value, &format!("{place} {name}"));
+                }
+                None => assert!(header["required"] != true, "{place} lacks {name}"),
+            }
+        }
+        for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {
+            let of_http = [
+                "connection",
+                "content-length",
+                "content-type",
+                "content-encoding",
+                "date",
+                "x-content-type-options",
+            ];
+            let said = headers.keys().any(|said| said.eq_ignore_ascii_case(name));
+            assert!(said || of_http.contains(&name), "{place} has an undescribed {name}");
+        }
+        let media_type = answer.header("content-type").split(';').next().unwrap();
+        let content = &response["content"][media_type];
+        assert!(content.is_object(), "{place} is of an undescribed type: {media_type}");
+        if media_type.ends_with("json") {
+            self.check(&content["schema"], &answer.json(), &place);
+        }
+    }
+
+    /// Asserts that a value is what a schema says, and has no members that it doesn't say. Patterns, formats and
+    /// lengths are for `scripts/contract-tests`.
+    #[track_caller]
+    pub fn check(&self, schema: &Value, value: &Value, place: &str) {
+        let schema = self.resolved(schema);
+        if let Some(choices) = schema["anyOf"].as_array() {
+            assert_eq!(choices[1]["type"], "null");
+            if !value.is_null() {
+                self.check(&choices[0], value, place);
+            }
+            return;
+        }
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            match part["properties"]["code"]["enum"].as_array() {
+                Some(codes) => {
+                    assert!(codes.contains(&value["code"]), "{place}: {}", value["code"]);
+                }
+                None => self.check(part, value, place),
+            }
+        }
+        let is = |name: &str| match name {
+            "null" => value.is_null(),
+            "string" => value.is_string(),
+            "integer" => value.is_u64(),
+            "number" => value.is_number(),
+            "array" => value.is_array(),
+            "object" => value.is_object(),
+            other => panic!("{place}: {other}"),
+        };
+        let fits = match &schema["type"] {
+            Value::String(name) => is(name),
+            Value::Array(names) => names.iter().any(|name| is(name.as_str().unwrap())),
+            _ => true,
+        };
+        let number = value.as_u64().unwrap_or(1);
+        let holds = fits
+            && schema["enum"].as_array().is_none_or(|choices| choices.contains(value))
+            && schema.get("const").is_none_or(|constant| constant == value)
+            && schema["minimum"].as_u64().is_none_or(|least| number >= least)
+            && schema["maximum"].as_u64().is_none_or(|most| number <= most);
+        assert!(holds, "{place}: {value} is not what {schema} says");
+        for item in value.as_array().into_iter().flatten() {
+            self.check(&schema["items"], item, place);
+        }
+        if let (Some(members), Some(said)) = (value.as_object(), schema["properties"].as_object()) {
+            self.check_members(schema, said, members, place);
+        }
+    }
+
+    #[track_caller]
+    fn check_members(
+        &self,
+        schema: &Value,
+        said: &Map<String, Value>,
+        members: &Map<String, Value>,
+        place: &str,
+    ) {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            assert!(members.contains_key(name), "{place}: {name} is missing");
+        }
+        for (name, value) in members {
+            let schema =
+                said.get(name).unwrap_or_else(|| panic!("{place}: {name} is not described"));
+            self.check(schema, value, &format!("{place} {name}"));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! An error that one request causes in the database fails that request only, even if it looks like the
+//! server's own.
+
+use futures_util::future::join_all;
+use payonce_testing::{PAYMENT, TestServer, client::Answer};
+
+/// How many others pay beside the one.
+const OTHERS: usize = 40;
+
+const MALLORYS: &str = r#"{"user_id": "mallory", "amount": 100}"#;
+
+/// A server whose database does this at each payment of one user, and takes its time for another's.
+async fn with_trigger(flags: &[&str], statement: &str) -> TestServer {
+    let server = TestServer::start_with(&[&["--committers", "1"], flags].concat()).await;
+    let trigger = format!(
+        "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.user_id = 'mallory' THEN {statement}; END IF;
+             IF NEW.user_id = 'slow' THEN PERFORM pg_sleep(0.5); END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER fault BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION fault()"
+    );
+    server.database.execute(&trigger).await;
+    server
+}
+
+/// Sends them while another payment is being executed, so that they share batches.
+async fn pay_together(server: &TestServer) -> (Answer, Vec<Answer>) {
+    let keys: Vec<String> = (0..OTHERS).map(|number| format!("good-{number}")).collect();
+    let (_, (bad, good)) =
+        tokio::join!(server.pay("slow", r#"{"user_id": "slow", "amount": 100}"#), async {
+            server.database.until_a_session_sleeps().await;
+            let good = join_all(keys.iter().map(|key| server.pay(key, PAYMENT)));
+            tokio::join!(server.pay("mallory", MALLORYS), good)
+        });
+    (bad, good)
+}
+
+fn assert_taken(answers: &[Answer]) {
+    for answer in answers {
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+}
+
+/// A trigger raises this error for one client's payment.
+async fn assert_fails_alone(state: &str, code: &str, detail: &str) {
+    let flags = ["--request-deadline", "8s"];
+    let server = with_trigger(&flags, &format!("RAISE SQLSTATE '{state}'")).await;
+    let (bad, good) = pay_together(&server).await;
+    assert_taken(&good);
+    bad.assert_problem(503, code);
+    assert!(bad.member("detail").contains(detail), "{state}: {}", bad.body);
+    // Nothing of it is left, and its key can be used once the cause is gone.
+    server.database.execute("DROP TRIGGER fault ON payments").await;
+    assert_eq!(server.pay("mallory", MALLORYS).await.status, 201, "{state}");
+}
+
+#[test]
+fn an_error_that_looks_like_the_servers_fails_the_one_request_that_provokes_it() {
+    // Each on a thread of its own: a database that is dropped at the end blocks it.
+    std::thread::scope(|scope| {
+        for (state, code, detail) in [
+            ("57014", "not-executed", "took too long"),
+            ("53100", "overloaded", "has run out of"),
+            ("53200", "overloaded", "has run out of"),
+            ("40001", "not-executed", "conflicted with others"),
+            ("40P01", "not-executed", "conflicted with others"),
+            ("55P03", "not-executed", "holds a lock"),
+            ("25006", "not-executed", "took no writes"),
+            ("25P03", "not-executed", "connection to the database was lost"),
+            ("57P01", "not-executed", "connection to the database was lost"),
+            ("57P03", "not-executed", "connection to the database was lost"),
+            // What a pooler says of a server that it has lost: the payment may be there.
+            ("08006", "outcome-unknown", "Send the same request again"),
+        ] {
+            scope.spawn(move || block_on(assert_fails_alone(state, code, detail)));
+        }
+    });
+}
+
+/// Runs a future to its end, on this thread.
+fn block_on(future: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(future);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_fails_alone() {
+    let server = with_trigger(&["--request-deadline", "10s"], "PERFORM pg_sleep(60)").await;
+    let (bad, good) = pay_together(&server).await;
+    assert_taken(&good);
+    bad.assert_problem(503, "not-executed");
+    assert!(bad.member("detail").contains("took too long"), "{}", bad.body);
+}
+
+#[tokio::test]
+async fn a_slow_request_that_is_not_too_slow_succeeds_and_so_do_the_others() {
+    // Longer than a statement may take while a command is searched for.
+    let server = with_trigger(&["--request-deadline", "10s"], "PERFORM pg_sleep(1.2)").await;
+    let (slow, good) = pay_together(&server).await;
+    assert_taken(&good);
+    assert_taken(&[slow]);
+}
