@@ -30,11 +30,11 @@ FROM dependencies AS build
 COPY build.rs ./
 COPY src src
 COPY migrations migrations
-COPY crates/idempotency/src crates/idempotency/src
-COPY crates/idempotency/migrations crates/idempotency/migrations
-COPY crates/storm/src crates/storm/src
+COPY crates/idempotency crates/idempotency
+COPY crates/storm crates/storm
 # Cargo compares times, and a checkout may be older than the stubs. Without the touch the stubs would be the program.
-RUN rm crates/*/src/main.rs && touch src/*.rs crates/*/src/lib.rs && cargo build --locked --release --package payonce
+RUN rm crates/idempotency/src/main.rs crates/storm/src/main.rs && touch src/*.rs crates/*/src/lib.rs \
+    && cargo build --locked --release --package payonce
 # Every crate in the program, with version and licence.
 RUN cargo tree --locked --package payonce --edges normal,build --prefix none --no-dedupe --format '{p} {l}' | sort -u >dependencies.txt
 
