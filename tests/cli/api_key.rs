@@ -92,7 +92,7 @@ async fn revoking_a_key_again_changes_nothing() {
 #[tokio::test]
 async fn an_api_key_that_could_not_be_printed_is_reported() {
     let database = TestDatabase::create().await;
-    // What reads it is gone before it is written.
+    // The reader closes its end before the key is written.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = database.payonce(&["api-key", "create", "--name", "unread"]);

@@ -5,7 +5,7 @@ use std::fs;
 use payonce_testing::binary::{Folder, payonce, run};
 use serde_json::{Value, json};
 
-/// A setting as `payonce config --json` has it: its value, and where that is from.
+/// Value and source of a setting in `payonce config --json`.
 fn setting(all: &Value, name: &str) -> (Value, Value) {
     let found = all.as_array().unwrap().iter().find(|setting| setting["name"] == name).unwrap();
     (found["value"].clone(), found["source"].clone())

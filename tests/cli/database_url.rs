@@ -7,7 +7,7 @@ use payonce_testing::{
 };
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions, raw_sql};
 
-/// `payonce config` with this `DATABASE_URL`.
+/// Runs `payonce config` with this `DATABASE_URL`.
 fn config(url: &str) -> (i32, String, String) {
     run(payonce(&["config"]).env("DATABASE_URL", url))
 }
@@ -152,7 +152,7 @@ fn an_unknown_parameter_of_the_database_url_is_refused_without_its_value() {
         ("SSLMODE=se-cret", "parameter \"SSLMODE\""),
         ("%73slmod=se-cret", "parameter \"sslmod\""),
         ("options[lock_timeout=se-cret", "parameter \"options[lock_timeout\""),
-        // Passwords that should have been escaped.
+        // Passwords that are not escaped.
         ("password=12&se-cret", "a parameter is unknown"),
         ("se-cret@db.example/payonce=", "a parameter is unknown"),
         ("se=cret@db.example/payonce", "a parameter is unknown"),
@@ -174,7 +174,7 @@ fn every_documented_parameter_of_the_database_url_is_accepted() {
                  &password=p&application_name=a&options=-c%20x%3Dy&options[lock_timeout]=1s&%6Fptions%5Bx%5D=y";
     let url = format!("postgres://payonce@127.0.0.1:1/payonce?{query}");
     let (code, stdout, stderr) = run(payonce(&["config"]).env("DATABASE_URL", url));
-    // sqlx warns of what it ignores.
+    // sqlx would warn of a parameter that it ignores.
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.contains(" u@127.0.0.1:9/d "), "{stdout}");
 }

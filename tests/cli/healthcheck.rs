@@ -10,7 +10,7 @@ use payonce_testing::{
 async fn healthcheck_fails_with_the_reason_unless_the_server_is_ready() {
     let database = TestDatabase::create().await;
     let proxy = Proxy::start(&database.options).await;
-    // As the server counts: a half of it is what readiness takes where nobody answers.
+    // A readiness check takes half of the deadline if the database does not respond.
     let mut serve = Serve::start(&proxy.through(&database.options), &[("REQUEST_DEADLINE", "8s")]);
     let port = serve.address.port().to_string();
     let check = |host: &str| {

@@ -14,11 +14,11 @@ fn the_help_lists_every_setting() {
         let variable = argument.get_env().unwrap().to_str().unwrap();
         assert!(stdout.contains(&format!("[env: {variable}]")), "{variable}");
     }
-    // Commands: the short help, below.
+    // The short help lists the commands.
     for text in ["DATABASE_URL", "RUST_LOG", "Exit codes"] {
         assert!(stdout.contains(text), "{text}");
     }
-    // Whoever lists processes would read them.
+    // Everybody on the machine can read the arguments of a process.
     for secret in ["--database-url", "--metrics-token"] {
         assert!(!stdout.contains(secret), "{secret}");
     }
@@ -84,7 +84,7 @@ fn the_help_of_a_command_lists_only_its_own_settings() {
             line.trim().strip_prefix("[env: ").and_then(|line| line.strip_suffix(']'))
         });
         assert_eq!((code, shown.collect::<Vec<_>>()), (0, settings.to_vec()), "{command}");
-        // What is not listed is accepted: one environment serves all commands.
+        // Settings that are not listed are accepted: one environment serves all commands.
         let (_, _, stderr) = run(payonce(&arguments).env("MAX_BATCH", "3"));
         assert_eq!(stderr, "", "{command}");
     }

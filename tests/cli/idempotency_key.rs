@@ -10,10 +10,10 @@ use reqwest::Method;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, raw_sql};
 
-/// The account that is there from the beginning.
+/// The default account.
 const DEFAULT: &str = "00000000-0000-0000-0000-000000000000";
 
-/// What the program does that reads this from stdin.
+/// Runs the program with this standard input.
 fn reading(mut command: Command, given: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -37,7 +37,7 @@ async fn the_state_of_a_key_is_the_same_as_over_http() {
         let hash = besides("key_hash");
         assert_eq!(besides("account"), "default");
         assert_eq!(besides("account_id"), DEFAULT);
-        // Operators void it here, and not over HTTP.
+        // Operators void it with this command, not over HTTP.
         let mut expected = answer;
         let detail = expected["detail"].as_str().unwrap();
         let detail = detail.replace("POST /idempotency-key/void", "payonce key void");

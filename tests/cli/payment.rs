@@ -48,7 +48,7 @@ async fn the_account_is_required_if_there_are_several() {
         let (code, stdout, stderr) = server.database.run(&["key", command, "k"]);
         assert_eq!((code, stdout.as_str()), (2, ""));
         assert!(stderr.contains("--account"), "{stderr}");
-        // As the log names it.
+        // The hash as it is logged.
         let named = ["key", command, "k", "--account", &ada.id];
         let (code, stdout, stderr) = server.database.run(&named);
         assert!(code == 0 && stdout.contains(&format!("ada ({})", ada.id)), "{stdout}{stderr}");

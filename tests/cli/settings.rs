@@ -148,7 +148,7 @@ fn an_invalid_setting_is_reported_by_name() {
         let said = format!("payonce: {variable}={value} can't be read: ");
         assert!(code == 2 && stderr.starts_with(&said), "{variable}: {stderr}");
         assert!(stderr.contains(&format!(". For example {variable}=")), "{stderr}");
-        // A flag is named as a flag, whatever the environment says.
+        // A flag is reported as a flag, whatever the environment contains.
         let flag = format!("--{}", variable.to_lowercase().replace('_', "-"));
         let mut command = payonce(&[&format!("{flag}={value}")]);
         let (code, _, stderr) = run(command.env(variable, value));
@@ -185,7 +185,7 @@ fn the_example_environment_contains_every_setting_with_its_default() {
         let variable = argument.get_env().unwrap().to_str().unwrap();
         let default = match (argument.get_default_values().first(), variable) {
             (Some(default), _) => default.to_str().unwrap(),
-            // As it follows from another setting's default.
+            // It follows from the default of another setting.
             (None, "ACCOUNT_QUEUE_LIMIT") => "3072",
             (None, _) => "",
         };

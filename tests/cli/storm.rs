@@ -13,7 +13,7 @@ use payonce_testing::{
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
-/// A storm at these servers, about to be run.
+/// A storm on these servers, not started yet.
 pub(crate) fn storm(servers: &[SocketAddr], arguments: &[&str]) -> Command {
     let mut command = payonce(&["storm"]);
     for server in servers {
@@ -23,7 +23,7 @@ pub(crate) fn storm(servers: &[SocketAddr], arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a storm: its exit code, its report, and what it says on stderr.
+/// Runs a storm: its exit code, report and standard error.
 #[track_caller]
 pub(crate) fn report(servers: &[SocketAddr], arguments: &[&str]) -> (i32, Value, String) {
     let (code, stdout, stderr) = run(storm(servers, arguments).arg("--json"));
@@ -51,7 +51,7 @@ async fn a_storm_on_two_servers_creates_each_payment_once() {
     ] {
         assert_eq!(report[member], value, "{member} of {report}");
     }
-    // One in ten is sent five times, two in ten twice, one in four later again, one in ten is given up first.
+    // One in ten is sent five times, two in ten twice, one in four again later; one in ten is abandoned first.
     let count = |member: &str| report[member].as_u64().unwrap();
     let of_status = |status: &str| report["statuses"][status].as_u64().unwrap_or(0);
     assert_eq!(of_status("422"), 20);
@@ -65,7 +65,7 @@ async fn a_storm_on_two_servers_creates_each_payment_once() {
 
 #[tokio::test]
 async fn the_report_is_a_table_with_a_verdict() {
-    // A replay is one by what its header says, whatever its status is.
+    // A replay is recognised by its header, whatever its status.
     let server = TestServer::start_with(&["--idempotency-replay-status", "original"]).await;
     let (code, stdout, stderr) = run(&mut storm(&[server.address], &["--payments", "20"]));
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
@@ -88,7 +88,7 @@ async fn a_storm_on_a_server_that_is_killed_creates_each_payment_once() {
     let storm = storm.stdout(Stdio::piped()).spawn().unwrap();
     let mut paid = 0;
     for _ in 0..2 {
-        // It is killed while it takes payments, and not before.
+        // The server is killed while it creates payments.
         database.until("SELECT count(*) FROM payments", |payments| payments >= paid + 100).await;
         serve.signal("KILL");
         serve.child.wait().unwrap();
@@ -156,7 +156,7 @@ fn an_unusable_url_is_refused_with_the_reason() {
 
 #[test]
 fn an_unreachable_server_is_tried_until_patience_ends() {
-    // A port that is taken, so that no other test gets it, and that nobody listens on.
+    // A port that is bound, so that no other test gets it, but not listened on.
     let taken = TcpSocket::new_v4().unwrap();
     taken.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = taken.local_addr().unwrap();
@@ -168,7 +168,7 @@ fn an_unreachable_server_is_tried_until_patience_ends() {
             && stderr.contains("Connection refused"),
         "{stderr}"
     );
-    // A pause that would last longer than patience isn't made.
+    // No pause exceeds the patience.
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(400), "{took:?}");
 }

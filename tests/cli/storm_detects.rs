@@ -15,31 +15,31 @@ use uuid::Uuid;
 
 use crate::storm::{report, storm};
 
-/// What a stand-in for payonce does wrong.
+/// The defect of an imitation of payonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vice {
     None,
-    /// It makes another payment with each request.
+    /// It creates a payment with each request.
     PaysAgain,
-    /// It answers as it should, and makes each payment twice.
+    /// Its responses are right, but it creates each payment twice.
     PaysTwiceInSecret,
-    /// It answers, and makes nothing of it.
+    /// It responds, but creates nothing.
     Forgets,
-    /// It answers whoever uses a key again as if it were the same payment.
+    /// It replays the payment to a different request with the same key.
     TakesWrongReuse,
-    /// It makes a payment of a request with a key that is used up, and says that it doesn't.
+    /// It refuses a different request with a used key, but creates its payment.
     PaysWrongReuse,
-    /// It answers everybody with somebody else's payment.
+    /// It responds with the payment of another request.
     Confuses,
-    /// Its lists begin again where they should end.
+    /// Its lists start again at their end.
     ListsForEver,
-    /// It refuses what it should do.
+    /// It refuses valid requests.
     Refuses,
-    /// It takes no payments.
+    /// It creates no payments.
     Unavailable,
 }
 
-/// Something that could be taken for payonce.
+/// An imitation of payonce.
 struct StandIn {
     address: SocketAddr,
     handle: ServerHandle,
@@ -79,7 +79,7 @@ impl StandIn {
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        // Begins at once, whoever waits for its end.
+        // Starts without being awaited.
         drop(self.handle.stop(false));
     }
 }
@@ -135,7 +135,7 @@ async fn list(
     let asked = query.get("user_id");
     let of_user = |payment: &&Value| asked.is_none_or(|user| payment["user_id"] == *user);
     let mut payments: Vec<&Value> = books.payments.iter().filter(of_user).collect();
-    // Pages of two, and cursors that only arrive whole where they are encoded.
+    // Pages of two payments, with cursors that must be percent-encoded.
     let begin = query.get("cursor").map_or(0, |cursor| cursor.trim_matches('&').parse().unwrap());
     let next = (payments.len() > begin + 2).then(|| format!("&{}&", begin + 2));
     let next = next.or_else(|| (shared.0 == Vice::ListsForEver).then(|| "&0&".to_owned()));
@@ -191,7 +191,7 @@ async fn an_unanswered_payment_is_not_reported_as_created() {
     let arguments = ["--payments", "5000", "--clients", "2", "--patience", "600ms"];
     let (code, report, stderr) = report(&[server.address], &arguments);
     assert_eq!((code, &report["exactly_once"]), (1, &json!(false)), "{report}");
-    // Each client gives up once, and not once for each payment.
+    // Each client gives up once, not for each payment.
     assert!(report["intended"].as_u64() <= Some(2), "{report}");
     let first = report["unanswered"][0].as_str().unwrap();
     assert!(first.contains("was not answered within 600ms, and at last: 503"), "{report}");

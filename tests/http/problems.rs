@@ -74,7 +74,7 @@ fn every_problem_type_has_a_unique_code_an_error_status_and_complete_texts() {
     codes.sort_unstable();
     codes.dedup();
     assert_eq!(codes.len(), Kind::ALL.len());
-    // Client libraries send every 409 again, and a 422 is never to be sent again.
+    // Client libraries repeat requests after 409, and never after 422.
     for (status, only) in [(409, Kind::KeyInFlight), (422, Kind::KeyReused)] {
         let kinds = Kind::ALL.into_iter().filter(|kind| kind.entry().status.as_u16() == status);
         assert_eq!(kinds.collect::<Vec<_>>(), [only]);

@@ -78,7 +78,7 @@ async fn accepted_requests_are_answered_after_a_signal() {
         database.until_locks_are_waited_for(1).await;
         serve.signal(signal);
         serve.wait_for("finishing accepted requests");
-        // Long enough for a server that waits for nothing to end.
+        // Long enough for a server that does not wait to end.
         tokio::time::sleep(SECOND / 5).await;
         holder.close().await.unwrap();
         assert_eq!(accepted.status().await, 201);

@@ -11,7 +11,7 @@ async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
     server.request(Method::GET, "/payment/x", headers, "").await
 }
 
-/// Asserts that the call was refused because it was anonymous, and that the answer says why.
+/// Asserts that the request was refused because it was anonymous, with this reason.
 #[track_caller]
 pub(crate) fn assert_refused(answer: &Answer, why: &str) {
     answer.assert_problem(401, "unauthorized");
@@ -104,7 +104,7 @@ async fn a_request_through_nginx_with_its_default_configuration_is_not_anonymous
     assert!(head.contains(" 401 ") && head.contains("www-authenticate: bearer"), "{head}");
     assert!(body.contains("came by HTTP/1.0") && body.contains("payonce api-key create"), "{body}");
     assert_eq!(server.database.payments().await, 0);
-    // With a key it may be in between.
+    // With an API key a proxy is allowed.
     let key = server.database.create_api_key("default");
     let mut wire = server.wire().await;
     let key = key["api_key"].as_str().unwrap();
@@ -172,7 +172,7 @@ async fn a_web_page_of_another_origin_has_no_anonymous_access() {
             assert_refused(&pay(&own, origins).await, "Origin header");
         }
         if access == "true" {
-            // A name that its owner resolves to this server.
+            // A name that an attacker resolves to this server (DNS rebinding).
             let rebound = format!("example.org:{port}");
             let refused = pay(&rebound, &[&format!("http://{rebound}")]).await;
             assert_refused(&refused, "Origin header");

@@ -12,7 +12,7 @@ use reqwest::Method;
 
 use crate::accounts::revocation::wait_until_refused;
 
-/// A problem without what is new in each one.
+/// Status, headers and body of a problem, without what differs in each one.
 fn apart_from_instance(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
     let headers = answer.headers.iter().filter(|(name, _)| *name != "date");
     let headers =

@@ -20,7 +20,7 @@ use crate::accounts::{api_keys::assert_unauthorized, revocation::wait_until_refu
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What README promises of revoked keys.
+/// Every server refuses a revoked key within this time.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
 fn bearer(key: &ApiKey) -> String {
@@ -42,7 +42,7 @@ async fn a_known_key_stays_valid_for_a_limited_time_while_the_database_is_unreac
     proxy.cut_all();
     let away = Instant::now();
 
-    // An id that is no UUID needs no database: whether it is found tells whether the key was accepted.
+    // An id that is no UUID needs no database: 404 means that the API key was accepted.
     assert_eq!(ada.get("/payment/x").await.status, 404);
     let unknown = ApiKey::generate().unwrap();
     let (answer, took) = {
@@ -83,7 +83,7 @@ async fn keys_are_read_again_after_a_failover() {
     let proxy = Proxy::start(&database.options).await;
     let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
     let ada = server.account("ada").await;
-    // As many changes there, and another key is valid.
+    // A standby with the same number of changes, but other valid keys.
     let standby =
         "UPDATE api_keys SET hash = sha256('old'); UPDATE api_key_changes SET changes = 1";
     database.execute(standby).await;
@@ -95,7 +95,7 @@ async fn keys_are_read_again_after_a_failover() {
 async fn a_flood_of_unknown_keys_costs_few_queries() {
     let server = TestServer::start().await;
     let ada = server.account("ada").await;
-    // A sequential scan of this table of one row is a look at it. What statistics say, they say late.
+    // Each query scans this table of one row. Statistics are updated with a delay.
     let looks = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'api_key_changes'";
     tokio::time::sleep(2 * SECOND).await;
     let connections_before = server.database.other_clients().await;
@@ -121,7 +121,7 @@ async fn a_flood_of_unknown_keys_costs_few_queries() {
     let took = begun.elapsed();
     tokio::time::sleep(2 * SECOND).await;
     let looked = server.database.number(looks).await - looks_before;
-    // Twenty a second, and those before and after.
+    // Twenty a second, plus those before and after.
     let bound = 20 * i64::try_from(took.as_secs() + 1).unwrap() + 10;
     assert!((1..=bound).contains(&looked), "{looked} looks in {took:?} for 2000 keys");
     server.database.until_other_clients_are(connections_before).await;
@@ -153,7 +153,7 @@ async fn the_last_use_of_a_key_is_stored_but_not_with_each_request() {
     for number in 0..20 {
         assert_eq!(ada.pay(&format!("k-{number}"), PAYMENT).await.status, 201);
     }
-    // Another key that nobody uses; the server reads all keys again meanwhile, which forgets no use.
+    // Another key makes the server read all keys again, which must not lose the recorded use.
     server.database.create_api_key("default");
     let unknown = server.showing(&bearer(&ApiKey::generate().unwrap()));
     assert_unauthorized(&unknown.get("/payment/x").await, INVALID);
@@ -174,7 +174,7 @@ async fn the_last_use_of_a_key_is_stored_but_not_with_each_request() {
 async fn storing_the_last_use_waits_for_no_lock() {
     let mut server = TestServer::start().await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
-    // As another server does that notes the same.
+    // As another server does when it stores the same.
     let mut holder = server.database.connect().await;
     let hold =
         format!("BEGIN; SELECT FROM api_keys WHERE api_key_id = '{}' FOR UPDATE", ada.api_key_id);

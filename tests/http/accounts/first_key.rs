@@ -13,7 +13,7 @@ use sqlx::raw_sql;
 
 use crate::accounts::anonymous::assert_refused;
 
-/// What README promises of the first key.
+/// Every server knows the first key within this time.
 const WITHIN: Duration = Duration::from_secs(5);
 
 async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
@@ -33,7 +33,7 @@ async fn the_first_api_key_ends_anonymous_access_permanently_at_every_server() {
             assert!(last < WITHIN, "{last:?}");
             assert_refused(&get(server, &[]).await, "ended permanently");
         }
-        // Revoking the last key doesn't open the door again; nor does deleting it, or a new server.
+        // Neither revoking nor deleting the last key opens access again, also at a new server.
         server.database.revoke(&ada.api_key_id);
         let begun = Instant::now();
         let accepted = async || ada.get("/payment/x").await.status == 404;

@@ -10,12 +10,12 @@ use serde_json::json;
 
 const OTHER_PAYMENT: &str = r#"{"user_id": "user_2", "amount": 200}"#;
 
-/// A body without what is new in each problem.
+/// A body without the instance, which differs in each problem.
 fn apart_from_instance(answer: &Answer) -> String {
     answer.body.replace(&answer.member("instance"), "")
 }
 
-/// Its headers, without those that differ between any two requests.
+/// The headers that do not differ between any two requests.
 fn headers(answer: &Answer) -> Vec<(String, String)> {
     let headers = answer
         .headers
@@ -24,7 +24,7 @@ fn headers(answer: &Answer) -> Vec<(String, String)> {
     headers.filter(|(name, _)| !["date", "idempotency-key"].contains(&name.as_str())).collect()
 }
 
-/// Two accounts at one server, each seen from the other.
+/// Two accounts at one server.
 async fn two_accounts() -> (TestServer, [Account; 2]) {
     let server = TestServer::start().await;
     let accounts = [server.account("ada").await, server.account("bob").await];
@@ -84,7 +84,7 @@ async fn a_payment_of_another_account_cannot_be_refunded_and_the_refusal_is_stor
         foreign.assert_problem(404, "not-found");
         assert_eq!(apart_from_instance(&foreign), apart_from_instance(&nowhere));
         assert_eq!(headers(&foreign), headers(&nowhere));
-        // Neither is tried again.
+        // Neither refund is executed again.
         for (id, key, first) in
             [(payment.as_str(), "foreign", foreign), (missing, "nowhere", nowhere)]
         {
@@ -100,7 +100,7 @@ async fn a_payment_of_another_account_cannot_be_refunded_and_the_refusal_is_stor
     assert_eq!(server.database.number("SELECT count(*) FROM refunds").await, 2);
 }
 
-/// The users of a list's payments, and the cursor of its next page.
+/// The users of the listed payments, and the cursor of the next page.
 fn listed(page: &Answer) -> (Vec<String>, Option<String>) {
     assert_eq!(page.status, 200, "{}", page.body);
     let page = page.json();
@@ -112,7 +112,7 @@ fn listed(page: &Answer) -> (Vec<String>, Option<String>) {
 #[tokio::test]
 async fn no_list_contains_payments_of_another_account() {
     let (_server, [ada, bob]) = two_accounts().await;
-    // In turns, so that each account has payments both older and newer than each of the other's.
+    // In turns, so that each account has payments older and newer than the other's.
     for number in 0..3 {
         for (account, own) in [(&ada, "ada's"), (&bob, "bob's")] {
             for user in [own, "shared"] {
@@ -130,7 +130,7 @@ async fn no_list_contains_payments_of_another_account() {
         assert_eq!(of_user("shared").await, (vec!["shared".to_owned(); 3], None));
         assert_eq!(of_user(own).await, (vec![own.to_owned(); 3], None));
         assert_eq!(of_user(others).await, (vec![], None));
-        // A cursor is a place among all ids, and shows nothing but one's own from there on.
+        // A cursor of another account is accepted, but shows the caller's own payments only.
         for (query, limit) in [("", 1), ("", 3), ("user_id=shared&", 1)] {
             let theirs = other.get(&format!("/payment?{query}limit={limit}")).await;
             let cursor = listed(&theirs).1.expect("more pages");
@@ -186,14 +186,14 @@ async fn rows_of_two_accounts_with_the_same_id_never_mix() {
     assert_eq!(shown["refunds"][0]["amount"], 1);
     assert_eq!(server.get("/payment").await.json()["payments"], json!([shown]));
 
-    // Its own response has expired; the other account's is none of its business.
+    // The account's own response has expired, the other account's has not.
     server
         .database
         .execute("UPDATE idempotency_responses SET replayable_until = now() WHERE body <> 'theirs'")
         .await;
     server.pay("k", PAYMENT).await.assert_problem(410, "idempotency-key-expired");
 
-    // A key past its TTL takes its own response with it, when it is used again and when it is swept.
+    // An expired key is deleted with its own response only, both by reuse and by the sweeper.
     let theirs = "SELECT count(*) FROM idempotency_responses WHERE body = 'theirs'";
     let age = "UPDATE idempotency_keys SET created_at = now() - interval '30 hours'
                WHERE account_id = '00000000-0000-0000-0000-000000000000'";

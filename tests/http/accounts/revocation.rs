@@ -10,12 +10,12 @@ use payonce_testing::{
 
 use crate::accounts::api_keys::assert_unauthorized;
 
-/// What README promises of revoked keys.
+/// Every server refuses a revoked key within this time.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
 const INVALID: &str = "Bearer error=\"invalid_token\"";
 
-/// Calls until the key is refused, and returns how late it was accepted the last time.
+/// Sends requests until the key is refused, and returns how late it was accepted for the last time.
 pub(crate) async fn wait_until_refused(client: &Client) -> Duration {
     last_accepted(Instant::now(), async || {
         let answer = client.get("/payment/x").await;
@@ -37,7 +37,7 @@ async fn a_revoked_key_is_refused_by_every_server_within_the_promised_time() {
     let there = ada.at(&other);
     let (here, there) = tokio::join!(wait_until_refused(&ada), wait_until_refused(&there));
     assert!(here < REVOKED_WITHIN && there < REVOKED_WITHIN, "{here:?} {there:?}");
-    // As is one that was revoked by hand.
+    // The same for a key that was revoked by SQL.
     assert_eq!(bob.get("/payment/x").await.status, 404);
     server.database.execute("UPDATE api_keys SET revoked_at = now()").await;
     assert!(wait_until_refused(&bob).await < REVOKED_WITHIN);
@@ -47,7 +47,7 @@ async fn a_revoked_key_is_refused_by_every_server_within_the_promised_time() {
 async fn a_key_that_is_revoked_while_triggers_are_off_is_refused() {
     let server = TestServer::start().await;
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
-    // As dumps are restored, and as replication applies changes.
+    // As in a restore of a dump or logical replication.
     let replica = "SET session_replication_role = replica; UPDATE api_keys SET revoked_at = now()";
     server.database.execute(&format!("{replica} WHERE api_key_id = '{}'", ada.api_key_id)).await;
     assert!(wait_until_refused(&ada).await < REVOKED_WITHIN);

@@ -16,28 +16,28 @@ use tokio::{
 
 const SHORT: [&str; 4] = ["--keep-alive", "2s", "--header-timeout", "500ms"];
 
-/// What these come to.
+/// The sum of both limits.
 const LIMIT: Duration = Duration::from_millis(2500);
 
 const LIVE: &str = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// An answer of 140 KB.
+/// Its response has 140 KB.
 const LARGE: &str = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Sends a byte now and then, and asserts that the connection ends, and not before the limit is over.
+/// Sends single bytes, and asserts that the server closes the connection, but not before the limit.
 async fn assert_cut_off(begun: Instant, stream: &mut TcpStream) {
     until("the connection is cut off", async || stream.write_all(b"x").await.is_err()).await;
     assert!(begun.elapsed() > LIMIT * 9 / 10, "{:?}", begun.elapsed());
 }
 
-/// A connection whose client takes little before it reads.
+/// A connection with a small receive buffer.
 async fn narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     socket.connect(address).await.unwrap()
 }
 
-/// As /proc/net/tcp shows it.
+/// The address in the notation of /proc/net/tcp.
 #[cfg(target_os = "linux")]
 fn hexadecimal(address: SocketAddr) -> String {
     let SocketAddr::V4(address) = address else { panic!("{address}") };
@@ -72,7 +72,7 @@ async fn a_client_that_reads_no_response_is_disconnected() {
     let server = TestServer::start_with(&SHORT).await;
     let mut stream = narrow(server.address).await;
     let begun = Instant::now();
-    // More than the operating system holds for it.
+    // More than the operating system buffers.
     stream.write_all(LARGE.repeat(200).as_bytes()).await.unwrap();
     assert_cut_off(begun, &mut stream).await;
 }
@@ -82,9 +82,9 @@ async fn a_client_that_reads_no_response_is_disconnected() {
 async fn unread_responses_are_discarded_with_their_connection() {
     let server = TestServer::start_with(&SHORT).await;
     let mut stream = narrow(server.address).await;
-    // Other connections may have the same port, to another one's address.
+    // Both ends: other connections may have one of these ports, too.
     let ends = [server.address, stream.local_addr().unwrap()].map(hexadecimal);
-    // The server's side of this connection, in whatever state.
+    // Whether the server's side of this connection exists, in any state.
     let kept = || {
         let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
         sockets.lines().any(|line| line.split_whitespace().skip(1).take(2).eq(&ends))
@@ -165,7 +165,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_keep_alive() {
     let database = TestDatabase::create().await;
-    // Longer than the framework keeps it by default, and shorter than payonce does.
+    // More than the framework's default, and less than payonce's.
     let serve = Serve::start(&database.options, &[("KEEP_ALIVE", "6s")]);
     let mut idle = Wire::connect(serve.address).await;
     let begun = Instant::now();

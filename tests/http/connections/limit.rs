@@ -16,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn connections_beyond_the_limit_wait_until_others_end() {
     let server =
         TestServer::start_with(&["--connection-limit", "64", "--header-timeout", "5m"]).await;
-    // Threads share the limit, each rounded up: so twice as many are more than all of them take.
+    // The limit is divided among threads and rounded up: twice as many connections always exceed it.
     let mut silent = Vec::new();
     for _ in 0..128 {
         silent.push(server.wire().await);
@@ -28,7 +28,7 @@ async fn connections_beyond_the_limit_wait_until_others_end() {
     assert_eq!(server.pay("other", PAYMENT).await.status, 201);
 }
 
-/// A server that a shell started with these limits on open files.
+/// A server that a shell starts with these limits of open files.
 fn serve_with(database: &TestDatabase, limits: &str) -> Serve {
     let program = payonce(&[]).get_program().to_string_lossy().into_owned();
     let mut command = std::process::Command::new("sh");

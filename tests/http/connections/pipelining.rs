@@ -40,7 +40,7 @@ fn sized_payment(key: &str, body: &str) -> String {
     payment(key, &format!("Content-Length: {}\r\n", body.len()), body)
 }
 
-/// Sends these bytes, so many at a time, and returns everything that comes until the connection ends.
+/// Sends these bytes in pieces of this size, and returns everything received until the connection ends.
 async fn exchange(server: &TestServer, bytes: &str, at_a_time: usize) -> String {
     let stream = server.wire().await.stream;
     stream.set_nodelay(true).unwrap();
@@ -60,7 +60,7 @@ async fn exchange(server: &TestServer, bytes: &str, at_a_time: usize) -> String 
     String::from_utf8(received).unwrap()
 }
 
-/// Splits what came into the responses to requests with these methods.
+/// Splits the received bytes into the responses to requests with these methods.
 #[track_caller]
 fn responses<'a>(mut received: &'a str, methods: &[&str]) -> Vec<(&'a str, &'a str)> {
     let mut responses = Vec::new();
@@ -157,7 +157,7 @@ async fn nothing_is_executed_behind_a_request_that_closes_the_connection() {
         (payment("a", "Transfer-Encoding: chunked\r\n", "x\r\n"), "400"),
     ] {
         for at_a_time in [usize::MAX, 1000] {
-            // Anonymous calls need HTTP/1.1.
+            // Anonymous requests need HTTP/1.1.
             let server = TestServer::start_with(&["--anonymous-access", "true"]).await;
             let bytes = format!("{first}{}{LAST}", sized_payment("b", PAYMENT));
             let received = exchange(&server, &bytes, at_a_time).await;

@@ -27,7 +27,7 @@ const STORED: &str = r#"
 
 const STORED_ID: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
 
-/// What migrates, too, has its connection from there: an index takes longer to build than a request may.
+/// Migrations use such a connection: building an index takes longer than a request may.
 #[tokio::test]
 async fn a_maintenance_connection_has_no_statement_timeout() {
     let database = TestDatabase::create().await;
@@ -153,7 +153,7 @@ async fn a_running_server_survives_a_migration_that_changes_column_types() {
         let asked = [("idempotency-key", new.as_str())];
         let asked = server.request(Method::GET, "/idempotency-key", &asked, "").await;
         assert_eq!(asked.status, 200, "{}", asked.body);
-        // What was prepared above has other types from now on.
+        // Statements that were prepared above return other types from now on.
         for column in [
             "idempotency_keys ALTER created_at",
             "idempotency_responses ALTER replayable_until",
@@ -176,7 +176,7 @@ async fn time_ordered_keys_go_to_one_end_of_the_index() {
              FROM generate_series(1, 50000) AS n",
         )
         .await;
-    // A key takes 68 bytes there. Pages that fill one after the other are left nine tenths full, others two thirds.
+    // An entry takes 44 bytes. Pages that fill in order are left 90 % full, others two thirds.
     let bytes = database.number("SELECT pg_relation_size('idempotency_keys_pkey')").await;
     assert!((68 * 50_000..80 * 50_000).contains(&bytes), "{bytes}");
 }

@@ -37,7 +37,7 @@ async fn partitioning_splits_keys_responses_and_payments() {
     }
 }
 
-/// Names and definitions of the indexes and constraints of the large tables, and how full pages are made.
+/// Names and definitions of the indexes and constraints of the large tables, with their fill factors.
 async fn shape(database: &TestDatabase) -> (Vec<String>, Vec<String>) {
     let mut conn = database.connect().await;
     let built = "SELECT replace(indexdef, ' ON ONLY ', ' ON ') FROM pg_indexes
@@ -47,7 +47,7 @@ async fn shape(database: &TestDatabase) -> (Vec<String>, Vec<String>) {
                  WHERE conparentid = 0 AND conrelid::regclass::text
                      IN ('idempotency_keys', 'idempotency_responses', 'payments', 'refunds')
                  ORDER BY 1";
-    // Of the tables that have pages.
+    // A partitioned table has no pages and no fill factor.
     let storage = "SELECT DISTINCT relname || ' ' || coalesce(reloptions::text, 'as usual')
                    FROM (SELECT regexp_replace(relname, '_[0-9]+$', '') AS relname, reloptions FROM pg_class
                          WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace) AS tables

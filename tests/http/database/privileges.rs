@@ -27,7 +27,7 @@ impl Role {
         Self { name, database: Arc::clone(database) }
     }
 
-    /// The database, for this role.
+    /// Connects to the database as this role.
     pub fn options(&self) -> PgConnectOptions {
         self.database.options.clone().options([("role", &self.name)])
     }

@@ -34,13 +34,13 @@ async fn concurrent_readiness_checks_share_one_query() {
     for _ in 0..10 {
         assert_eq!(server.get("/health/ready").await.status, 200);
     }
-    // Nine pauses of 50 ms.
+    // Nine pauses of 50 ms each.
     assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
     let begun = Instant::now();
     for answer in join_all((0..400).map(|_| server.get("/health/ready"))).await {
         assert_eq!(answer.status, 200);
     }
-    // With a look for each, there would be four hundred pauses, and 20 s.
+    // With one query each, 400 pauses would take 20 s.
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
@@ -82,7 +82,7 @@ async fn a_server_stays_ready_while_all_its_read_connections_are_busy() {
         holder.close().await.unwrap();
         answer
     };
-    // Twice as many as there are connections.
+    // Twice as many reads as connections.
     let (waited, answer) = join(join_all((0..8).map(|_| server.get(path))), ready).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(waited.iter().all(|answer| answer.status == 404));
@@ -102,7 +102,7 @@ async fn a_server_is_ready_on_a_newer_schema() {
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
 }
 
-/// Waits until the server is ready, and says so; or until it is not, and says why.
+/// Waits until the server is ready or, with a reason, until it is not ready for that reason.
 async fn becomes(server: &TestServer, reason: Option<&str>) {
     let answer = eventually(&format!("ready, or not because of {reason:?}"), async || {
         let answer = server.get("/health/ready").await;

@@ -34,7 +34,7 @@ const AGE_RESPONSES: &str =
 
 const AGE_KEYS: &str = "UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'";
 
-/// With keys that expire as late as their answers.
+/// Keys expire together with their responses.
 const FORGETFUL: [&str; 2] = ["--idempotency-key-ttl", "24h"];
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn a_key_whose_response_expired_gets_410_and_executes_nothing() {
         answer.assert_problem(410, "idempotency-key-expired");
         assert_eq!(answer.header("location"), first.header("location"));
         assert_eq!(answer.header("idempotency-key"), "k");
-        // The same once the sweeper has been there.
+        // The same after the sweeper deleted the response.
         server.database.execute("DELETE FROM idempotency_responses").await;
     }
     let other = server.pay("k", r#"{"user_id": "user_1", "amount": 101}"#).await;
@@ -68,7 +68,7 @@ async fn a_response_expires_even_if_it_is_replayed_all_the_time() {
     ])
     .await;
     server.pay("k", PAYMENT).await;
-    // So that it isn't looked up anew just when it expires.
+    // The key is not looked up at the moment of its expiry.
     sleep(Duration::from_millis(500)).await;
     let expired =
         "SELECT count(*) FROM idempotency_responses WHERE replayable_until <= clock_timestamp()";

@@ -81,7 +81,7 @@ async fn a_batch_does_not_wait_for_a_key_that_another_server_executes() {
     let mut wire = Wire::connect(serve.address).await;
     wire.send_payment("Content-Type: application/json\r\nIdempotency-Key: held\r\n", PAYMENT).await;
     assert_eq!(wire.status().await, 409);
-    // No statement ever waited for the row until its lock_timeout.
+    // No statement waited for the row until its lock_timeout.
     assert!(!serve.log().contains("is quarantined"), "{}", serve.log());
 }
 
@@ -95,7 +95,7 @@ async fn a_request_is_executed_when_the_other_server_rolls_back() {
     assert_eq!(answer.status, 201);
 }
 
-/// Takes what was committed back, and puts it there again in a transaction that stays open.
+/// Deletes the committed key, and inserts it again in a transaction that stays open.
 async fn put_again(server: &TestServer, key: &str, advisory_lock: bool) -> PgConnection {
     let mut holder = server.database.connect().await;
     let lock = if advisory_lock { take_lock(key) } else { String::new() };
@@ -128,7 +128,7 @@ async fn a_key_that_is_committed_elsewhere_fails_no_other_key_of_its_batch() {
     let mut holder = put_again(&server, "held", false).await;
     let keys = ["a", "held", "z"];
     let (answers, ()) = tokio::join!(join_all(keys.map(|key| server.pay(key, PAYMENT))), async {
-        // The statement has begun, finds the key unused, and waits for its row.
+        // The statement found the key unused and waits for its row.
         server.database.until_locks_are_waited_for(1).await;
         raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     });

@@ -11,7 +11,7 @@ use sqlx::{PgConnection, raw_sql};
 
 use crate::keys::in_flight::{PATIENT, assert_others_are_executed, claim};
 
-/// Waits until this many keys or halves of batches have met a locked row or table.
+/// Waits until this many batches have met a locked row or table.
 async fn until_locks_are_met(server: &TestServer, count: u32) {
     reaches(server, "payonce_batch_failures_total{remedy=\"quarantine\"}", count).await;
 }
@@ -87,7 +87,7 @@ async fn twenty_locked_rows_among_two_hundred_keys_are_quarantined_in_time() {
         join_all(held.into_iter().map(pay)),
         async {
             let others = join_all(others.into_iter().map(pay)).await;
-            // Tried one by one, they and the locked ones would take 20 s.
+            // Executed one by one, the 200 keys would take 20 s.
             assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
             others
         },
@@ -108,7 +108,7 @@ async fn quarantined_keys_delay_nobody_behind_them() {
         holders.push(claim(&server, key, false).await);
     }
     let held = async || join_all(keys.map(|key| server.pay(key, PAYMENT))).await;
-    // From now on they are put aside at once.
+    // From now on they are quarantined immediately.
     assert!(held().await.iter().all(|answer| answer.status == 409));
     let (held, (first, second)) = pending_until_released(
         held(),

@@ -4,7 +4,7 @@ use payonce_testing::{PAYMENT, TestServer, client::Answer};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// What an answer says, apart from times and words, which must be there where they should.
+/// The fields of a response, except times and texts, which are checked here.
 #[track_caller]
 pub(crate) fn said(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -25,7 +25,7 @@ pub(crate) fn nothing_but(state: &str) -> Value {
     json!({ "state": state, "operation": null, "execution_id": null, "resource": null, "status": null })
 }
 
-/// What the key of this payment stands for.
+/// The state of this payment's key.
 pub(crate) fn paid(state: &str, id: &str) -> Value {
     json!({
         "state": state, "operation": "pay", "execution_id": id,
@@ -41,7 +41,7 @@ async fn an_unused_key_is_unknown_and_the_response_warns_that_this_can_change() 
     assert!(answer.member("detail").contains("no promise"), "{}", answer.body);
     assert!(answer.member("detail").contains("/idempotency-key/void"), "{}", answer.body);
     assert_eq!(answer.header("idempotency-key"), "k");
-    // Asking uses nothing up.
+    // Reading the state does not use the key.
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
 }
 
@@ -63,7 +63,7 @@ async fn the_key_of_a_payment_is_completed_and_later_expired() {
 
     server.database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
     assert_eq!(said(&server.state("k").await), paid("expired", &id));
-    // The same once the answer is gone: what was made is read from where it was made.
+    // The same without the stored response: the fields come from the payment itself.
     server.database.execute("DELETE FROM idempotency_responses").await;
     assert_eq!(said(&server.state("k").await), paid("expired", &id));
 }
@@ -121,7 +121,7 @@ async fn reading_and_voiding_need_a_valid_key() {
     {
         let missing = server.request(method.clone(), path, &[], "").await;
         missing.assert_problem(400, "idempotency-key-missing");
-        // A new one would say nothing of any request.
+        // A new key would not identify the request.
         let detail = missing.member("detail");
         assert!(detail.contains("or to void its key, send that key"), "{detail}");
         let two = server.request(method, path, &[("idempotency-key", "a, b")], "").await;
@@ -142,7 +142,7 @@ async fn only_get_and_head_read_a_key_and_only_post_voids_one() {
     let head =
         server.request(Method::HEAD, "/idempotency-key", &[("idempotency-key", "k")], "").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    // A GET has no body whose type could be wrong.
+    // A GET has no body, so its content type does not matter.
     let headers = [("idempotency-key", "k"), ("content-type", "text/plain")];
     assert_eq!(server.request(Method::GET, "/idempotency-key", &headers, "").await.status, 200);
 }

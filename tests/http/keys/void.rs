@@ -18,7 +18,7 @@ async fn a_voided_key_never_executes_and_can_be_voided_again() {
     assert_eq!(said(&first), nothing_but("voided"));
     assert_eq!(first.header("idempotency-key"), "k");
     for purged in [false, true] {
-        // Another, to which nothing is known of the key.
+        // A server that has not seen the key.
         let server = before.another().await;
         if purged {
             server.database.execute("DELETE FROM idempotency_responses").await;
@@ -54,7 +54,7 @@ async fn a_key_is_either_executed_or_voided() {
         let key = format!("key-{number}");
         let (paying, voiding) = if number % 2 == 0 { (&server, &other) } else { (&other, &server) };
         let voiding = voiding.anonymous.clone();
-        // Neither always first.
+        // Neither request is always the first.
         if number % 3 == 0 {
             let (void, pay) = tokio::join!(voiding.void(&key), paying.pay(&key, PAYMENT));
             (key, pay, void)
@@ -110,7 +110,7 @@ async fn a_failed_read_never_claims_that_nothing_was_executed() {
     ])
     .await;
     let id = server.paid("paid", 100).await;
-    // The only connection that reads waits for this table, which voiding doesn't touch.
+    // The only read connection waits for this table, which voiding does not need.
     let mut holder = server.database.connect().await;
     let lock = "BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_failed_read_never_claims_that_nothing_was_executed() {
     let after = async |moment: u64| sleep(Duration::from_millis(moment)).await;
     let (_, _, state, void) = tokio::join!(
         client.get(&payment),
-        // Whatever becomes of the first, this one has the connection next, until the others give up.
+        // This one gets the connection after the first, and keeps it until the others give up.
         async { (after(300).await, client.get(&payment).await) },
         async { (after(600).await, client.state("paid").await).1 },
         async { (after(600).await, client.void("paid").await).1 },

@@ -16,7 +16,7 @@ use payonce_testing::{
 
 const NOT_FOUND: &str = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A server whose stderr is a pipe that is read only where a test says so.
+/// A server whose standard error is a pipe that nobody reads until a test does.
 struct Unread {
     child: Child,
     stderr: Option<BufReader<ChildStderr>>,
@@ -43,7 +43,7 @@ impl Unread {
         Self { child, stderr: Some(stderr), address }
     }
 
-    /// Sends requests until the server drops log lines: the pipe is full then, and so is its queue.
+    /// Sends requests until the server drops log lines: then the pipe and the queue are full.
     async fn fill(&self) {
         let client = Client { address: self.address, http: reqwest::Client::new() };
         let dropped = || async {
@@ -62,7 +62,7 @@ impl Unread {
         .await;
     }
 
-    /// Reads the log from now on.
+    /// Starts reading the log.
     fn read(&mut self) -> Arc<Mutex<String>> {
         let log = Arc::<Mutex<String>>::default();
         let stderr = self.stderr.take().unwrap();

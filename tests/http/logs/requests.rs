@@ -82,12 +82,12 @@ async fn a_stored_refusal_is_logged_with_its_instance_each_time() {
 
 const FORMATS: [&str; 2] = ["text", "json"];
 
-/// A server that logs in a format all that it can.
+/// A server with this log format and all log levels.
 pub(crate) fn talkative(database: &TestDatabase, format: &str) -> Serve {
     Serve::start(&database.options, &[("LOG_FORMAT", format), ("RUST_LOG", "info,payonce=trace")])
 }
 
-/// Sends a request with these header lines, and returns its answer's body.
+/// Sends a request with these header lines, and returns the body of the response.
 pub(crate) async fn send(serve: &Serve, request: &str, headers: &str, body: &str) -> String {
     let mut wire = Wire::connect(serve.address).await;
     let length = body.len();
@@ -119,7 +119,7 @@ fn instance(problem: &str) -> &str {
     problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap()
 }
 
-/// The lines with this in it, once there are as many.
+/// Waits for this many lines that contain the text, and returns them.
 async fn lines(serve: &mut Serve, text: &str, count: usize) -> Vec<BTreeMap<String, String>> {
     let log = eventually(&format!("{count} lines with {text:?}"), async || {
         let log = serve.log();
@@ -196,7 +196,7 @@ async fn outcomes_have_the_same_names_in_logs_and_metrics() {
         for line in lines(&mut serve, instance(&failed), 2).await {
             assert_eq!(line["outcome"], "failed", "{format}");
         }
-        // Four of these have a line for their problem, too.
+        // Four of these also have a line for their problem.
         let found = lines(&mut serve, "outcome", 6 + 4 + 2).await;
         let counted = |line: &&BTreeMap<String, String>| {
             let operation = match line["route"].as_str() {

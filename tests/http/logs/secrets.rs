@@ -7,7 +7,7 @@ use crate::logs::requests::{pay, send, talkative};
 
 const FORMATS: [&str; 2] = ["text", "json"];
 
-/// Whatever comes, well-formed or not, all of it with something in it that is nobody's business.
+/// All kinds of requests, valid and invalid, each with a secret.
 async fn exchange_secrets(serve: &Serve, database: &TestDatabase, proxy: &Proxy) {
     let json = "Content-Type: application/json\r\nIdempotency-Key: se-cret-key\r\n";
     let secret = r#"{"user_id":"se-cret-user","amount":48151623,"currency":"EUR"}"#;
@@ -54,7 +54,7 @@ async fn exchange_secrets(serve: &Serve, database: &TestDatabase, proxy: &Proxy)
     }
     let headers = "Content-Type: application/json\r\nIdempotency-Key: se-cret-void\r\n";
     send(serve, "POST /payment", headers, secret).await;
-    // What PostgreSQL itself says of rows, of connections, and while it is away.
+    // Messages of PostgreSQL about rows and connections, and of its absence.
     database
         .execute("ALTER TABLE payments ADD CONSTRAINT few CHECK (amount < 1000) NOT VALID")
         .await;
@@ -101,7 +101,7 @@ async fn no_secret_is_logged() {
             )
             .await;
         }
-        // A run goes on to its end: what is said at the end counts, too.
+        // The shutdown logs lines, too.
         for server in [&mut serve, &mut serve_with_key] {
             server.signal("TERM");
             let (_, log) = server.wait();

@@ -15,12 +15,12 @@ async fn batches_are_counted_with_their_steps_and_their_wait() {
     let server = busy().await;
     let sample = Sample::of(&server).await;
     let commits = sample.get("payonce_commits_total");
-    // Nine requests, one after the other.
+    // Nine sequential requests.
     assert!((commits - 9.0).abs() < 0.5, "{commits}");
     sample.assert("payonce_batch_size_commands_count", 9);
     sample.assert("payonce_batch_size_commands_sum", 9);
     sample.assert("payonce_queue_wait_seconds_count", 9);
-    // Payments come to one statement, refunds and voided keys to a transaction.
+    // A batch of payments is one statement; a batch with refunds or voided keys is a transaction.
     let steps =
         ["one_statement", "commit", "claim", "execute"].map(|step| sample.batch_steps(step));
     assert_eq!(steps, [5, 4, 4, 3]);
@@ -71,7 +71,7 @@ async fn a_key_in_doubt_and_its_resolution_are_counted() {
     let sample = Sample::of(&server).await;
     sample.assert("payonce_keys_in_doubt_total", 1);
     sample.assert("payonce_keys_in_doubt_resolved_total{resolution=\"committed\"}", 1);
-    // Found out afterwards, and counted once all the same.
+    // The commit is found out later and counted once.
     sample.assert("payonce_payments_total{currency=\"USD\"}", 1);
 
     proxy.arm(Step::StatementSent, Fault::Cut);

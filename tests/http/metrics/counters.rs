@@ -9,7 +9,7 @@ use payonce_testing::{
 };
 use reqwest::Method;
 
-/// A server that has answered something of most kinds.
+/// A server that has sent most kinds of responses.
 pub(crate) async fn busy() -> TestServer {
     let server = TestServer::start().await;
     let payment = server.paid("a", 100).await;
@@ -66,7 +66,7 @@ async fn amounts_are_counted_by_currency_and_replays_as_avoided_duplicates() {
         ("payonce_duplicate_payments_avoided_total{currency=\"USD\"}", 1),
         ("payonce_duplicate_payments_avoided_amount_minor_units_total{currency=\"USD\"}", 100),
         ("payonce_duplicate_payments_avoided_total{currency=\"JPY\"}", 0),
-        // The one that is refused counts among the refused alone.
+        // The refused request is counted as refused only.
         ("payonce_refunds_total{currency=\"USD\"}", 1),
         ("payonce_refunds_amount_minor_units_total{currency=\"USD\"}", 40),
         ("payonce_refunds_total{currency=\"JPY\"}", 0),
@@ -82,7 +82,7 @@ async fn a_refund_is_counted_in_the_currency_of_its_payment() {
     let yen = server.pay("yen", r#"{"user_id": "user_1", "amount": 7, "currency": "JPY"}"#).await;
     let yen = yen.member("transaction_id");
     server.refund(&euros, "b", r#"{"amount": 40}"#).await;
-    // All that is left, which nobody names; and copies of it, which give back nothing.
+    // The remaining amount; and duplicates, which refund nothing.
     for _ in 0..2 {
         server.refund(&euros, "c", REMAINING).await;
         server.refund(&yen, "d", REMAINING).await;

@@ -6,7 +6,7 @@ use payonce_testing::metrics::text;
 
 use crate::metrics::counters::busy;
 
-/// Names, types and help of what is served, in the order of their names.
+/// Names, types and help texts of all metrics, sorted by name.
 fn families(text: &str) -> BTreeMap<&str, (&str, &str)> {
     let help = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
     let kinds: BTreeMap<_, _> =
@@ -100,7 +100,7 @@ fn repository(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// Has `promtool` check something, where it is installed.
+/// Runs `promtool`, if it is installed.
 fn promtool(arguments: &[&str], input: &str) {
     let folder = env!("CARGO_MANIFEST_DIR");
     let child = std::process::Command::new("promtool")

@@ -3,11 +3,11 @@
 use payonce_testing::client::Answer;
 use serde_json::{Map, Value};
 
-/// A described API.
+/// An OpenAPI description.
 pub struct Description(pub Value);
 
 impl Description {
-    /// What this stands for, where it is a reference.
+    /// Resolves a reference.
     pub fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
         match value["$ref"].as_str() {
             Some(reference) => self.0.pointer(&reference[1..]).expect(reference),
@@ -15,7 +15,7 @@ impl Description {
         }
     }
 
-    /// Every operation: its path, its method, and what is said of it.
+    /// Every operation: path, method and description.
     pub fn operations(&self) -> Vec<(&str, &str, &Value)> {
         let mut operations = Vec::new();
         for (path, methods) in self.0["paths"].as_object().unwrap() {
@@ -26,8 +26,8 @@ impl Description {
         operations
     }
 
-    /// Asserts that this is an answer that the operation is said to give: its status, its headers, its type and
-    /// every member of its body.
+    /// Asserts that the operation's description contains this response: status, headers, content type
+    /// and every field of the body.
     #[track_caller]
     pub fn assert_says(&self, method: &str, path: &str, answer: &Answer) {
         let place = format!("{method} {path} {}", answer.status);
@@ -68,8 +68,8 @@ impl Description {
         }
     }
 
-    /// Asserts that a value is what a schema says, and has no members that it doesn't say. Patterns, formats and
-    /// lengths are for `scripts/contract-tests`.
+    /// Asserts that a value matches a schema and has no other fields. `scripts/contract-tests` checks patterns,
+    /// formats and lengths.
     #[track_caller]
     pub fn check(&self, schema: &Value, value: &Value, place: &str) {
         let schema = self.resolved(schema);

@@ -38,7 +38,7 @@ async fn the_description_contains_exactly_the_routes() {
         methods.insert(method.to_uppercase());
         methods.extend((method == "get").then(|| "HEAD".to_owned()));
     }
-    // Which methods it takes is said only to those who may read the metrics: tests/http/metrics/access.rs.
+    // Only readers of metrics learn its methods: tests/http/metrics/access.rs.
     let metrics = said.remove("/metrics").unwrap();
     assert_eq!(metrics, BTreeSet::from(["GET".to_owned(), "HEAD".to_owned()]));
     assert!(include_str!("../../../src/routes.rs").contains("web::resource(\"/metrics\")"));

@@ -6,7 +6,7 @@ fn in_currency(currency: &str) -> String {
     format!(r#"{{"user_id": "user_1", "amount": 100, "currency": {currency}}}"#)
 }
 
-/// What `GET` says the currency is of the payment that this answer is about.
+/// The currency of this response's payment, as `GET` shows it.
 async fn shown(server: &TestServer, location: &str) -> String {
     server.get(location).await.member("currency")
 }
@@ -67,7 +67,7 @@ async fn a_currency_without_minor_units_is_refused() {
     }
     let twice = r#"{"user_id": "user_1", "amount": 100, "currency": "USD", "currency": "USD"}"#;
     assert_eq!(server.pay("k", twice).await.pointers(), ["/currency"]);
-    // The key is still free.
+    // The key is still unused.
     assert_eq!(server.pay("k", &in_currency("\"KWD\"")).await.status, 201);
 }
 
@@ -119,7 +119,7 @@ async fn a_new_default_currency_changes_neither_retries_nor_existing_payments() 
 async fn the_fingerprint_of_a_request_without_a_currency_never_changes() {
     let server = TestServer::start().await;
     let first = server.pay("k", PAYMENT).await;
-    // Version, operation, user_id and amount: without eight bytes for a currency.
+    // Version, operation, user_id and amount, without eight bytes for a currency.
     server
         .database
         .execute("UPDATE idempotency_keys SET fingerprint = substr(fingerprint, 1, 25)")

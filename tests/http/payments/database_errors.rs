@@ -4,12 +4,12 @@
 use futures_util::future::join_all;
 use payonce_testing::{PAYMENT, TestServer, client::Answer};
 
-/// How many others pay beside the one.
+/// The number of other payments.
 const OTHERS: usize = 40;
 
 const MALLORYS: &str = r#"{"user_id": "mallory", "amount": 100}"#;
 
-/// A server whose database does this at each payment of one user, and takes its time for another's.
+/// A server whose database executes this for each payment of one user, and is slow for another user's.
 async fn with_trigger(flags: &[&str], statement: &str) -> TestServer {
     let server = TestServer::start_with(&[&["--committers", "1"], flags].concat()).await;
     let trigger = format!(
@@ -25,7 +25,7 @@ async fn with_trigger(flags: &[&str], statement: &str) -> TestServer {
     server
 }
 
-/// Sends them while another payment is being executed, so that they share batches.
+/// Sends the requests while another payment is being executed, so that they share batches.
 async fn pay_together(server: &TestServer) -> (Answer, Vec<Answer>) {
     let keys: Vec<String> = (0..OTHERS).map(|number| format!("good-{number}")).collect();
     let (_, (bad, good)) =
@@ -51,14 +51,14 @@ async fn assert_fails_alone(state: &str, code: &str, detail: &str) {
     assert_taken(&good);
     bad.assert_problem(503, code);
     assert!(bad.member("detail").contains(detail), "{state}: {}", bad.body);
-    // Nothing of it is left, and its key can be used once the cause is gone.
+    // Nothing is stored, and the key can be used once the cause is gone.
     server.database.execute("DROP TRIGGER fault ON payments").await;
     assert_eq!(server.pay("mallory", MALLORYS).await.status, 201, "{state}");
 }
 
 #[test]
 fn an_error_that_looks_like_the_servers_fails_the_one_request_that_provokes_it() {
-    // Each on a thread of its own: a database that is dropped at the end blocks it.
+    // Each on a thread of its own, which is blocked while the test's database is dropped.
     std::thread::scope(|scope| {
         for (state, code, detail) in [
             ("57014", "not-executed", "took too long"),
@@ -71,7 +71,7 @@ fn an_error_that_looks_like_the_servers_fails_the_one_request_that_provokes_it()
             ("25P03", "not-executed", "connection to the database was lost"),
             ("57P01", "not-executed", "connection to the database was lost"),
             ("57P03", "not-executed", "connection to the database was lost"),
-            // What a pooler says of a server that it has lost: the payment may be there.
+            // Poolers send this when they lost their server: the payment may exist.
             ("08006", "outcome-unknown", "Send the same request again"),
         ] {
             scope.spawn(move || block_on(assert_fails_alone(state, code, detail)));
@@ -96,7 +96,7 @@ async fn a_request_that_takes_too_long_fails_alone() {
 
 #[tokio::test]
 async fn a_slow_request_that_is_not_too_slow_succeeds_and_so_do_the_others() {
-    // Longer than a statement may take while a command is searched for.
+    // Longer than a statement may take while the faulty command is searched for.
     let server = with_trigger(&["--request-deadline", "10s"], "PERFORM pg_sleep(1.2)").await;
     let (slow, good) = pay_together(&server).await;
     assert_taken(&good);

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::join_all;
 use payonce_testing::{PAYMENT, TestDatabase, TestServer, client::Answer};
 
-/// Sends copies of one request at once, to these servers in turn.
+/// Sends concurrent duplicates of one request to these servers in turn.
 async fn storm(servers: &[&TestServer], copies: usize) -> Vec<Answer> {
     join_all((0..copies).map(|copy| servers[copy % servers.len()].pay("storm", PAYMENT))).await
 }
 
-/// Asserts that exactly one payment was made, and everybody was told of it.
+/// Asserts that exactly one payment was created and every response shows it.
 async fn assert_one_payment(answers: &[Answer], database: &TestDatabase) {
     let mut statuses = BTreeMap::new();
     for answer in answers {
@@ -95,7 +95,7 @@ async fn a_stricter_default_isolation_level_changes_nothing() {
 
 #[tokio::test]
 async fn duplicates_of_one_request_take_one_place_in_the_queue() {
-    // Twice as many copies as there are places; an account may have three for each.
+    // Twice as many requests as the queue has places.
     let server = TestServer::start_with(&["--committers", "1", "--queue-limit", "100"]).await;
     assert_one_payment(&storm(&[&server], 200).await, &server.database).await;
 }

@@ -25,7 +25,7 @@ fn next(page: &Answer) -> Option<String> {
     page.json()["next_cursor"].as_str().map(str::to_owned)
 }
 
-/// All pages of this list, and what happens before each but the first.
+/// Reads all pages of a list, and calls `between` before each but the first.
 async fn read_all(
     server: &TestServer,
     query: &str,
@@ -101,7 +101,7 @@ async fn a_list_has_no_payments_of_other_accounts() {
 #[tokio::test]
 async fn users_whose_hashes_collide_have_separate_lists() {
     let server = TestServer::start().await;
-    // As if every hash were the same one.
+    // Makes all hashes equal.
     server
         .database
         .execute(
@@ -157,7 +157,7 @@ async fn pages_neither_skip_nor_repeat_payments_while_new_ones_are_created() {
         .await;
         let listed = pages.concat();
         assert!(listed.is_sorted_by(|a, b| a > b), "none twice");
-        // What came meanwhile is newer than the first page, and not on the later ones.
+        // New payments are newer than the first page and appear on no later one.
         assert_eq!(BTreeSet::from_iter(listed), before);
         assert!(before.len() >= count);
     }
@@ -170,7 +170,7 @@ async fn a_payment_that_commits_late_is_listed_in_the_order_of_its_id() {
     for number in 0..4 {
         made.push(pay(&server, &format!("k{number}"), "user_1").await);
     }
-    // Two that other servers took in before and commit only now.
+    // Two payments that other servers started earlier and commit now.
     let late = |id: &str| {
         format!(
             "INSERT INTO payments SELECT '{id}', account_id, user_id, 5, currency, status, now() FROM payments LIMIT 1"

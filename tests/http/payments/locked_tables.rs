@@ -9,7 +9,7 @@ use payonce_testing::{
 };
 use sqlx::{AssertSqlSafe, Row, raw_sql};
 
-/// A lock on this table, which every payment needs.
+/// Locks this table, which every payment needs.
 async fn assert_locked_table_is_told(table: &str) {
     let server = TestServer::start_with(&["--in-flight-wait", "600ms"]).await;
     let mut holder = server.database.connect().await;

@@ -7,7 +7,7 @@ use payonce_testing::{PAYMENT, TestServer};
 use reqwest::Method;
 use sqlx::raw_sql;
 
-/// How long a request may take where no setting says otherwise.
+/// The default of the request deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn a_read_that_exceeds_the_deadline_is_refused() {
     let begun = std::time::Instant::now();
     let late = server.get(&payment).await;
     late.assert_problem(503, "database-unavailable");
-    // What reads has no key.
+    // A read has no key.
     assert!(late.member("detail").contains("with the same key if it has one"), "{}", late.body);
     assert!(begun.elapsed() < DEFAULT_DEADLINE);
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();

@@ -84,7 +84,7 @@ async fn a_replay_survives_a_restart() {
 async fn the_stored_response_is_replayed_and_not_built_again() {
     let server = TestServer::start().await;
     server.pay("k", PAYMENT).await;
-    // Not what would be made today: what was stored then.
+    // The replay is the stored response, not a new one.
     server
         .database
         .execute("UPDATE idempotency_responses SET body = '{\"as\": \"stored\"}', headers = ''")
@@ -103,7 +103,7 @@ async fn keys_are_looked_up_before_they_are_claimed_where_most_of_them_are_used(
         assert_eq!(server.pay(key, PAYMENT).await.status, 201);
     }
     server.stop();
-    // It has seen no new keys.
+    // It has executed no new keys.
     let server = TestServer::start_on(&server.database, &one_committer).await;
     let counts = async || {
         let sample = Sample::of(&server).await;

@@ -7,8 +7,8 @@ use tokio::time::sleep;
 
 use crate::payments::list::ids;
 
-/// Thirty thousand payments: the older half of them this account's. A fifth is of one user, who has paid
-/// nothing since.
+/// Creates thirty thousand payments, of which the older half belongs to this account. One user has the oldest
+/// fifth and none since.
 async fn fill(server: &TestServer) {
     server
         .database
@@ -25,7 +25,7 @@ async fn fill(server: &TestServer) {
         .await;
 }
 
-/// A number of PostgreSQL's statistics. Connections report what they have read after a second.
+/// A value of PostgreSQL's statistics, which a session updates once a second at most.
 async fn counted(server: &TestServer, statistic: &str) -> i64 {
     sleep(Duration::from_millis(1200)).await;
     server.get("/health/ready").await;
@@ -46,7 +46,7 @@ async fn a_page_reads_only_its_own_rows_however_large_the_table_is() {
     for (query, expected) in [
         ("limit=200", 200),
         ("limit=200&user_id=user-7", 200),
-        // There are many of them, and going back through all payments finds them late.
+        // This user has many payments, but old ones: a scan of all payments would find them late.
         ("limit=200&user_id=early", 200),
         ("limit=200&user_id=early&cursor=100000000000000000000000000001000", 200),
         ("limit=200&user_id=rare", 15),
@@ -55,11 +55,11 @@ async fn a_page_reads_only_its_own_rows_however_large_the_table_is() {
         let page = server.get(&format!("/payment?{query}")).await;
         assert_eq!(ids(&page).len(), expected, "{query}");
         let after = read().await;
-        // Each in the index and in the table, and the little that being ready takes.
+        // Each payment in index and table, plus the readiness check.
         assert!(after - before < 450, "{query}: {} rows read", after - before);
         before = after;
     }
-    // A user of whom there is nothing, in an account whose payments could all be read and sorted.
+    // A user without payments, in an account that is small enough to be read and sorted.
     server
         .database
         .execute(
@@ -73,8 +73,7 @@ async fn a_page_reads_only_its_own_rows_however_large_the_table_is() {
     assert!(read < 450, "{read} rows read");
 }
 
-/// After this there is a server that has planned all its statements for tables with a row in them, and then
-/// got fifty thousand.
+/// A server that planned all its statements for nearly empty tables, which then grew to fifty thousand rows.
 async fn grown() -> TestServer {
     let server = TestServer::start().await;
     for number in 0..20 {
@@ -94,9 +93,9 @@ async fn grown() -> TestServer {
     server
 }
 
-/// How many rows and index entries were read so far. Takes a key that is new.
+/// Creates a payment with this key, and returns how many rows and index entries have been read so far.
 async fn read(server: &TestServer, key: &str) -> i64 {
-    // Connections report what they have read after a second, with what they do next.
+    // A session updates its statistics with its next statement after a second.
     sleep(Duration::from_millis(1200)).await;
     assert_eq!(server.pay(key, PAYMENT).await.status, 201);
     sleep(Duration::from_millis(100)).await;
@@ -113,7 +112,7 @@ async fn a_replay_reads_only_its_own_rows_however_large_the_tables_are() {
         assert_eq!(server.pay(&format!("unasked-{number}"), PAYMENT).await.status, 200);
     }
     let after = read(&server, "b").await;
-    // A key, its response, and an index entry for each.
+    // A key, its response, and an index entry of each.
     let read = after - before;
     assert!((80..1000).contains(&read), "{read} rows read for 20 replays and a payment");
 }

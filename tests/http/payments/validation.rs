@@ -17,7 +17,7 @@ async fn assert_invalid(server: &TestServer, body: &str, pointers: &[&str]) {
     assert_eq!(answer.pointers(), pointers, "{body}");
 }
 
-/// Asserts that one member is wrong, and that it is said of it what was expected.
+/// Asserts that one field is reported, with what was expected.
 async fn assert_expected(server: &TestServer, body: &str, pointer: &str, expected: &str) {
     assert_invalid(server, body, &[pointer]).await;
     let detail = server.pay("k", body).await.json()["errors"][0]["detail"].take();
@@ -215,6 +215,6 @@ async fn a_body_with_many_errors_gets_a_short_response_that_counts_them() {
     answer.assert_problem(400, "invalid-payment");
     let errors = answer.json()["errors"].as_array().unwrap().clone();
     assert_eq!((errors.len(), errors[0]["pointer"].as_str()), (21, Some("/user_id")));
-    // Two are missing, and eighteen of the thousand are named.
+    // Two missing fields and eighteen of the thousand unknown ones are listed.
     assert_eq!(errors[20]["detail"], "982 more are wrong: expected none");
 }

@@ -5,7 +5,7 @@ use payonce_testing::{PAYMENT, TestServer, metrics::reaches, wait::pending_until
 use reqwest::Method;
 use sqlx::Connection;
 
-/// A payment that is held up, with everything behind it, by
+/// A payment that is held up, together with everything behind it, by
 /// [`hold_payments_of_held`](payonce_testing::TestDatabase::hold_payments_of_held).
 const HELD: &str = r#"{"user_id": "held", "amount": 1}"#;
 
@@ -42,7 +42,7 @@ async fn an_account_that_has_used_its_share_is_refused_immediately_and_others_ar
     .0;
     assert!(of_ada.iter().all(|answer| answer.status == 201), "{of_ada:?}");
     assert_eq!(of_bob.status, 201);
-    // Its places are free again, and nothing was executed that was refused.
+    // Its places are free again, and the refused request was not executed.
     assert_eq!(ada.pay("one-more", PAYMENT).await.status, 201);
     assert_eq!(server.database.payments().await, 6);
 }
@@ -102,7 +102,7 @@ async fn an_account_that_floods_the_reads_is_limited_and_does_not_delay_others()
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
     let path = "/payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
     let holder = server.database.lock_payments().await;
-    // One has the connection, 256 wait, and the rest is refused at once: then all of them are there.
+    // One uses the connection, 256 wait, and the rest are refused: then all have arrived.
     let mut flood: FuturesUnordered<_> = (0..260).map(|_| ada.get(path)).collect();
     for _ in 0..3 {
         let refused = flood.next().await.unwrap();

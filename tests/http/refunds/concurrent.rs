@@ -13,8 +13,8 @@ use payonce_testing::{
 };
 use sqlx::Connection;
 
-/// Asserts that these answers to refunds of this payment can all be true at once: what was given back is
-/// what the payment shows, and nobody was refused who could have been served.
+/// Asserts that these responses agree with the payment: the refunded amount is right, and no refund was
+/// refused that was possible.
 pub(crate) async fn assert_consistent(
     server: &TestServer,
     payment: &str,
@@ -31,7 +31,7 @@ pub(crate) async fn assert_consistent(
             given.push(answer.member("refund_id"));
         } else {
             answer.assert_problem(402, "refund-refused");
-            // What was left then is what others have been given since, or is left still.
+            // The amount that was left then is still left, or has been refunded since.
             let refundable: i64 = answer.member("refundable").parse().unwrap();
             assert!(refundable < wanted && refundable >= paid - refunded, "{}", answer.body);
         }
@@ -54,7 +54,7 @@ pub(crate) async fn assert_consistent(
     assert_eq!(server.database.number(&sum).await, refunded);
 }
 
-/// Sends so many refunds of a payment at once, to these servers in turn.
+/// Sends concurrent refunds of a payment to these servers in turn.
 pub(crate) async fn crowd(
     servers: &[&TestServer],
     payment: &str,
@@ -111,7 +111,7 @@ pub(crate) async fn together<T>(
     answers
 }
 
-/// In how many transactions these keys were used, by a condition.
+/// The number of transactions that used the keys selected by this condition.
 pub(crate) async fn transactions(server: &TestServer, which: &str) -> i64 {
     let count = format!("SELECT count(DISTINCT xmin::text) FROM idempotency_keys WHERE {which}");
     server.database.number(&count).await
@@ -147,7 +147,7 @@ async fn hundreds_of_refunds_at_two_servers_are_all_answered() {
     let payment = server.paid("pay", 1000).await;
     let begun = Instant::now();
     let answers = crowd(&[&server, &other], &payment, 25, 400).await;
-    // Many times what it takes, and much less than their deadline.
+    // Many times what it takes on a busy machine, and much less than the deadline.
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_consistent(&server, &payment, 25, &answers).await;
 }
@@ -155,7 +155,7 @@ async fn hundreds_of_refunds_at_two_servers_are_all_answered() {
 #[tokio::test]
 async fn refunds_of_many_payments_at_two_servers_do_not_deadlock() {
     let database = Arc::new(TestDatabase::create().await);
-    // Long before a server's lock_timeout ends the wait.
+    // Much shorter than a server's lock_timeout, which would end the wait, too.
     database.set("deadlock_timeout = '10ms'").await;
     let server = TestServer::start_on(&database, &[]).await;
     let other = server.another().await;
@@ -190,7 +190,7 @@ async fn concurrent_duplicates_of_a_refund_at_two_servers_refund_once() {
 #[tokio::test]
 async fn a_refund_can_share_a_transaction_with_payments_and_replays() {
     let server = with_one_committer().await;
-    // The id of a payment is known when its answer is; so only retries bring them together.
+    // A payment's id is known from its response, so only a replay of it can be in a batch with its refund.
     let payment = server.paid("pay", 100).await;
     let all = async {
         tokio::join!(

@@ -24,7 +24,7 @@ use crate::refunds::concurrent::{
 async fn a_refund_waits_for_one_of_another_server_and_sees_its_result() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
-    // What another server does, in a transaction that is about to be committed.
+    // The transaction of another server, before its COMMIT.
     let mut other = server.database.connect().await;
     let refund = format!(
         "BEGIN; UPDATE payments SET refunded = 80, refund_count = 1 WHERE transaction_id = '{payment}'"
@@ -38,15 +38,15 @@ async fn a_refund_waits_for_one_of_another_server_and_sees_its_result() {
     assert_eq!(answer.member("refundable"), "20");
 }
 
-/// Waits until somebody waits for a row that another transaction holds.
+/// Waits until a session waits for a row lock.
 async fn until_one_waits_for_a_row(server: &TestServer) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND wait_event = 'transactionid'";
     server.database.until(waiting, |count| count > 0).await;
 }
 
-/// What waits for a row goes on with the row as it is then. In partitions PostgreSQL may look for that in the
-/// wrong one.
+/// A statement that waited for a row continues with its newest version. PostgreSQL may look for it in the wrong
+/// partition.
 #[tokio::test]
 async fn a_refund_that_waited_for_a_row_finds_it_in_every_partition() {
     let database = TestDatabase::create_plain().await;
@@ -81,7 +81,7 @@ async fn hold(server: &TestServer, payment: &str) -> PgConnection {
     holder
 }
 
-/// Without an order two servers could each have the payment that the other one waits for.
+/// Without an order, two servers could each lock the payment that the other waits for.
 #[tokio::test]
 async fn payments_are_locked_in_the_order_of_their_ids() {
     let server = with_one_committer().await;
@@ -165,7 +165,7 @@ async fn a_locked_payment_delays_one_batch_only() {
         until("the lock is met", async || serve.log().contains(locked)).await;
         join_all((1..5).map(refuse)).await;
     });
-    // The first one's batch met the lock; the others, which came later, were in no batch at all.
+    // Only the first refund's batch met the lock; the later refunds were quarantined without a batch.
     assert_eq!(serve.log().matches(locked).count(), 1, "{}", serve.log());
     holder.close().await.unwrap();
     assert_eq!(client.refund(&held, "refund-0", REMAINING).await.status, 201);
@@ -177,13 +177,13 @@ async fn a_refund_of_another_accounts_payment_neither_locks_it_nor_waits_for_it(
     let (ada, bob) = (server.account("ada").await, server.account("bob").await);
     let payment = ada.paid("pay", 100).await;
     bob.refund(&payment, "k1", REMAINING).await.assert_problem(404, "not-found");
-    // Who locked the row last stands in it.
+    // xmax is the transaction that locked the row last.
     let locked = format!("SELECT xmax::text FROM payments WHERE transaction_id = '{payment}'");
     assert_eq!(server.database.value::<String>(&locked).await, "0");
     let holder = hold(&server, &payment).await;
-    // Had it waited, it would be in flight still.
+    // It has not waited for the lock.
     bob.refund(&payment, "k2", REMAINING).await.assert_problem(404, "not-found");
-    // Nor where the account itself refunds another one, in the same batch.
+    // Also with a refund by the payment's own account in the same batch.
     let other = ada.paid("other", 100).await;
     let (foreign, own) = together(&server, &ada, 2, async {
         tokio::join!(bob.refund(&payment, "k3", REMAINING), ada.refund(&other, "k4", REMAINING))

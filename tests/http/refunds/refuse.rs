@@ -6,7 +6,7 @@ use serde_json::json;
 
 const NO_SUCH_PAYMENT: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
 
-/// Asserts that this refund was refused for good, with so much left.
+/// Asserts that the refund was refused permanently, with this amount left.
 #[track_caller]
 pub(crate) fn assert_refused(answer: &Answer, refundable: i64) {
     answer.assert_problem(402, "refund-refused");
@@ -61,7 +61,7 @@ async fn a_post_with_query_parameters_is_refused_and_uses_no_key() {
         }
     }
     assert_eq!(server.get("/payment").await.json()["payments"].as_array().unwrap().len(), 1);
-    // Nothing after the question mark is no parameter.
+    // An empty query has no parameter.
     let path = format!("/payment/{payment}/refund?");
     assert_eq!(server.request(Method::POST, &path, &headers, REMAINING).await.status, 201);
 }
@@ -108,7 +108,7 @@ async fn a_stored_refusal_is_replayed_after_the_refund_became_possible() {
     let refusal = server.refund(&payment, "k", r#"{"amount": 150}"#).await;
     assert_refused(&refusal, 100);
     server.database.execute("UPDATE payments SET amount = 200").await;
-    // Nor does it expire, as the answer to a success would.
+    // Unlike the response of a success, it does not expire.
     server.database.execute("UPDATE idempotency_responses SET replayable_until = now() WHERE replayable_until IS NOT NULL").await;
     assert_eq!(server.refund(&payment, "k", r#"{"amount": 150}"#).await.body, refusal.body);
     assert_eq!(refunded(&server, &payment).await, 0);
@@ -141,7 +141,7 @@ async fn a_payment_of_another_account_cannot_be_refunded() {
     server.database.execute(&format!("UPDATE payments SET account_id = '{NO_SUCH_PAYMENT}'")).await;
     let foreign = server.refund(&payment, "foreign", REMAINING).await;
     foreign.assert_problem(404, "not-found");
-    // Nothing tells it from one that isn't there.
+    // The response does not differ from that for an unknown payment.
     let mut absent = server.refund(NO_SUCH_PAYMENT, "absent", REMAINING).await.json();
     absent["instance"] = foreign.json()["instance"].clone();
     assert_eq!(foreign.json(), absent);
@@ -205,7 +205,7 @@ async fn a_refund_is_checked_in_the_documented_order() {
     let (text, json) = (("content-type", "text/plain"), ("content-type", "application/json"));
     let bad_key = ("idempotency-key", "a b");
     let large = " ".repeat(20_000);
-    // A type that is there must be JSON, and a body that is there has a type.
+    // A body needs a content type, which must be JSON.
     send(&path, &[text, bad_key], "").await.assert_problem(415, "unsupported-media-type");
     send(&path, &[bad_key], "{}").await.assert_problem(415, "unsupported-media-type");
     send(&path, &[bad_key, ("content-encoding", "gzip")], "")
@@ -221,7 +221,7 @@ async fn a_refund_is_checked_in_the_documented_order() {
     let answer = send(&path, &[json, ("idempotency-key", "pay")], REMAINING).await;
     answer.assert_problem(422, "idempotency-key-reused");
     assert_eq!(answer.member("members"), r#"["operation"]"#);
-    // A payment needs a body, as ever.
+    // A payment needs a body.
     let key = ("idempotency-key", "k");
     send("/payment", &[key], "").await.assert_problem(400, "malformed-json");
 }

@@ -11,7 +11,7 @@ use tokio::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A payment's head, for a body of this length.
+/// The head of a payment with a body of this length.
 pub(crate) fn head(length: usize) -> String {
     format!(
         "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -38,7 +38,7 @@ async fn a_body_with_too_large_a_content_length_is_refused_before_it_is_sent() {
     for expect in ["", "Expect: 100-continue\r\n"] {
         let mut wire = server.wire().await;
         wire.send(head(999_999).replace("Host:", &format!("{expect}Host:"))).await;
-        // actix asks for the body before anybody is asked.
+        // The framework asks for the body before it calls the handler.
         assert!(expect.is_empty() || wire.status().await == 100);
         let (head, problem) = wire.answer().await.unwrap();
         assert!(head.starts_with("http/1.1 413") && problem.contains("16384 bytes"), "{problem}");
@@ -62,7 +62,7 @@ async fn a_client_that_sends_too_large_a_body_can_read_the_refusal() {
     assert_eq!(wire.status().await, 0, "the connection is closed");
 }
 
-/// The beginning of a chunked body, and what then comes without end.
+/// The start of a chunked body, and what follows it endlessly.
 const ENDLESS: [(&str, &str, &str); 4] = [
     ("extension", "1;a=\"", "x"),
     ("extensions", "1", ";x"),
@@ -72,7 +72,7 @@ const ENDLESS: [(&str, &str, &str); 4] = [
 
 #[tokio::test]
 async fn an_endless_chunked_body_is_refused_and_its_connection_closed() {
-    // Nobody waits for either.
+    // No chunk is ever complete.
     let server = TestServer::start_with(&["--body-timeout", "5m", "--keep-alive", "10m"]).await;
     for (name, begin, part) in ENDLESS {
         let stream = server.wire().await.stream;
@@ -96,7 +96,7 @@ async fn an_endless_chunked_body_is_refused_and_its_connection_closed() {
         let (count, received) = tokio::time::timeout(60 * SECOND, both).await.expect(name);
         assert!(received.starts_with("HTTP/1.1 413"), "{name}: {received}");
         assert!(received.contains("connection: close"), "{name}: {received}");
-        // What the operating system holds comes on top.
+        // Plus what the operating system buffers.
         assert!(count < 64 << 20, "{name}: {count} bytes were read");
     }
     assert_eq!(server.pay("slow", PAYMENT).await.status, 201, "the key is still free");
@@ -114,7 +114,7 @@ async fn a_body_may_come_in_many_small_chunks() {
     let mut wire = server.wire().await;
     wire.send(format!("{chunked}{chunks}0\r\nX-Trailer: x\r\n\r\n")).await;
     assert_eq!(wire.status().await, 201);
-    // The connection goes on.
+    // The connection stays open.
     wire.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(wire.status().await, 200);
 }
@@ -122,14 +122,14 @@ async fn a_body_may_come_in_many_small_chunks() {
 #[tokio::test]
 async fn the_smallest_body_limit_admits_the_longest_payment() {
     let server = TestServer::start_with(&["--body-limit", "4096"]).await;
-    // Each character as two escapes of six bytes.
+    // Each character is written as two escapes of six bytes.
     let user = "\\ud83d\\ude00".repeat(255);
     let longest =
         format!(r#"{{"user_id": "{user}", "amount": 9007199254740991, "currency": "USD"}}"#);
     assert_eq!(server.pay("k", &longest).await.status, 201);
 }
 
-/// The head of a payment in chunks.
+/// The head of a payment with a chunked body.
 const CHUNKED: &str = "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                        Idempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n";
 

@@ -15,7 +15,7 @@ async fn an_upgrade_request_is_answered_and_its_connection_closed() {
     ] {
         let mut wire = server.wire().await;
         let head = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{upgrade}");
-        // What comes after the body, together with it, is none of it.
+        // Bytes after the body, in the same segment.
         let length = PAYMENT.len();
         wire.send(format!(
             "POST /payment HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{PAYMENT}GET /"

@@ -8,7 +8,7 @@ use crate::requests::body::head;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long a head or a body may take to arrive where no setting says otherwise.
+/// The default of the header and body timeouts.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test]

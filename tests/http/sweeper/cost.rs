@@ -8,7 +8,7 @@ use payonce::{
 };
 use payonce_testing::TestDatabase;
 
-/// A plan looks for the index's first entry past all that this very sweep has deleted.
+/// Planning reads the index past all entries that this sweep has deleted.
 #[tokio::test]
 async fn a_sweep_is_planned_once_for_all_pages() {
     let database = TestDatabase::create_plain().await;
@@ -23,11 +23,11 @@ async fn a_sweep_is_planned_once_for_all_pages() {
     let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
     let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
     assert_eq!(swept, (40_000, 0));
-    // Only then has PostgreSQL counted what they did.
+    // PostgreSQL counts what a session did when the session ends.
     database.until_other_clients_are(0).await;
     let scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_responses_pkey'";
     let scans = database.number(scans).await;
-    // The page, its rows, and what expires next; for each of 41 pages.
+    // Three scans for each of 41 pages: the page, its rows, and the next expiry.
     assert!((100..=140).contains(&scans), "{scans}");
 }
 
@@ -46,7 +46,7 @@ async fn a_sweep_reads_each_key_a_few_times_however_many_there_are() {
     let mut sweeper = Sweeper::new(day, day);
     let swept = sweep::pass(&mut sweeper, &database.options, Pace::Full, |_, _| {}).await.unwrap();
     assert_eq!(swept, (0, 20_000));
-    // Only then has PostgreSQL counted what they did.
+    // PostgreSQL counts what a session did when the session ends.
     database.until_other_clients_are(0).await;
     let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'idempotency_keys_pkey'";
     let read = database.number(read).await;

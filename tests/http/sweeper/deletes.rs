@@ -19,7 +19,7 @@ const AGE_RESPONSES: &str =
 
 const AGE_KEYS: &str = "UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'";
 
-/// With keys that expire as late as their answers.
+/// Keys expire together with their responses.
 const FORGETFUL: [&str; 2] = ["--idempotency-key-ttl", "24h"];
 
 async fn sweep_once(server: &TestServer, key_ttl: Option<Duration>) -> (u64, u64) {
@@ -155,7 +155,7 @@ async fn the_server_sweeps_periodically() {
     let server = TestServer::start_with(&["--sweep-interval", "1s"]).await;
     server.pay("k", PAYMENT).await;
     server.database.execute(AGE_RESPONSES).await;
-    // Of age by its id too, as it would be a day later.
+    // The sweeper goes by the time in the id, too.
     server.database.execute("UPDATE idempotency_responses SET execution_id = '00000000-0000-7000-8000-000000000001'").await;
     let responses = "SELECT count(*) FROM idempotency_responses";
     server.database.until(responses, |count| count == 0).await;

@@ -32,7 +32,7 @@ async fn the_lag_grows_while_the_sweeper_fails() {
     let started = Sample::of(&server).await.get(LAST_SWEEP);
     becomes(&server, LAST_SWEEP, |at| at > started).await;
     Sample::of(&server).await.assert(RESPONSES_LAG, 0);
-    // By its id it is young, and no pass comes to it.
+    // Its id is young, so no sweep reaches it.
     server.pay("a", PAYMENT).await;
     let expires =
         |when| format!("UPDATE idempotency_responses SET replayable_until = now() {when}");
@@ -94,7 +94,7 @@ async fn the_lag_of_keys_grows_until_they_are_swept_again() {
     for key in ["a", "b", "c"] {
         server.pay(key, PAYMENT).await;
     }
-    // Past the hour that an expired key is kept, about to be, and young.
+    // One key expired more than an hour ago, one will have in seconds, and one is young.
     database
         .execute(
             "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'a';
