@@ -3,7 +3,7 @@
 
 use std::{
     future::{Ready, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use actix_web::{
@@ -11,7 +11,7 @@ use actix_web::{
     dev::Payload,
     http::{
         StatusCode,
-        header::{self, HeaderName, HeaderValue, HttpDate},
+        header::{self, HeaderValue},
     },
 };
 use bytes::Bytes;
@@ -23,16 +23,16 @@ use uuid::Uuid;
 use crate::{
     accounts::Caller,
     http::{
-        middleware::{CameTo, Exchange, IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED},
+        middleware::{CameTo, Exchange},
         problem::{Kind, Problem, Reported},
         query,
     },
-    idempotency::{BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response},
+    idempotency::{
+        BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response,
+        actix::{self, IDEMPOTENCY_KEY, KeyError},
+    },
     metrics::KeyedOutcome,
 };
-
-/// The header that says until when an answer can be replayed.
-pub const IDEMPOTENCY_KEY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-key-expires");
 
 /// With what status a stored `201` is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -170,15 +170,16 @@ impl Keyed {
     ) -> Result<HttpResponse, Problem> {
         match outcome {
             Outcome::New { response, replayable_until, .. } => {
-                stored(&response, response.status(), replayable_until, false)
+                Ok(stored(&response, replayable_until, false))
             }
             Outcome::Replay { execution_id, response, replayable_until } => {
                 debug!("Cached response: {operation} {execution_id}, status {}", response.status());
-                let created_nothing = response.status() == StatusCode::CREATED
-                    && self.replay_status == ReplayStatus::Ok;
-                let status =
-                    if created_nothing { StatusCode::OK.as_u16() } else { response.status() };
-                stored(&response, status, replayable_until, true)
+                let mut answer = stored(&response, replayable_until, true);
+                if answer.status() == StatusCode::CREATED && self.replay_status == ReplayStatus::Ok
+                {
+                    *answer.status_mut() = StatusCode::OK;
+                }
+                Ok(answer)
             }
             Outcome::Reused { fields } => Err(Problem::new(Kind::KeyReused).with_members(fields)),
             Outcome::Expired { execution_id } => {
@@ -192,44 +193,28 @@ impl Keyed {
     }
 }
 
-/// A stored response as it goes out.
+/// A stored response as it is sent, with its problem for the log where it is a refusal.
 fn stored(
     response: &Response,
-    status: u16,
     replayable_until: Option<DateTime<Utc>>,
     replayed: bool,
-) -> Result<HttpResponse, Problem> {
-    let status = StatusCode::from_u16(status)
-        .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
-    let mut answer = HttpResponse::build(status);
-    answer
-        .insert_header((header::CONTENT_TYPE, "application/json"))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((IDEMPOTENT_REPLAYED, if replayed { "true" } else { "false" }));
-    if let Some(until) = replayable_until {
-        // To the second, rounded down (RFC 9110 §5.6.7).
-        answer.insert_header((IDEMPOTENCY_KEY_EXPIRES, HttpDate::from(SystemTime::from(until))));
-    }
-    for header in response.headers() {
-        answer.insert_header(header);
-    }
-    let mut answer = answer.body(response.body().clone());
+) -> HttpResponse {
+    let mut answer = actix::stored(response, replayable_until, replayed);
     if let Some(refusal) = Reported::stored(response) {
         answer.extensions_mut().insert(refusal);
     }
-    Ok(answer)
+    answer
 }
 
 /// The key, and the header's value as it came.
 fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem> {
-    let mut values = req.headers().get_all(IDEMPOTENCY_KEY);
-    let field_value = values.next().ok_or(Problem::new(Kind::KeyMissing))?;
-    if values.next().is_some() {
-        return Err(Problem::new(Kind::KeyInvalid)
-            .with_detail("Send one Idempotency-Key header, not several."));
-    }
-    let key = IdempotencyKey::parse(field_value.as_bytes())
-        .map_err(|invalid| Problem::new(Kind::KeyInvalid).with_message(&invalid))?;
+    let key = IdempotencyKey::extract(req).into_inner().map_err(|error| match error {
+        KeyError::Missing => Problem::new(Kind::KeyMissing),
+        KeyError::Repeated => Problem::new(Kind::KeyInvalid)
+            .with_detail("Send one Idempotency-Key header, not several."),
+        KeyError::Invalid(invalid) => Problem::new(Kind::KeyInvalid).with_message(&invalid),
+    })?;
+    let field_value = req.headers().get(IDEMPOTENCY_KEY).ok_or(Kind::KeyMissing)?;
     Ok((key, field_value.clone()))
 }
 

@@ -59,12 +59,6 @@ impl BodyLimits {
     }
 }
 
-/// The header that carries the key, and echoes a valid one.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// The header that tells a replay from the first answer.
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
 /// What a keyed request came to, for the log. Stands in the extensions of its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct CameTo(pub KeyedOutcome);

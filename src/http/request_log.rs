@@ -9,8 +9,13 @@ use actix_web::{
 use log::{Level, Record, kv::Value, log_enabled};
 use uuid::Uuid;
 
-use super::middleware::{CameTo, IDEMPOTENCY_KEY, X_REQUEST_ID};
-use crate::{http::problem::Reported, idempotency::IdempotencyKey, logs, metrics::method_label};
+use super::middleware::{CameTo, X_REQUEST_ID};
+use crate::{
+    http::problem::Reported,
+    idempotency::{IdempotencyKey, actix::IDEMPOTENCY_KEY},
+    logs,
+    metrics::method_label,
+};
 
 /// The target of a line for each request: `RUST_LOG=info,payonce::request=debug`.
 const REQUEST: &str = "payonce::request";

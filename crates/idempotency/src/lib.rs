@@ -101,6 +101,8 @@
 //! - `sweeper`: deletes what has expired
 //! - `observer`: hears what the engine does
 
+#[cfg(feature = "actix")]
+pub mod actix;
 mod command;
 mod committer;
 mod engine;
