@@ -249,7 +249,7 @@ async fn known(
     account_id: Uuid,
     record: Record,
 ) -> Result<Shown, sqlx::Error> {
-    let Record { execution_id, operation, first_used_at, state } = record;
+    let Record { execution_id, operation, first_used_at, state, .. } = record;
     let used = |state| Shown::new(state, Some(first_used_at));
     let executed = |state| Shown { execution_id: Some(execution_id), ..used(state) };
     Ok(match state {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     BatchCommand, Failure, IdempotencyKey, InvalidSettings, Outcome, Settings, UnfitServer,
-    committer::{Connector, lanes},
+    committer::{Connector, committer},
     execution_id,
     key::ScopedKey,
     observer::{Contained, Event, Observer},
@@ -111,8 +111,8 @@ impl Engine {
                 settings.account_limit().div_ceil(committers),
             );
             let queue = Arc::new(Queue::new(limits, Arc::clone(&observer)));
-            let (main, aside) = lanes(&queue, settings, (main_connector, connector()));
-            tasks.extend([tokio::spawn(main.run()), tokio::spawn(aside.run())]);
+            let (main, quarantine) = committer(&queue, settings, (main_connector, connector()));
+            tasks.extend([tokio::spawn(main.run()), tokio::spawn(quarantine.run())]);
             queues.push(queue);
         }
         let request_deadline = settings.request_deadline;

@@ -8,7 +8,6 @@ use uuid::Uuid;
 use super::{
     Error, Execution, Fingerprint, IdempotencyKey, Outcome, Response, execution_id,
     key::ScopedKey,
-    queue::judge,
     sql::{self, Claim, Stored},
 };
 
@@ -134,9 +133,8 @@ async fn store(
     let stored = Stored { account_id, execution_id, response: &response };
     let ttl = kept.response.map(|ttl| ttl.as_secs_f64());
     let missing = || Error::other(format!("the response of {execution_id} was not stored"));
-    let (_, replayable_until) =
-        sql::remember(conn, &[stored], ttl).await?.pop().ok_or_else(missing)?;
-    Ok(Outcome::New { execution_id, response, replayable_until })
+    let stored = sql::remember(conn, &[stored], ttl).await?.pop().ok_or_else(missing)?;
+    Ok(Outcome::New { execution_id, response, replayable_until: stored.replayable_until })
 }
 
 async fn find(
@@ -146,12 +144,12 @@ async fn find(
     kept: Lifetimes,
 ) -> Result<Outcome, Error> {
     let ttl = kept.key.map(|ttl| ttl.as_secs_f64());
-    let Some((_, used)) = sql::used(conn, &[scope], ttl).await?.pop().transpose()? else {
+    let Some((_, record)) = sql::used(conn, &[scope], ttl).await?.pop().transpose()? else {
         return Ok(Outcome::InFlight);
     };
     // COMMIT then waits for synchronous standbys: what is acknowledged again may be on none of them yet.
     sql::write_to_log(conn).await?;
-    judge(fingerprint, (&used).into())
+    record.outcome_for(fingerprint)
 }
 
 /// An error, a panic or a dropped future rolls back to here.

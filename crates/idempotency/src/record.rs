@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Command, Error, Execution, Fingerprint, IdempotencyKey, Operation, Response, key::ScopedKey,
-    sql,
+    Command, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome, Response,
+    key::ScopedKey, sql,
 };
 
 /// What became of the request that used a key.
@@ -25,6 +25,8 @@ pub struct Record {
     pub first_used_at: DateTime<Utc>,
     /// What is left of it.
     pub state: RecordState,
+    /// Of the request that used the key.
+    pub(crate) fingerprint: Vec<u8>,
 }
 
 /// What a key stands for.
@@ -58,18 +60,28 @@ impl Record {
         let scope = ScopedKey { key, account_id };
         let key_ttl = key_ttl.map(|ttl| ttl.as_secs_f64());
         let used = sql::used(conn, &[&scope], key_ttl).await?.pop().transpose()?;
-        Ok(used.map(|(_, used)| Self {
-            execution_id: used.execution_id,
-            first_used_at: used.created_at,
-            state: match used.response {
-                _ if used.operation == Operation::VOID.as_str() => RecordState::Voided,
-                Some(response) => {
-                    RecordState::Stored { response, replayable_until: used.replayable_until }
-                }
-                None => RecordState::Expired,
+        Ok(used.map(|(_, record)| record))
+    }
+
+    /// What a request with this fingerprint gets if its key has this record, of another execution.
+    pub(crate) fn outcome_for(&self, fingerprint: &Fingerprint) -> Result<Outcome, Error> {
+        let execution_id = self.execution_id;
+        let fields = fingerprint.differing(&self.fingerprint).map_err(|error| {
+            Error::other(format!("idempotency_keys.fingerprint of {execution_id}: {error}"))
+        })?;
+        let voided = self.operation == Operation::VOID.as_str()
+            && fingerprint.operation() != Operation::VOID;
+        Ok(match &self.state {
+            _ if voided => Outcome::Voided,
+            _ if !fields.is_empty() => Outcome::Reused { fields },
+            RecordState::Stored { response, replayable_until } => Outcome::Replay {
+                execution_id,
+                response: response.clone(),
+                replayable_until: *replayable_until,
             },
-            operation: used.operation,
-        }))
+            RecordState::Expired => Outcome::Expired { execution_id },
+            RecordState::Voided => Outcome::Voided,
+        })
     }
 }
 

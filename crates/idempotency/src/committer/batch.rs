@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use log::debug;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -19,12 +18,12 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::{
+    Record, Response,
     error::{Cause, Failed, breaks_unique_constraint},
     insert::Insert,
     observer::{Event, Observer, Step},
     queue::{Running, Submission},
-    response::Response,
-    sql::{self, Claim, Stored, UsedKey},
+    sql::{self, Claim, Committed, Remembered, Stored},
 };
 
 /// Said explicitly, since a role or database may default to something else: under REPEATABLE READ
@@ -61,23 +60,6 @@ pub(crate) struct Terms {
 pub(crate) struct SearchTimeouts {
     pub(crate) statement: Duration,
     pub(crate) lock: Duration,
-}
-
-/// A response that was stored just now.
-#[derive(Debug)]
-pub(crate) struct Executed {
-    pub(crate) response: Response,
-    /// `None`: as long as its key.
-    pub(crate) replayable_until: Option<DateTime<Utc>>,
-}
-
-/// What a key turned out to stand for, for the command that came with it.
-#[derive(Debug)]
-pub(crate) enum Fate {
-    /// Its key was new; it was executed, and is committed.
-    New(Executed),
-    /// Its key was used before.
-    Used(UsedKey),
 }
 
 /// Runs the steps of a batch: each is timed, ends by the batch's limit, and gives its name to its failure.
@@ -132,7 +114,7 @@ pub(crate) async fn run(
     terms: Terms,
     mode: Mode,
     observer: &dyn Observer,
-) -> Result<Vec<Option<Fate>>, Failed> {
+) -> Result<Vec<Option<Record>>, Failed> {
     let steps = Steps::new(observer, terms.limit);
     // Keys that are too old must be locked and deleted first.
     let plain = terms.key_ttl.is_none() && mode == Mode::Usual;
@@ -170,19 +152,18 @@ fn insert_of(batch: &[Running]) -> Result<Option<Insert>, Failed> {
 async fn in_one_statement(
     conn: &mut PgConnection,
     batch: &[Running],
-    mut insert: Insert,
+    insert: Insert,
     response_ttl: Option<f64>,
-) -> Result<Vec<Option<Fate>>, sqlx::Error> {
+) -> Result<Vec<Option<Record>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
-    let responses = std::mem::take(&mut insert.responses);
-    let committed = sql::commit(conn, &claims, insert, &responses, response_ttl).await?;
-    let mut new = committed.new.into_iter().peekable();
-    let executed = batch.iter().zip(responses).map(|(running, response)| {
-        new.next_if_eq(&running.leader.execution_id)?;
-        let until = committed.replayable_until.filter(|_| response.is_of_success());
-        Some(Fate::New(Executed { response, replayable_until: until }))
+    let Committed { responses, first_used_at, replayable_until } =
+        sql::commit(conn, &claims, insert, response_ttl).await?;
+    let records = batch.iter().zip(responses).map(|(running, response)| {
+        let response = response?;
+        let until = replayable_until.filter(|_| response.is_of_success());
+        Some(running.leader.record(response, first_used_at, until))
     });
-    Ok(executed.collect())
+    Ok(records.collect())
 }
 
 /// The layer's only BEGIN and its only COMMIT.
@@ -193,7 +174,7 @@ async fn in_a_transaction(
     terms: Terms,
     mode: Mode,
     steps: &Steps<'_>,
-) -> Result<Vec<Option<Fate>>, Failed> {
+) -> Result<Vec<Option<Record>>, Failed> {
     let begin = match mode {
         Mode::Searching => format!(
             "{BEGIN}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
@@ -215,9 +196,8 @@ async fn in_a_transaction(
         }
     };
     steps.run(Step::Commit, transaction.commit()).await?;
-    let fates =
-        batch.iter().map(|running| executed.remove(&running.leader.execution_id).map(Fate::New));
-    Ok(fates.collect())
+    let records = batch.iter().map(|running| executed.remove(&running.leader.execution_id));
+    Ok(records.collect())
 }
 
 async fn claim_and_execute(
@@ -225,7 +205,7 @@ async fn claim_and_execute(
     batch: &[Running],
     terms: Terms,
     steps: &Steps<'_>,
-) -> Result<HashMap<Uuid, Executed>, Failed> {
+) -> Result<HashMap<Uuid, Record>, Failed> {
     let claimed = steps.run(Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
     let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
     let new: Vec<&Running> = batch.iter().filter(new).collect();
@@ -291,7 +271,7 @@ async fn remember(
     conn: &mut PgConnection,
     executed: Vec<(&Submission, Response)>,
     response_ttl: Option<f64>,
-) -> Result<HashMap<Uuid, Executed>, sqlx::Error> {
+) -> Result<HashMap<Uuid, Record>, sqlx::Error> {
     let responses = executed.iter().map(|(submission, response)| Stored {
         account_id: submission.scope.account_id,
         execution_id: submission.execution_id,
@@ -299,14 +279,16 @@ async fn remember(
     });
     let responses: Vec<_> = responses.collect();
     let stored = sql::remember(conn, &responses, response_ttl).await?;
-    let stored: HashMap<Uuid, _> = stored.into_iter().collect();
-    let remembered = executed.into_iter().map(|(submission, response)| {
-        let execution_id = submission.execution_id;
-        let missing = || defect(format!("the response of {execution_id} was not stored"));
-        let replayable_until = *stored.get(&execution_id).ok_or_else(missing)?;
-        Ok((execution_id, Executed { response, replayable_until }))
+    let stored: HashMap<Uuid, _> =
+        stored.into_iter().map(|stored| (stored.execution_id, stored)).collect();
+    let records = executed.into_iter().map(|(submission, response)| {
+        let id = submission.execution_id;
+        let missing = || defect(format!("the response of {id} was not stored"));
+        let Remembered { first_used_at, replayable_until, .. } =
+            *stored.get(&id).ok_or_else(missing)?;
+        Ok((id, submission.record(response, first_used_at, replayable_until)))
     });
-    remembered.collect()
+    records.collect()
 }
 
 /// When keys are looked up.
@@ -327,7 +309,7 @@ pub(crate) async fn look_up(
     look: Look,
     terms: Terms,
     observer: &dyn Observer,
-) -> Result<Vec<Option<UsedKey>>, Failed> {
+) -> Result<Vec<Option<Record>>, Failed> {
     let steps = Steps::new(observer, terms.limit);
     steps.run(Step::LookUp, look_up_used(conn, batch, look, terms)).await
 }
@@ -337,7 +319,7 @@ async fn look_up_used(
     batch: &[Running],
     look: Look,
     terms: Terms,
-) -> Result<Vec<Option<UsedKey>>, sqlx::Error> {
+) -> Result<Vec<Option<Record>>, sqlx::Error> {
     let scopes: Vec<_> = batch.iter().map(|running| &running.leader.scope).collect();
     let found = sql::used(conn, &scopes, terms.key_ttl).await?.into_iter();
     let found: Vec<_> = match look {
@@ -349,13 +331,13 @@ async fn look_up_used(
     if terms.synchronous_standby && !found.is_empty() {
         sql::write_to_log(conn).await?;
     }
-    let mut used: Vec<Option<UsedKey>> = batch.iter().map(|_| None).collect();
-    for (place, key) in found {
-        if let Some(place) = used.get_mut(place) {
-            *place = Some(key);
+    let mut records: Vec<Option<Record>> = batch.iter().map(|_| None).collect();
+    for (place, record) in found {
+        if let Some(place) = records.get_mut(place) {
+            *place = Some(record);
         }
     }
-    Ok(used)
+    Ok(records)
 }
 
 fn one_for_each(operation: &str, responses: &[Response], wanted: usize) -> Result<(), sqlx::Error> {

@@ -7,16 +7,16 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnec
 use tokio::time::{sleep, timeout};
 
 use super::{
-    batch::{self, Fate, Look, Mode, SearchTimeouts, Terms},
+    batch::{self, Look, Mode, SearchTimeouts, Terms},
     server_check::{Requirements, Server, UnfitServer},
     used_share::UsedShare,
 };
 use crate::{
-    Settings,
+    Record, Settings,
     error::{Failed, Remedy},
     observer::{Event, Observer, Step},
     queue::Running,
-    sql::{self, TableLock, UsedKey},
+    sql::{self, TableLock},
 };
 
 /// How long a statement waits for a row that another transaction holds. Other servers' batches are
@@ -175,13 +175,13 @@ impl Connector {
         &mut self,
         batch: &[Running],
         mode: Mode,
-    ) -> Result<Vec<Option<Fate>>, Fault> {
+    ) -> Result<Vec<Option<Record>>, Fault> {
         let (mut session, terms) = self.take()?;
         let ended = batch::run(&mut session.conn, batch, terms, mode, &*self.observer).await;
-        let fates = self.give_back(session, ended)?;
-        let used = fates.iter().filter(|fate| !matches!(fate, Some(Fate::New(_)))).count();
-        self.used_share.note(used, fates.len());
-        Ok(fates)
+        let records = self.give_back(session, ended)?;
+        let used = records.iter().filter(|record| record.is_none()).count();
+        self.used_share.note(used, records.len());
+        Ok(records)
     }
 
     /// Finds out what the keys of a batch stand for that are used.
@@ -189,7 +189,7 @@ impl Connector {
         &mut self,
         batch: &[Running],
         look: Look,
-    ) -> Result<Vec<Option<UsedKey>>, Fault> {
+    ) -> Result<Vec<Option<Record>>, Fault> {
         let (mut session, terms) = self.take()?;
         let ended = batch::look_up(&mut session.conn, batch, look, terms, &*self.observer).await;
         let used = self.give_back(session, ended)?;

@@ -1,13 +1,13 @@
-//! A committer's loop: take what has queued, run it in one transaction, answer, and again.
+//! A committer: takes what has queued, runs it in one transaction, answers, and begins again.
 //!
-//! Each committer has two lanes. The main one takes batches from the queue. The aside runs, one by
-//! one, the few commands that would hold up everybody else's batch.
+//! Beside each committer runs another one, its quarantine, which executes one by one the few commands that would
+//! hold up everybody else's batch.
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join};
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::{Instant, sleep_until},
 };
 
@@ -15,22 +15,23 @@ use crate::{
     Failure, Settings,
     observer::Event,
     queue::{Obstacle, Queue, Running},
-    sql::UsedKey,
 };
 
-pub(crate) use batch::Executed;
-use batch::{Fate, Look, Mode};
+use answers::Answers;
+use batch::{Look, Mode};
 use connection::Fault;
 use quarantine::Quarantine;
-use recovery::put_aside;
+use search::Search;
 
 pub(crate) use connection::Connector;
 pub use server_check::{UnfitServer, unsafe_setting};
 
+mod answers;
 mod batch;
 mod connection;
 mod quarantine;
 mod recovery;
+mod search;
 mod server_check;
 mod used_share;
 
@@ -45,23 +46,14 @@ const WHOLE: usize = 16;
 /// firewalls and load balancers forget a connection.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
-/// How often parts may fail before a search is given up in which none succeeded: then it is no command's fault.
-const FRUITLESS: u32 = 64;
-
-/// Where a lane's commands come from, and where it puts those that it won't have.
+/// Where a committer's commands come from, and where it puts those that would hold up others.
 enum Role {
-    Main {
-        aside: UnboundedSender<Running>,
-        quarantine: Quarantine,
-    },
-    /// Unbounded, but what is in it has its place in the queue, whose limit counts it.
-    Aside {
-        put_aside: UnboundedReceiver<Running>,
-    },
+    Main { quarantine: Quarantine },
+    Quarantine { admitted: UnboundedReceiver<Running> },
 }
 
 /// A loop over one connection.
-pub(crate) struct Lane {
+pub(crate) struct Committer {
     role: Role,
     queue: Arc<Queue>,
     connector: Connector,
@@ -69,50 +61,27 @@ pub(crate) struct Lane {
     in_flight_wait: Duration,
     /// How long a search may go on in which nothing succeeds.
     search_limit: Duration,
-    /// What was taken and isn't answered yet, in parts to be run one after the other, the next one
+    /// Commands that were taken and are not answered yet, in parts to be run one after the other, the next one
     /// last. A part stays here while it runs, so that no panic can lose it.
     parts: Vec<Vec<Running>>,
-    /// What is committed, and whose callers hear so once the next part is on its way: PostgreSQL would
-    /// wait for as long as answering takes. Where there is no connection for that part they hear it before one is
-    /// made.
-    /// They stay here until they are answered, so that no panic can lose them.
-    decided: VecDeque<(Running, Fate)>,
-    /// What is in flight elsewhere, with the time of the next look.
+    /// Given once the next part is on its way: PostgreSQL would wait for as long as answering takes.
+    answers: Answers,
+    /// Commands to be tried again, each at its time.
     delayed: Vec<(Instant, Running)>,
-    /// Whether these parts are being run to find the command that holds up the others.
+    /// The search that the parts are run for, if any.
     search: Option<Search>,
     /// When the log last named the session that has locked a table.
     lock_logged: Option<Instant>,
 }
 
-/// The search for the commands of a batch that hold up the others.
-struct Search {
-    /// When it is given up if no part has succeeded.
-    end: Instant,
-    failures: u32,
-    /// Whether a part succeeded: then it is single commands that fail, and not the database.
-    succeeded: bool,
-}
-
-impl Search {
-    fn new(limit: Duration) -> Self {
-        Self { end: Instant::now() + limit, failures: 0, succeeded: false }
-    }
-
-    /// Whether so many parts failed, and none succeeded, that no command is to blame.
-    fn is_fruitless(&self) -> bool {
-        !self.succeeded && (self.failures >= FRUITLESS || Instant::now() >= self.end)
-    }
-}
-
-/// A committer's two lanes. The connectors are for one each.
-pub(crate) fn lanes(
+/// A committer and its quarantine, with a connection each.
+pub(crate) fn committer(
     queue: &Arc<Queue>,
     settings: &Settings,
-    connectors: (Connector, Connector),
-) -> (Lane, Lane) {
-    let (aside, put_aside) = unbounded_channel();
-    let lane = |role, connector, max_batch| Lane {
+    (main, quarantine): (Connector, Connector),
+) -> (Committer, Committer) {
+    let (sender, admitted) = unbounded_channel();
+    let committer = |role, connector, max_batch| Committer {
         role,
         queue: Arc::clone(queue),
         connector,
@@ -120,23 +89,19 @@ pub(crate) fn lanes(
         in_flight_wait: settings.in_flight_wait,
         search_limit: settings.request_deadline / 5,
         parts: Vec::new(),
-        decided: VecDeque::new(),
+        answers: Answers::default(),
         delayed: Vec::new(),
         search: None,
         lock_logged: None,
     };
-    let (main_connector, aside_connector) = connectors;
+    let role = Role::Main { quarantine: Quarantine::new(sender) };
     (
-        lane(
-            Role::Main { aside, quarantine: Quarantine::default() },
-            main_connector,
-            settings.max_batch,
-        ),
-        lane(Role::Aside { put_aside }, aside_connector, 1),
+        committer(role, main, settings.max_batch),
+        committer(Role::Quarantine { admitted }, quarantine, 1),
     )
 }
 
-impl Lane {
+impl Committer {
     /// Works until the queue is closed and everything in it answered. A panic, which only a defect
     /// in this layer can cause, ends the work on hand, and nothing else.
     pub(crate) async fn run(mut self) {
@@ -149,14 +114,14 @@ impl Lane {
     }
 
     async fn work(&mut self) {
-        // Whom a panic has kept waiting.
-        answer(&self.queue, &mut self.decided);
+        // After a panic.
+        self.answers.give(&self.queue);
         loop {
             if self.parts.is_empty() {
                 self.search = None;
                 let batch = self.gather();
                 if batch.is_empty() {
-                    answer(&self.queue, &mut self.decided);
+                    self.answers.give(&self.queue);
                     if self.is_done() {
                         return;
                     }
@@ -171,17 +136,16 @@ impl Lane {
 
     /// The next batch: of what has queued by now, and of what is due for another look, as much as fits into one.
     fn gather(&mut self) -> Vec<Running> {
-        if matches!(self.role, Role::Aside { .. }) {
-            // Whose wait is over hears so, even while others go before it.
+        if let Role::Quarantine { admitted } = &mut self.role {
+            let next = admitted.try_recv();
+            // A caller whose wait is over hears so, even while others are tried before its command.
             let delayed = std::mem::take(&mut self.delayed).into_iter();
             self.delayed =
                 delayed.filter_map(|(due, running)| Some((due, self.relead(running)?))).collect();
-        }
-        if let Role::Aside { put_aside } = &mut self.role
-            && let Ok(arrived) = put_aside.try_recv()
-        {
-            // Before those that have been looked at already: this one may be free by now.
-            return vec![arrived];
+            if let Ok(running) = next {
+                // Before those that were tried already: this one may be free by now.
+                return vec![running];
+            }
         }
         let now = Instant::now();
         let most = self.max_batch.min(balanced(self.queue.keys()));
@@ -192,21 +156,18 @@ impl Lane {
             taken
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
-        if let Role::Main { aside, quarantine } = &mut self.role {
-            // Until there is a batch, or nothing left: what is put aside makes room.
+        if let Role::Main { quarantine } = &mut self.role {
+            // Until the batch is full, or nothing is left: a quarantined command makes room.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
                 if taken.is_empty() {
                     break;
                 }
-                for mut running in taken {
+                for running in taken {
                     let leader = &running.leader;
-                    if let Some(obstacle) = quarantine.find(&leader.scope, leader.row, now) {
-                        running.obstacle = obstacle;
-                        self.queue.rolled_back([&running]);
-                        put_aside(aside, &self.queue, running);
-                    } else {
-                        batch.push(running);
+                    match quarantine.find(&leader.scope, leader.row, now) {
+                        Some(obstacle) => quarantine.admit(&self.queue, running, obstacle),
+                        None => batch.push(running),
                     }
                 }
             }
@@ -218,8 +179,8 @@ impl Lane {
     fn is_done(&self) -> bool {
         match &self.role {
             Role::Main { .. } => self.queue.is_drained(),
-            Role::Aside { put_aside } => {
-                put_aside.is_closed() && put_aside.is_empty() && self.delayed.is_empty()
+            Role::Quarantine { admitted } => {
+                admitted.is_closed() && admitted.is_empty() && self.delayed.is_empty()
             }
         }
     }
@@ -234,10 +195,10 @@ impl Lane {
                 () = self.queue.arrival() => {}
                 () = wake => if look.is_none() { self.connector.probe().await },
             },
-            Role::Aside { put_aside } => tokio::select! {
-                // The channel is closed when the main lane has ended: nothing can come any more.
-                arrived = put_aside.recv() => {
-                    if let Some(running) = arrived {
+            Role::Quarantine { admitted } => tokio::select! {
+                // The channel is closed when the main committer has ended: nothing can come any more.
+                next = admitted.recv() => {
+                    if let Some(running) = next {
                         self.parts.push(vec![running]);
                     } else if let Some(look) = look {
                         sleep_until(look).await;
@@ -265,8 +226,8 @@ impl Lane {
         }
         self.parts.push(part);
         if !self.connector.is_connected() {
-            // Those whose fate is known need no connection, and don't wait for one.
-            answer(&self.queue, &mut self.decided);
+            // Callers whose outcome is known don't wait for a connection.
+            self.answers.give(&self.queue);
         }
         let run = match self.connector.connect().await {
             Ok(()) => {
@@ -282,7 +243,7 @@ impl Lane {
                 }
                 let Some(part) = self.parts.last() else { return };
                 let run = self.connector.run(part, mode);
-                let answers = async { answer(&self.queue, &mut self.decided) };
+                let answers = async { self.answers.give(&self.queue) };
                 // In this order: the first of the two is sent before the second begins.
                 let (run, ()) = join(run, answers).await;
                 run
@@ -291,20 +252,20 @@ impl Lane {
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
-            Ok(fates) => {
+            Ok(records) => {
                 if let Some(search) = &mut self.search {
-                    search.succeeded = true;
+                    search.part_succeeded();
                 }
                 self.queue.observe(Event::Committed(part.len()));
                 let mut open = Vec::new();
-                for (running, fate) in part.into_iter().zip(fates) {
-                    match fate {
-                        Some(fate) => self.decided.push_back((running, fate)),
+                for (running, record) in part.into_iter().zip(records) {
+                    match record {
+                        Some(record) => self.answers.executed(running, record),
                         None => open.push(running),
                     }
                 }
                 if !open.is_empty() {
-                    self.look_up(open).await;
+                    self.look_up_last(open).await;
                 }
             }
             Err(fault) => self.recover_from(part, fault).await,
@@ -331,13 +292,7 @@ impl Lane {
     /// Takes those out of the part at hand whose keys were used before, to be answered. Whether any are left
     /// to be claimed.
     async fn look_up_first(&mut self) -> bool {
-        let mut open = Vec::new();
-        for (running, used) in self.looked_up(Look::First).await {
-            match used {
-                Some(used) => self.decided.push_back((running, Fate::Used(used))),
-                None => open.push(running),
-            }
-        }
+        let open = self.look_up(Look::First).await;
         let any = !open.is_empty();
         if any {
             self.parts.push(open);
@@ -345,32 +300,37 @@ impl Lane {
         any
     }
 
-    /// Answers those whose keys were used before, and lets the others wait that are in flight elsewhere.
-    async fn look_up(&mut self, part: Vec<Running>) {
+    /// Answers those whose keys were used before, and lets the others wait, whose keys another server is executing.
+    async fn look_up_last(&mut self, part: Vec<Running>) {
         self.parts.push(part);
-        for (running, used) in self.looked_up(Look::Last).await {
-            match used {
-                Some(used) => self.decided.push_back((running, Fate::Used(used))),
-                None => self.delay(running, Obstacle::KeyInFlight),
-            }
+        for running in self.look_up(Look::Last).await {
+            self.delay(running, Obstacle::KeyInFlight);
         }
     }
 
-    /// The part at hand, with what its keys stand for; nothing where that can't be found out, about which
-    /// something is done then. Whose fate is known hears it meanwhile.
-    async fn looked_up(&mut self, look: Look) -> Vec<(Running, Option<UsedKey>)> {
+    /// Looks up the keys of the part at hand, and returns the commands whose keys have no record; none where the
+    /// look-up failed, from which it recovers. Callers whose outcome is known hear it meanwhile.
+    async fn look_up(&mut self, look: Look) -> Vec<Running> {
         let Some(part) = self.parts.last() else { return Vec::new() };
         let look_up = self.connector.look_up(part, look);
-        let answers = async { answer(&self.queue, &mut self.decided) };
+        let answers = async { self.answers.give(&self.queue) };
         let (found, ()) = join(look_up, answers).await;
         let Some(part) = self.parts.pop() else { return Vec::new() };
-        match found {
-            Ok(found) => part.into_iter().zip(found).collect(),
+        let records = match found {
+            Ok(records) => records,
             Err(fault) => {
                 self.recover_from(part, fault).await;
-                Vec::new()
+                return Vec::new();
+            }
+        };
+        let mut open = Vec::new();
+        for (running, record) in part.into_iter().zip(records) {
+            match record {
+                Some(record) => self.answers.used(running, record),
+                None => open.push(running),
             }
         }
+        open
     }
 
     /// How the next part is run.
@@ -378,7 +338,7 @@ impl Lane {
         match self.role {
             Role::Main { .. } if self.search.is_some() => Mode::Searching,
             Role::Main { .. } => Mode::Usual,
-            Role::Aside { .. } => Mode::Stepwise,
+            Role::Quarantine { .. } => Mode::Stepwise,
         }
     }
 
@@ -399,20 +359,9 @@ impl Lane {
 
 /// How many of so many keys in the queue the next batch takes at most: half of them, or all of a few.
 ///
-/// The keys of the last batch are still among them: they are about to be answered, and whoever sent them to
-/// send others. So batches stay of one size, and while PostgreSQL has one the next one queues. Else a large one
-/// and a small one take turns, and whoever is done with the small one waits for the other. (Those that had to be
-/// looked up were answered before. Then it is half of the others: smaller batches, of one size all the same.)
+/// The keys of the last batch are still among them: their callers are about to be answered, and to send others. So
+/// batches keep one size, and while PostgreSQL has one the next one queues. Otherwise a large one and a small one
+/// would take turns, and the clients of the small one would wait for the large one.
 fn balanced(keys: usize) -> usize {
     keys.div_ceil(2).max(WHOLE)
-}
-
-/// Answers those whose fate is known.
-fn answer(queue: &Queue, decided: &mut VecDeque<(Running, Fate)>) {
-    while let Some((running, fate)) = decided.pop_front() {
-        match fate {
-            Fate::New(executed) => queue.settle_new(running, executed),
-            Fate::Used(used) => queue.settle_used(running, &used),
-        }
-    }
 }

@@ -1,14 +1,19 @@
-//! The keys and rows that held up a batch not long ago. A command that comes with one is quarantined at once,
-//! instead of being found anew while all others wait.
+//! The entrance to the quarantine, where the commands run one by one that would hold up a batch.
 //!
-//! A key that is forgotten too soon is found again, and one that is kept for too long runs alone.
+//! It knows the keys and rows that held up a batch not long ago: a command that comes with one is quarantined at
+//! once, instead of being found anew while all others wait. A key that is forgotten too soon is found again, and
+//! one that is kept for too long runs alone.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use uuid::Uuid;
 
-use crate::{key::ScopedKey, queue::Obstacle};
+use crate::{
+    Failure,
+    key::ScopedKey,
+    queue::{Obstacle, Queue, Running},
+};
 
 /// A key is sent again by its own client alone, and holds up nobody else in the quarantine.
 const KEY_FOR: Duration = Duration::from_mins(1);
@@ -19,8 +24,9 @@ const ROW_FOR: Duration = Duration::from_secs(2);
 /// How many of each are known at most.
 const KNOWN: usize = 1024;
 
-#[derive(Default)]
 pub(crate) struct Quarantine {
+    /// Unbounded, but each command in it has its place in the queue, whose limit counts it.
+    sender: UnboundedSender<Running>,
     keys: HashMap<ScopedKey, Entry>,
     rows: HashMap<Uuid, Entry>,
 }
@@ -31,6 +37,21 @@ struct Entry {
 }
 
 impl Quarantine {
+    pub(crate) fn new(sender: UnboundedSender<Running>) -> Self {
+        Self { sender, keys: HashMap::new(), rows: HashMap::new() }
+    }
+
+    /// A command that waits there for a lock hears so when its wait is over, tried or not: of a hundred that want
+    /// one locked row, each would try for as long as a lock is waited for.
+    pub(crate) fn admit(&self, queue: &Queue, mut running: Running, obstacle: Obstacle) {
+        running.obstacle = obstacle;
+        queue.rolled_back([&running]);
+        if let Err(closed) = self.sender.send(running) {
+            // Its committer has ended, which it does after this one: a defect, and still an answer.
+            queue.fail(closed.0, &Failure::Overloaded);
+        }
+    }
+
     /// What would keep a command with this key, which locks this row, from being executed, as far as is known.
     pub(crate) fn find(
         &self,
@@ -65,6 +86,8 @@ fn add<K: Eq + Hash>(known: &mut HashMap<K, Entry>, name: K, now: Instant, entry
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::*;
     use crate::IdempotencyKey;
 
@@ -76,7 +99,7 @@ mod tests {
     #[test]
     fn a_row_is_known_for_every_key_and_not_for_as_long_as_a_key() {
         let (now, row) = (Instant::now(), Uuid::from_u128(1));
-        let mut quarantine = Quarantine::default();
+        let mut quarantine = Quarantine::new(unbounded_channel().0);
         quarantine.add_key(key("k"), Obstacle::Conflict, now);
         quarantine.add_row(row, Obstacle::Locked, now);
         let found = |name, row, now| quarantine.find(&key(name), row, now);
@@ -92,7 +115,7 @@ mod tests {
     #[test]
     fn only_so_many_are_known_until_some_are_forgotten() {
         let (now, late) = (Instant::now(), Instant::now() + 2 * ROW_FOR);
-        let mut quarantine = Quarantine::default();
+        let mut quarantine = Quarantine::new(unbounded_channel().0);
         for row in 0..=KNOWN {
             let row = Uuid::from_u128(row.try_into().unwrap());
             quarantine.add_row(row, Obstacle::Locked, now);

@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use log::{debug, error, warn};
-use tokio::{
-    sync::mpsc::UnboundedSender,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
-use super::{Lane, Role, Search, connection::Fault};
+use super::{Committer, Role, Search, connection::Fault};
 use crate::{
     Error, Failure,
     error::Remedy,
     observer::Event,
-    queue::{Obstacle, Queue, Running},
+    queue::{Obstacle, Running},
 };
 
 /// From how many lost connections on a batch is suspected of killing them, and halved; and with how many a
@@ -82,7 +79,7 @@ fn lack(fault: &Fault) -> Failure {
     if fault.of_time { Failure::TimedOut } else { Failure::OutOfResources }
 }
 
-impl Lane {
+impl Committer {
     /// Does what has to be done about a batch whose transaction failed.
     pub(crate) async fn recover_from(&mut self, mut commands: Vec<Running>, fault: Fault) {
         for running in &mut commands {
@@ -95,11 +92,11 @@ impl Lane {
         self.queue.observe(Event::Failed(fault.remedy));
         self.queue.rolled_back(&commands);
         if let Some(search) = &mut self.search {
-            search.failures += 1;
+            search.part_failed();
         }
         let part = Part {
             commands: commands.len(),
-            quarantined: matches!(self.role, Role::Aside { .. }),
+            quarantined: matches!(self.role, Role::Quarantine { .. }),
             losses: commands.iter().map(|running| running.losses).max().unwrap_or(0),
             conflicts: commands.iter().map(|running| running.conflicts).max().unwrap_or(0),
             fruitless: self.search.as_ref().is_some_and(Search::is_fruitless),
@@ -116,9 +113,9 @@ impl Lane {
             }
             Action::Quarantine(Obstacle::Locked) => self.wait_for_lock(commands, &fault).await,
             Action::Quarantine(obstacle) => {
-                let known = self.search.as_ref().is_none_or(|search| search.succeeded);
+                let known = self.search.as_ref().is_none_or(Search::has_succeeded);
                 for running in commands {
-                    self.put_aside(running, obstacle, known);
+                    self.quarantine(running, obstacle, known);
                 }
             }
             Action::Fail(failure) => {
@@ -146,11 +143,11 @@ impl Lane {
     /// Quarantines commands that wait for a lock of another session, with all that want the same row.
     async fn wait_for_lock(&mut self, mut commands: Vec<Running>, fault: &Fault) {
         let obstacle = match &mut self.role {
-            Role::Main { quarantine, .. } => {
+            Role::Main { quarantine } => {
                 let search = self.search.as_ref();
                 let fruitless = search.is_some_and(Search::is_fruitless);
                 // Where others claimed theirs, the table isn't locked.
-                let others_did = search.is_some_and(|search| search.succeeded);
+                let others_did = search.is_some_and(Search::has_succeeded);
                 let obstacle = if fault.while_claiming && others_did {
                     Obstacle::KeyInFlight
                 } else {
@@ -167,14 +164,14 @@ impl Lane {
                     }
                     self.parts.retain(|part| !part.is_empty());
                 }
-                let known = search.is_none_or(|search| search.succeeded);
+                let known = search.is_none_or(Search::has_succeeded);
                 for running in commands {
-                    self.put_aside(running, obstacle, known);
+                    self.quarantine(running, obstacle, known);
                 }
                 return;
             }
             // Nothing but a lock on the table keeps a key from being claimed, if it isn't on the key itself.
-            Role::Aside { .. } => match self.connector.locked_table().await {
+            Role::Quarantine { .. } => match self.connector.locked_table().await {
                 None if fault.while_claiming => Obstacle::KeyInFlight,
                 None => Obstacle::Locked,
                 Some(lock) => {
@@ -189,23 +186,21 @@ impl Lane {
             },
         };
         for running in commands {
-            self.put_aside(running, obstacle, false);
+            self.quarantine(running, obstacle, false);
         }
     }
 
     /// Moves a command where it can't hold up others; there, it tries again. `known`: the next time it goes there
     /// at once. That is not so after a search in which no command succeeded.
-    fn put_aside(&mut self, mut running: Running, obstacle: Obstacle, known: bool) {
-        running.obstacle = obstacle;
-        self.queue.rolled_back([&running]);
+    fn quarantine(&mut self, running: Running, obstacle: Obstacle, known: bool) {
         match &mut self.role {
-            Role::Main { aside, quarantine } => {
+            Role::Main { quarantine } => {
                 if known {
                     quarantine.add_key(running.leader.scope.clone(), obstacle, Instant::now());
                 }
-                put_aside(aside, &self.queue, running);
+                quarantine.admit(&self.queue, running, obstacle);
             }
-            Role::Aside { .. } => self.delay(running, obstacle),
+            Role::Quarantine { .. } => self.delay(running, obstacle),
         }
     }
 }
@@ -236,15 +231,6 @@ fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
         _ => debug!(
             "a transaction of {size} was rolled back, to be run again ({remedy:?}): {message}"
         ),
-    }
-}
-
-/// What comes there waits for another session, and hears so when its wait is over, tried or not: of a hundred
-/// that want one locked row, each would try for as long as a lock is waited for.
-pub(crate) fn put_aside(aside: &UnboundedSender<Running>, queue: &Queue, running: Running) {
-    if let Err(closed) = aside.send(running) {
-        // The other lane has ended, which it does after this one: a defect, and still an answer.
-        queue.fail(closed.0, &Failure::Overloaded);
     }
 }
 

@@ -17,18 +17,16 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Failure, Outcome,
-    committer::Executed,
+    Failure, Outcome, Record, RecordState,
     key::ScopedKey,
     observer::{Event, Observer, Resolution},
-    sql::UsedKey,
 };
 
 use groups::{Group, Groups};
 use seat::Seat;
-use submission::{Reply, Standing};
+use submission::Reply;
 
-pub(crate) use submission::{Obstacle, Running, Stage, Submission, judge};
+pub(crate) use submission::{Obstacle, Running, Stage, Submission};
 
 mod fair;
 mod groups;
@@ -158,48 +156,33 @@ impl Queue {
         }
     }
 
-    /// Answers the leader, whose command was executed, and all who follow it.
-    pub(crate) fn settle_new(&self, running: Running, executed: Executed) {
-        let followers = self.followers(&running);
+    /// Answers the leader, whose command was executed and has this record now, and all who follow it.
+    pub(crate) fn executed(&self, running: Running, record: Record) {
         self.settled(&running, Resolution::NotCommitted);
-        let leader = running.leader;
-        let Executed { response, replayable_until } = executed;
-        let standing = Standing {
-            execution_id: leader.execution_id,
-            operation: leader.operation,
-            fingerprint: leader.fingerprint.as_bytes(),
-            response: Some(&response),
-            replayable_until,
-        };
+        let followers = self.followers(&running);
         for follower in followers {
-            let reply = follower.judged_by(standing);
+            let reply = follower.reply(&record);
             self.answer(follower, reply);
         }
-        let execution_id = leader.execution_id;
-        self.answer(leader, Ok(Outcome::New { execution_id, response, replayable_until }));
+        self.answer(running.leader, Ok(executed(record)));
     }
 
-    /// Answers the leader and all who follow it by what their key was used for.
-    pub(crate) fn settle_used(&self, running: Running, used: &UsedKey) {
-        let followers = self.followers(&running);
-        let standing = Standing::from(used);
-        let Standing { execution_id, replayable_until, .. } = standing;
-        let left = running.left_in_doubt.iter().find(|left| left.execution_id == execution_id);
-        let own = left.is_some() || running.leader.execution_id == execution_id;
+    /// Answers the leader and all who follow it by the record that their key had.
+    pub(crate) fn used(&self, running: Running, record: &Record) {
+        let id = record.execution_id;
+        let left = running.left_in_doubt.iter().find(|left| left.execution_id == id);
+        let own = left.is_some() || running.leader.execution_id == id;
         let resolution = if own { Resolution::Committed } else { Resolution::NotCommitted };
         self.settled(&running, resolution);
-        if let (Some(left), Some(response)) = (left, standing.response) {
+        if let (Some(left), RecordState::Stored { response, .. }) = (left, &record.state) {
             // None of those who are answered below was executed.
             self.observe(Event::Executed { command: &*left.command, response });
         }
+        let followers = self.followers(&running);
         for submission in std::iter::once(running.leader).chain(followers) {
-            let reply = match standing.response {
-                // Committed by a connection that was lost before it could say so.
-                Some(response) if submission.execution_id == execution_id => {
-                    Ok(Outcome::New { execution_id, response: response.clone(), replayable_until })
-                }
-                _ => submission.judged_by(standing),
-            };
+            // Its own, committed by a connection that was lost before it could say so.
+            let own = submission.execution_id == id;
+            let reply = if own { Ok(executed(record.clone())) } else { submission.reply(record) };
             self.answer(submission, reply);
         }
     }
@@ -330,5 +313,17 @@ impl Queue {
         if state.closed && state.groups.is_empty() {
             self.arrivals.notify_one();
         }
+    }
+}
+
+/// What the caller hears whose command was executed.
+fn executed(record: Record) -> Outcome {
+    let execution_id = record.execution_id;
+    match record.state {
+        RecordState::Stored { response, replayable_until } => {
+            Outcome::New { execution_id, response, replayable_until }
+        }
+        RecordState::Expired => Outcome::Expired { execution_id },
+        RecordState::Voided => Outcome::Voided,
     }
 }

@@ -1,4 +1,4 @@
-//! One call of `submit`, and how it is judged by what its key stands for.
+//! One call of `submit`, and what its caller hears by the record of its key.
 
 use std::any::{Any, TypeId};
 
@@ -7,13 +7,10 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use crate::{
-    Error, Failure, Outcome,
+    Failure, Outcome, Record, RecordState, Response,
     command::{AnyCommand, BatchEntry, Execution},
     fingerprint::Fingerprint,
     key::ScopedKey,
-    operation::Operation,
-    response::Response,
-    sql::UsedKey,
 };
 
 /// What a caller hears.
@@ -54,49 +51,25 @@ impl Submission {
         let _ = self.reply.send(reply);
     }
 
-    /// What this request gets when its key stands for something.
-    pub(crate) fn judged_by(&self, used: Standing<'_>) -> Reply {
-        judge(&self.fingerprint, used).map_err(|error| Failure::Internal(error.into()))
+    /// The record of its execution, which has just been committed.
+    pub(crate) fn record(
+        &self,
+        response: Response,
+        first_used_at: DateTime<Utc>,
+        replayable_until: Option<DateTime<Utc>>,
+    ) -> Record {
+        Record {
+            execution_id: self.execution_id,
+            operation: self.operation.to_owned(),
+            fingerprint: self.fingerprint.as_bytes().to_vec(),
+            first_used_at,
+            state: RecordState::Stored { response, replayable_until },
+        }
     }
-}
 
-/// What a request with this fingerprint gets when its key stands for something.
-pub(crate) fn judge(fingerprint: &Fingerprint, used: Standing<'_>) -> Result<Outcome, Error> {
-    let Standing { execution_id, replayable_until, .. } = used;
-    let fields = fingerprint.differing(used.fingerprint).map_err(|error| {
-        Error::other(format!("idempotency_keys.fingerprint of {execution_id}: {error}"))
-    })?;
-    let voided =
-        used.operation == Operation::VOID.as_str() && fingerprint.operation() != Operation::VOID;
-    Ok(match used.response {
-        _ if voided => Outcome::Voided,
-        _ if !fields.is_empty() => Outcome::Reused { fields },
-        Some(response) => {
-            Outcome::Replay { execution_id, response: response.clone(), replayable_until }
-        }
-        None => Outcome::Expired { execution_id },
-    })
-}
-
-/// What a key stands for.
-#[derive(Clone, Copy)]
-pub(crate) struct Standing<'a> {
-    pub(crate) execution_id: Uuid,
-    pub(crate) operation: &'a str,
-    pub(crate) fingerprint: &'a [u8],
-    pub(crate) response: Option<&'a Response>,
-    pub(crate) replayable_until: Option<DateTime<Utc>>,
-}
-
-impl<'a> From<&'a UsedKey> for Standing<'a> {
-    fn from(used: &'a UsedKey) -> Self {
-        Self {
-            execution_id: used.execution_id,
-            operation: &used.operation,
-            fingerprint: &used.fingerprint,
-            response: used.response.as_ref(),
-            replayable_until: used.replayable_until,
-        }
+    /// What its caller hears if its key has this record, of another execution.
+    pub(crate) fn reply(&self, record: &Record) -> Reply {
+        record.outcome_for(&self.fingerprint).map_err(|error| Failure::Internal(error.into()))
     }
 }
 
@@ -200,6 +173,7 @@ pub(crate) enum Stage {
 mod tests {
     use super::*;
     use crate::IdempotencyKey;
+    use crate::Operation;
     use crate::{command::Command, record::Void};
 
     fn submission() -> Submission {

@@ -1,24 +1,24 @@
 //! The statement that is a whole transaction: it claims keys, executes what is new, stores the responses, and commits.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Arguments, AssertSqlSafe, PgConnection};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{Claim, UNLOCKED, add_claims, add_responses, claim_sql, remember_sql};
 use crate::{insert::Insert, response::Response};
 
 /// What the statement committed.
-#[derive(sqlx::FromRow)]
 pub(crate) struct Committed {
-    /// The execution ids of the commands whose keys were new, in the batch's order.
-    pub(crate) new: Vec<Uuid>,
-    /// Until when their responses can be replayed, where these are of success; `None`: as long as their keys.
+    /// The responses of the commands whose keys were new, in the batch's order.
+    pub(crate) responses: Vec<Option<Response>>,
+    pub(crate) first_used_at: DateTime<Utc>,
+    /// Until when they can be replayed, where they are of success; `None`: as long as their keys.
     pub(crate) replayable_until: Option<DateTime<Utc>>,
 }
 
 /// Claims keys, sorted, runs an INSERT for those that were new, stores their responses, and commits.
 ///
-/// `responses` are in the order of `claims`, whose operations are the same. Used keys, and those that another
+/// The INSERT is of the commands that `claims` are for, in their order; their operations are the same. Used keys, and those that another
 /// server is executing, are passed by: they are looked for in the index, key by key, whatever the table's size.
 /// A key that is committed elsewhere meanwhile breaks the unique constraint, and PostgreSQL rolls everything back.
 ///
@@ -27,13 +27,12 @@ pub(crate) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
     insert: Insert,
-    responses: &[Response],
     ttl: Option<f64>,
 ) -> Result<Committed, sqlx::Error> {
-    let Insert { sql: insert, mut columns, .. } = insert;
+    let Insert { sql: insert, mut columns, responses, .. } = insert;
     let command = [&["execution_id", "account_id"], &*columns.names()].concat().join(", ");
     add_claims(&mut columns, claims);
-    add_responses(&mut columns, responses)?;
+    add_responses(&mut columns, &responses)?;
     let all = columns.select(&columns.names());
     let mut arguments = columns.into_arguments()?;
     arguments.add(claims.first().map(|claim| claim.operation)).map_err(sqlx::Error::Encode)?;
@@ -67,12 +66,22 @@ pub(crate) async fn commit(
                 THEN ids
                 ELSE idempotency_incomplete_batch(cardinality(ids), keyed, inserted, remembered)
                 END AS new,
-                now() + make_interval(secs => ${seconds}) AS replayable_until
+                now() AS first_used_at, now() + make_interval(secs => ${seconds}) AS replayable_until
          FROM counts",
         claim = claim_sql(&format!("${operation}")),
         remember = remember_sql(seconds),
     );
     // To the end, which fetch_one doesn't wait for: that is where PostgreSQL says whether it committed.
-    let mut rows = sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
-    rows.pop().ok_or(sqlx::Error::RowNotFound)
+    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let mut new = row.try_get::<Vec<Uuid>, _>("new")?.into_iter().peekable();
+    let responses = claims
+        .iter()
+        .zip(responses)
+        .map(|(claim, response)| new.next_if_eq(&claim.execution_id).map(|_| response));
+    Ok(Committed {
+        responses: responses.collect(),
+        first_used_at: row.try_get("first_used_at")?,
+        replayable_until: row.try_get("replayable_until")?,
+    })
 }

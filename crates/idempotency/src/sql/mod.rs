@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{key::ScopedKey, response::Response};
+use crate::{Operation, Record, RecordState, Response, key::ScopedKey};
 
 pub(crate) use columns::Columns;
 
-pub(crate) use commit::commit;
+pub(crate) use commit::{Committed, commit};
 pub(crate) use locks::{TableLock, locked_table};
 
 mod columns;
@@ -25,20 +25,15 @@ pub(crate) struct Claim<'a> {
     pub(crate) fingerprint: &'a [u8],
 }
 
-/// A key that is used up, as it stands in the tables.
-#[derive(Debug)]
-pub(crate) struct UsedKey {
+/// An execution whose response is stored.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub(crate) struct Remembered {
     pub(crate) execution_id: Uuid,
-    pub(crate) operation: String,
-    pub(crate) fingerprint: Vec<u8>,
-    pub(crate) created_at: DateTime<Utc>,
-    /// `None` when the response can't be replayed any more.
-    pub(crate) response: Option<Response>,
+    /// By the database's clock.
+    pub(crate) first_used_at: DateTime<Utc>,
+    /// Until when its response can be replayed; `None`: as long as its key.
     pub(crate) replayable_until: Option<DateTime<Utc>>,
 }
-
-/// An execution whose response is stored, and until when it can be replayed; `None`: as long as its key.
-pub(crate) type Remembered = (Uuid, Option<DateTime<Utc>>);
 
 /// Takes the advisory locks of these keys, for the transaction, and says of each whether it got it.
 ///
@@ -164,14 +159,14 @@ fn remember_sql(seconds: usize) -> String {
     )
 }
 
-/// What became of keys that are used up, each with its place among those asked for, or why it can't be read. A key that nobody has
-/// used, or that somebody is using right now, is not in the answer; nor is one older than `key_ttl` (seconds),
-/// which another server is about to use anew.
+/// The records of used keys, each with its place among those asked for, or why it can't be read. A key that nobody
+/// has used, or that somebody is using right now, has none; nor has one older than `key_ttl` (seconds), which
+/// another server is about to use anew.
 pub(crate) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
     key_ttl: Option<f64>,
-) -> Result<Vec<Result<(usize, UsedKey), sqlx::Error>>, sqlx::Error> {
+) -> Result<Vec<Result<(usize, Record), sqlx::Error>>, sqlx::Error> {
     let (accounts, keys) = by_column(scopes);
     // One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
     let rows = sqlx::query(
@@ -196,36 +191,40 @@ pub(crate) async fn used(
     .bind(key_ttl)
     .fetch_all(conn)
     .await?;
-    Ok(rows.iter().map(used_key).collect())
+    Ok(rows.iter().map(record).collect())
 }
 
-fn used_key(row: &PgRow) -> Result<(usize, UsedKey), sqlx::Error> {
-    let execution_id: Uuid = row.try_get("execution_id")?;
-    let response = match row.try_get::<Option<i16>, _>("status")? {
-        None => None,
-        Some(status) => {
-            let unreadable = |column: &str| {
-                let place =
-                    format!("idempotency_responses.{column} of {execution_id} is unreadable");
-                sqlx::Error::Decode(place.into())
-            };
-            let status = u16::try_from(status).map_err(|_| unreadable("status"))?;
-            let response =
-                Response::from_stored(status, row.try_get("headers")?, row.try_get("body")?);
-            Some(response.map_err(|_| unreadable("headers"))?)
-        }
+fn record(row: &PgRow) -> Result<(usize, Record), sqlx::Error> {
+    let operation: String = row.try_get("operation")?;
+    let execution_id = row.try_get("execution_id")?;
+    let record = Record {
+        execution_id,
+        state: match response(row, execution_id)? {
+            _ if operation == Operation::VOID.as_str() => RecordState::Voided,
+            Some(response) => {
+                let replayable_until = row.try_get("replayable_until")?;
+                RecordState::Stored { response, replayable_until }
+            }
+            None => RecordState::Expired,
+        },
+        operation,
+        fingerprint: row.try_get("fingerprint")?,
+        first_used_at: row.try_get("created_at")?,
     };
     // WITH ORDINALITY counts from 1.
     let place = usize::try_from(row.try_get::<i64, _>("place")? - 1).unwrap_or(usize::MAX);
-    let used = UsedKey {
-        execution_id,
-        operation: row.try_get("operation")?,
-        fingerprint: row.try_get("fingerprint")?,
-        created_at: row.try_get("created_at")?,
-        response,
-        replayable_until: row.try_get("replayable_until")?,
+    Ok((place, record))
+}
+
+fn response(row: &PgRow, execution_id: Uuid) -> Result<Option<Response>, sqlx::Error> {
+    let Some(status) = row.try_get::<Option<i16>, _>("status")? else { return Ok(None) };
+    let unreadable = |column: &str| {
+        let what = format!("idempotency_responses.{column} of {execution_id} is unreadable");
+        sqlx::Error::Decode(what.into())
     };
-    Ok((place, used))
+    let status = u16::try_from(status).map_err(|_| unreadable("status"))?;
+    let response = Response::from_stored(status, row.try_get("headers")?, row.try_get("body")?);
+    Ok(Some(response.map_err(|_| unreadable("headers"))?))
 }
 
 /// A response to store.
@@ -253,7 +252,7 @@ pub(crate) async fn remember(
     let mut arguments = columns.into_arguments()?;
     arguments.add(ttl).map_err(sqlx::Error::Encode)?;
     let sql = format!(
-        "{insert} FROM ({stored}) AS response RETURNING execution_id, replayable_until",
+        "{insert} FROM ({stored}) AS response RETURNING execution_id, now() AS first_used_at, replayable_until",
         insert = remember_sql(arguments.len()),
     );
     sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
