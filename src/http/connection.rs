@@ -65,7 +65,7 @@ impl Connection {
                 self.timer.as_mut().reset(end);
             } else {
                 self.is_over = true;
-                debug!("no request within {:?}: a connection is closed", self.limit);
+                debug!("closing a connection without a request for {:?}", self.limit);
             }
         }
         self.is_over

@@ -99,8 +99,10 @@ fn statuses_by_retry() -> BTreeMap<Retry, Vec<u16>> {
     for retry in [Retry::NewKey, Retry::CorrectedRequest] {
         statuses.entry(retry).or_default().push(StatusCode::NOT_FOUND.as_u16());
     }
-    statuses.values_mut().for_each(|statuses| statuses.sort_unstable());
-    statuses.values_mut().for_each(Vec::dedup);
+    for statuses in statuses.values_mut() {
+        statuses.sort_unstable();
+        statuses.dedup();
+    }
     statuses
 }
 

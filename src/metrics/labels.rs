@@ -139,7 +139,9 @@ impl<L: Label> Counters<L> {
     pub(super) fn new(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Self> {
         let counters = IntCounterVec::new(Opts::new(name, help), &[L::NAME])?;
         let counters = Self(registered(registry, counters)?, PhantomData);
-        L::ALL.iter().for_each(|label| drop(counters.of(*label)));
+        for label in L::ALL {
+            counters.of(*label);
+        }
         Ok(counters)
     }
 

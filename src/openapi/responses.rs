@@ -141,8 +141,10 @@ pub(super) fn method_not_allowed() -> Value {
 /// Responses that every path has.
 pub(super) fn shared() -> Value {
     let mut other_methods = problem(&[Kind::MethodNotAllowed], false);
-    other_methods["description"] =
-        json!("`method-not-allowed`: the response to the other methods of this path.");
+    if let Some(description) = other_methods.get_mut("description") {
+        *description =
+            json!("`method-not-allowed`: the response to the other methods of this path.");
+    }
     json!({ "MethodNotAllowed": other_methods })
 }
 

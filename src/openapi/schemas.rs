@@ -41,12 +41,13 @@ pub(super) fn schemas() -> Value {
 /// have no common notation, count as visible here.
 fn visible_text() -> String {
     let control = r"\u0000-\u001f\u007f-\u009f";
-    let invisible: String = INVISIBLE
+    let invisible: Vec<String> = INVISIBLE
         .iter()
         .map(|range| (u32::from(*range.start()), u32::from(*range.end())))
         .filter(|(_, end)| *end <= 0xffff)
         .map(|(start, end)| format!(r"\u{start:04x}-\u{end:04x}"))
         .collect();
+    let invisible = invisible.concat();
     format!("^[^{control}]*[^{invisible}][^{control}]*$")
 }
 

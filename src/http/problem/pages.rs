@@ -12,7 +12,7 @@ use super::{Entry, Kind, Problem};
 
 /// `GET /problems`: the list.
 pub async fn list() -> HttpResponse {
-    let rows: String = Kind::ALL
+    let rows: Vec<String> = Kind::ALL
         .into_iter()
         .map(|kind| {
             let Entry { code, status, title, .. } = kind.entry();
@@ -20,7 +20,7 @@ pub async fn list() -> HttpResponse {
             format!("<li><a href=\"problems/{code}\">{title}</a> <code>{status} {code}</code>\n")
         })
         .collect();
-    page("Problems", "", &format!("<ul>\n{rows}</ul>\n"))
+    page("Problems", "", &format!("<ul>\n{}</ul>\n", rows.concat()))
 }
 
 /// `GET /problems/{code}`: what a problem means and what to do.

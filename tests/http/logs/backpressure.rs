@@ -70,7 +70,9 @@ impl Unread {
             let log = Arc::clone(&log);
             move || {
                 for line in stderr.lines().map_while(Result::ok) {
-                    *log.lock().unwrap() += &format!("{line}\n");
+                    let mut log = log.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
                 }
             }
         });

@@ -108,11 +108,11 @@ async fn a_body_may_come_in_many_small_chunks() {
     let chunked = head(0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
     let body = format!("{}{PAYMENT}", " ".repeat(16_000));
     let chunks = body.as_bytes().chunks(3);
-    let chunks: String = chunks
+    let chunks: Vec<String> = chunks
         .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()))
         .collect();
     let mut wire = server.wire().await;
-    wire.send(format!("{chunked}{chunks}0\r\nX-Trailer: x\r\n\r\n")).await;
+    wire.send(format!("{chunked}{}0\r\nX-Trailer: x\r\n\r\n", chunks.concat())).await;
     assert_eq!(wire.status().await, 201);
     // The connection stays open.
     wire.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
