@@ -64,8 +64,7 @@ pub(super) async fn sweep(
     options: &PgConnectOptions,
     json: bool,
 ) -> Result<(), Box<dyn Error>> {
-    let mut conn = connect(options).await?;
-    db::migrated(&mut conn).await.map_err(CommandError::Database)??;
+    let conn = connect(options).await?;
     conn.close().await.map_err(CommandError::Database)?;
     let done = |responses: u64, keys: u64| {
         format!("{responses} expired responses and {keys} expired keys deleted")

@@ -166,7 +166,7 @@ async fn execute(
         Command::Payment(command) => Ok(payment::payment(command, settings, &database()?).await?),
         Command::Storm(options) => storm::storm(options, settings).await,
         // Printed above. A script wants to know whether the settings are valid.
-        Command::Config { .. } => match database() {
+        Command::Config { .. } => match config::metrics_token().and(database()) {
             Ok(_) | Err(ConfigError::NoDatabase) => Ok(()),
             Err(error) => Err(error.into()),
         },

@@ -32,10 +32,11 @@ const PARAMETERS: [&str; 18] = [
 /// # Errors
 /// When the variable is not set, or is not such a URL.
 pub fn database() -> Result<PgConnectOptions, ConfigError> {
-    let url = std::env::var("DATABASE_URL").unwrap_or_default();
-    match url.trim() {
-        "" => Err(ConfigError::NoDatabase),
-        url => parse(url),
+    let url = std::env::var_os("DATABASE_URL").unwrap_or_default();
+    match url.to_str().map(str::trim) {
+        None => Err(ConfigError::DatabaseUrl(UrlFault::Form)),
+        Some("") => Err(ConfigError::NoDatabase),
+        Some(url) => parse(url),
     }
 }
 

@@ -23,10 +23,10 @@ pub fn log_filter() -> Result<Filter, ConfigError> {
 /// # Errors
 /// When a header cannot carry the token.
 pub fn metrics_token() -> Result<Option<Token>, ConfigError> {
-    let token = std::env::var("METRICS_TOKEN").unwrap_or_default();
-    match token.trim() {
-        "" => Ok(None),
-        token if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(Token::new(token))),
-        _ => Err(ConfigError::MetricsToken),
+    let token = std::env::var_os("METRICS_TOKEN").unwrap_or_default();
+    let token = token.to_str().ok_or(ConfigError::MetricsToken)?.trim();
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ConfigError::MetricsToken);
     }
+    Ok((!token.is_empty()).then(|| Token::new(token)))
 }

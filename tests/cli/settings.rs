@@ -15,10 +15,13 @@ use payonce_testing::{
 fn a_metrics_token_that_no_header_can_carry_is_refused_without_being_shown() {
     let url = "postgres://u@127.0.0.1:1/x";
     for token in ["se-cret\nse-cret", "se-cret token", "se-crét"] {
-        let mut serve = payonce(&["serve"]);
-        let (code, _, stderr) = run(serve.env("DATABASE_URL", url).env("METRICS_TOKEN", token));
-        assert!(code == 2 && stderr.contains("METRICS_TOKEN can't be sent"), "{stderr}");
-        assert!(!stderr.contains("se-cr"), "{stderr}");
+        for command in ["serve", "config"] {
+            let mut command = payonce(&[command]);
+            let (code, stdout, stderr) =
+                run(command.env("DATABASE_URL", url).env("METRICS_TOKEN", token));
+            assert!(code == 2 && stderr.contains("METRICS_TOKEN can't be sent"), "{stderr}");
+            assert!(!stderr.contains("se-cr") && !stdout.contains("se-cr"), "{stdout}{stderr}");
+        }
     }
 }
 
