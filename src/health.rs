@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     db::{Needs, NotReady, Reads},
     http::problem::{Kind, Problem},
+    state::AppState,
 };
 
 /// Whether this server is on its way out. It still serves whoever comes; whoever chooses between
@@ -107,14 +108,11 @@ pub async fn live() -> HttpResponse {
 ///
 /// # Errors
 /// `shutting-down`, `database-unavailable`.
-pub async fn ready(
-    stopping: web::Data<Stopping>,
-    readiness: web::Data<Readiness>,
-) -> Result<HttpResponse, Problem> {
-    if stopping.has_begun() {
+pub async fn ready(state: web::Data<AppState>) -> Result<HttpResponse, Problem> {
+    if state.stopping.has_begun() {
         return Err(Kind::ShuttingDown.into());
     }
-    match readiness.look().await? {
+    match state.readiness.look().await? {
         Ok(()) => Ok(healthy("ready")),
         Err(not_ready) => Err(Problem::new(Kind::DatabaseUnavailable).with_message(&not_ready)),
     }

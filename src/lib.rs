@@ -32,6 +32,7 @@ pub mod payments;
 pub mod refunds;
 pub mod routes;
 pub mod server;
+pub mod state;
 mod text;
 
 pub use payonce_idempotency as idempotency;

@@ -11,9 +11,8 @@ use actix_web::{
 use crate::{
     health,
     http::problem::{self, Kind, Problem},
-    keys,
-    metrics::{self, access::Access},
-    openapi, payments, refunds,
+    keys, metrics, openapi, payments, refunds,
+    state::AppState,
 };
 
 /// Registers every route but the metrics'.
@@ -46,8 +45,9 @@ pub fn configure(routes: &mut ServiceConfig) {
 
 /// Registers the metrics' route. For callers without access every method gets 404.
 pub fn metrics(routes: &mut ServiceConfig) {
-    let other_methods = web::to(|request: HttpRequest, access: web::Data<Access>| {
-        ready(access.check(&request).and_then(|()| refuse_method("GET, HEAD")))
+    let other_methods = web::to(|request: HttpRequest, state: web::Data<AppState>| {
+        let access = state.metrics_access.check(&request, state.authenticator.had_keys());
+        ready(access.and_then(|()| refuse_method("GET, HEAD")))
     });
     let metrics = web::resource("/metrics").route(get(metrics::show));
     routes.service(metrics.default_service(other_methods));

@@ -13,21 +13,12 @@ use tokio::{
 };
 
 use crate::{
-    accounts::{Authenticator, Directory},
     config::Settings,
-    db::{self, MigrationError, Needs, Reads, Unmigrated, sweep},
-    health::{Readiness, Stopping},
-    http::{
-        Connections,
-        idempotent::Keyed,
-        listen,
-        middleware::{BodyLimits, exchange},
-    },
-    idempotency::{self, Engine, UnfitServer},
-    keys::policy::IdempotencyPolicy,
-    metrics::{Metrics, access::Access},
-    payments::http::DefaultCurrency,
+    db::{self, MigrationError, Unmigrated, sweep},
+    http::{Connections, listen, middleware::middleware},
+    idempotency::{self, UnfitServer},
     routes,
+    state::AppState,
 };
 
 /// Open files besides clients' connections: connections to the database, and the process's own.
@@ -101,14 +92,9 @@ pub struct Server {
     http: ServerHandle,
     http_ended: JoinHandle<io::Result<()>>,
     metrics: Option<(Vec<SocketAddr>, ServerHandle)>,
-    engine: Engine,
-    reads: Reads,
-    readiness: web::Data<Readiness>,
-    authenticator: web::Data<Authenticator>,
+    state: web::Data<AppState>,
     sweeper: Option<JoinHandle<()>>,
-    stopping: web::Data<Stopping>,
     shutdown_delay: Duration,
-    deadline: Duration,
 }
 
 impl Server {
@@ -121,81 +107,33 @@ impl Server {
         options: &PgConnectOptions,
     ) -> Result<Self, StartError> {
         prepare(settings, options).await?;
-        let metrics = web::Data::new(Metrics::new(settings.queue_limit.get())?);
-        let named = db::named(options.clone(), "payonce");
-        let engine =
-            Engine::start_observed(&named, &settings.idempotency(), metrics.observer()).await?;
-        let reads = Reads::new(options, settings.read_connections, settings.request_deadline / 2);
-        let keyed = web::Data::new(Keyed {
-            engine: engine.clone(),
-            replay_status: settings.idempotency_replay_status,
-            key_ttl: settings.idempotency_key_ttl.0,
-            request_deadline: settings.request_deadline,
-        });
-        let default_currency = web::Data::new(DefaultCurrency(settings.default_currency));
-        let policy = web::Data::new(IdempotencyPolicy::new(settings));
-        let reads_data = web::Data::new(reads.clone());
-        let needs = Needs {
-            frees_keys: settings.idempotency_key_ttl.0.is_some(),
-            allow_asynchronous_commit: settings.allow_asynchronous_commit,
-        };
-        let readiness = Readiness::new(options, settings.request_deadline / 2, needs);
-        let readiness = web::Data::new(readiness);
-        let readiness_data = readiness.clone();
-        let deadline = settings.request_deadline;
-        let unreadable = |error| StartError::Database(UnfitServer::Unreachable(error).into());
-        let directory = Directory::start(options).await.map_err(unreadable)?;
-        let authenticator =
-            web::Data::new(Authenticator::new(directory, settings.anonymous_access, deadline));
-        let authenticator_data = authenticator.clone();
-        let limits = web::Data::new(BodyLimits {
-            size: usize::try_from(settings.body_limit).unwrap_or(usize::MAX),
-            time: settings.body_timeout,
-        });
-        let stopping = web::Data::new(Stopping::default());
-        let stopping_data = stopping.clone();
+        let state = web::Data::new(AppState::start(settings, options).await?);
+        let metrics = serve_metrics(settings, &state)?;
+        let metrics_routes =
+            if metrics.is_none() { routes::metrics } else { |_: &mut web::ServiceConfig| {} };
         let limit = usize::try_from(settings.connection_limit).unwrap_or(usize::MAX);
-        let workers = workers(settings);
-        let sweeps = metrics.sweeps();
-        let on_main = settings.metrics_address.is_none();
-        let access = web::Data::new(access(settings));
-        let engine_data = web::Data::new(engine.clone());
-        let metrics_server = serve_metrics(settings, &metrics, &engine_data, &limits, &stopping)?;
+        let connections = connections(settings, limit, workers(settings));
         let address = format!("{}:{}", bracketed(&settings.host), settings.port);
-        let connections = connections(settings, limit, workers);
+        let shared = state.clone();
         let (addresses, http) = listen(&address, connections, move || {
             App::new()
-                .app_data(keyed.clone())
-                .app_data(reads_data.clone())
-                .app_data(readiness_data.clone())
-                .app_data(default_currency.clone())
-                .app_data(authenticator_data.clone())
-                .app_data(limits.clone())
-                .app_data(stopping_data.clone())
-                .app_data(policy.clone())
-                .app_data(access.clone())
-                .app_data(engine_data.clone())
-                .app_data(metrics.clone())
-                .wrap(from_fn(exchange))
-                .configure(if on_main { routes::metrics } else { |_: &mut web::ServiceConfig| {} })
+                .app_data(shared.clone())
+                .wrap(from_fn(middleware))
+                .configure(metrics_routes)
                 .configure(routes::configure)
         })
         .map_err(|source| StartError::Listen { address, example: "PORT=5050", source })?;
+        let sweeps = state.metrics.sweeps();
         Ok(Self {
             addresses,
             http: http.handle(),
             http_ended: rt::spawn(http),
-            metrics: metrics_server,
-            engine,
-            reads,
-            readiness,
-            authenticator,
+            metrics,
+            state,
             sweeper: settings.sweep_interval.0.map(|pause| {
                 rt::spawn(sweep::forever(settings.clone(), options.clone(), pause, sweeps))
             }),
-            stopping,
             shutdown_delay: settings.shutdown_delay,
-            deadline,
         })
     }
 
@@ -214,7 +152,7 @@ impl Server {
     /// Whether there has ever been an API key, which ends anonymous calls.
     #[must_use]
     pub fn had_api_keys(&self) -> bool {
-        self.authenticator.had_keys()
+        self.state.authenticator.had_keys()
     }
 
     /// Waits until the server serves no HTTP any more. Without `stop`, that is a defect or a lack of threads. Await it once.
@@ -232,9 +170,9 @@ impl Server {
     /// 2. It accepts no more connections, commits and answers the accepted requests, and closes. This takes at most
     ///    `REQUEST_DEADLINE` and four seconds. A request whose body is incomplete then is cut off.
     pub async fn stop(mut self) {
-        self.stopping.begin();
+        self.state.stopping.begin();
         sleep(self.shutdown_delay).await;
-        let end = Instant::now() + self.deadline + STOPPING_MARGIN;
+        let end = Instant::now() + self.state.request_deadline + STOPPING_MARGIN;
         if let Some(sweeper) = &self.sweeper {
             sweeper.abort();
         }
@@ -243,16 +181,14 @@ impl Server {
             warn!("the HTTP server ended with an error: {error}");
         }
         // Nobody waits for these any more. Commands that have begun are committed while there is time.
-        self.engine
+        self.state
+            .engine
             .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
             .await;
         if let Some((_, metrics)) = &self.metrics {
             metrics.stop(false).await;
         }
-        let closing = async {
-            tokio::join!(self.reads.close(), self.readiness.close(), self.authenticator.close())
-        };
-        let _ = timeout(STOPPING_MARGIN / 2, closing).await;
+        let _ = timeout(STOPPING_MARGIN / 2, self.state.close()).await;
     }
 }
 
@@ -299,36 +235,18 @@ async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), 
     Ok(db::migrated(&mut conn).await.map_err(unreachable)??)
 }
 
-/// Decides who may read the metrics.
-fn access(settings: &Settings) -> Access {
-    match &settings.metrics_token {
-        Some(token) => Access::Token(token.clone()),
-        None if settings.metrics_address.is_some() => Access::Everybody,
-        None => Access::Local,
-    }
-}
-
 /// Serves the metrics, and nothing else, at their own address if they have one.
 fn serve_metrics(
     settings: &Settings,
-    metrics: &web::Data<Metrics>,
-    engine: &web::Data<Engine>,
-    limits: &web::Data<BodyLimits>,
-    stopping: &web::Data<Stopping>,
+    state: &web::Data<AppState>,
 ) -> Result<Option<(Vec<SocketAddr>, ServerHandle)>, StartError> {
     let Some(address) = settings.metrics_address else { return Ok(None) };
-    let access = web::Data::new(access(settings));
-    let (metrics, engine) = (metrics.clone(), engine.clone());
-    let (limits, stopping) = (limits.clone(), stopping.clone());
+    let state = state.clone();
     let connections = connections(settings, METRICS_CONNECTIONS, 1);
     let (addresses, http) = listen(address, connections, move || {
         App::new()
-            .app_data(access.clone())
-            .app_data(engine.clone())
-            .app_data(metrics.clone())
-            .app_data(limits.clone())
-            .app_data(stopping.clone())
-            .wrap(from_fn(exchange))
+            .app_data(state.clone())
+            .wrap(from_fn(middleware))
             .configure(routes::metrics)
             .default_service(web::to(routes::not_found))
     })

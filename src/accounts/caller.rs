@@ -1,9 +1,6 @@
 //! Who is calling.
 
-use std::{
-    future::{Ready, ready},
-    time::Duration,
-};
+use std::time::Duration;
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -11,7 +8,7 @@ use actix_web::{
     http::header::{self, HeaderValue},
     web,
 };
-use futures_util::future::{Either, LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -20,9 +17,12 @@ use super::{
     api_key::KeyHash,
     directory::{Directory, View},
 };
-use crate::http::{
-    middleware::Exchange,
-    problem::{Kind, Problem},
+use crate::{
+    http::{
+        RequestContext,
+        problem::{Kind, Problem},
+    },
+    state::AppState,
 };
 
 /// The account of anonymous calls, and of everything that was taken before there were accounts.
@@ -76,6 +76,17 @@ impl Authenticator {
     #[must_use]
     pub fn had_keys(&self) -> bool {
         self.directory.view().had_keys()
+    }
+
+    /// Authenticates the caller of a request.
+    async fn authenticate(&self, req: &HttpRequest) -> Result<Caller, Problem> {
+        let claim = self.claim(req)?;
+        // Not in the match: the view would be locked while the directory is asked to look again.
+        let judged = claim.judged_by(&self.directory.view(), Instant::now());
+        match judged {
+            Some(judged) => judged,
+            None => self.ask(claim).await,
+        }
     }
 
     /// As whom the request wants to act.
@@ -139,26 +150,18 @@ impl Claim {
 
 impl FromRequest for Caller {
     type Error = Problem;
-    type Future =
-        Either<Ready<Result<Self, Problem>>, LocalBoxFuture<'static, Result<Self, Problem>>>;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let noted = |req: &HttpRequest, answer: Result<Self, Problem>| {
-            answer.inspect(|caller| Exchange::note_account(req, caller.account_id))
-        };
-        let now = |answer| Either::Left(ready(noted(req, answer)));
-        let Some(authenticator) = req.app_data::<web::Data<Authenticator>>() else {
-            return now(Err(Problem::new(Kind::Internal).caused_by("no authenticator")));
-        };
-        let claim = match authenticator.claim(req) {
-            Ok(claim) => claim,
-            Err(problem) => return now(Err(problem)),
-        };
-        if let Some(answer) = claim.judged_by(&authenticator.directory.view(), Instant::now()) {
-            return now(answer);
-        }
-        let (authenticator, req) = (authenticator.clone(), req.clone());
-        Either::Right(Box::pin(async move { noted(&req, authenticator.ask(claim).await) }))
+        let req = req.clone();
+        Box::pin(async move {
+            let state = req
+                .app_data::<web::Data<AppState>>()
+                .ok_or_else(|| Problem::new(Kind::Internal).caused_by("no state"))?;
+            let caller = state.authenticator.authenticate(&req).await?;
+            RequestContext::set_account(&req, caller.account_id);
+            Ok(caller)
+        })
     }
 }
 

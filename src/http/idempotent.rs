@@ -1,13 +1,8 @@
-//! What every keyed request goes through: who is calling, media type and size, the key, the body, and
-//! then the key's place in the database. The URL table and the exchange around all requests come before.
-
-use std::{
-    future::{Ready, ready},
-    time::Duration,
-};
+//! Idempotent requests: the checks that every request with an idempotency key passes, in their order, and its
+//! response.
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse, ResponseError,
+    FromRequest, HttpRequest, HttpResponse,
     dev::Payload,
     http::{
         StatusCode,
@@ -16,170 +11,106 @@ use actix_web::{
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::future::{Either, LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use log::debug;
 use uuid::Uuid;
 
+use super::{
+    RequestContext,
+    problem::{Kind, Problem, Report},
+    query,
+};
 use crate::{
     accounts::Caller,
-    http::{
-        middleware::{CameTo, Exchange},
-        problem::{Kind, Problem, Reported},
-        query,
-    },
     idempotency::{
-        BatchCommand, Engine, IdempotencyKey, Operation, Outcome, Response,
+        BatchCommand, Failure, IdempotencyKey, Outcome, Response,
         actix::{self, IDEMPOTENCY_KEY, KeyError},
     },
     metrics::KeyedOutcome,
+    state::AppState,
 };
 
 /// With what status a stored `201` is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ReplayStatus {
-    /// `200 OK`, since the request that is answered created nothing.
+    /// `200 OK`, since the retry created nothing.
     #[default]
     Ok,
-    /// `201 Created`, as the first answer.
+    /// `201 Created`, as the first response.
     Original,
 }
 
-/// What answers keyed requests.
-#[derive(Clone)]
-pub struct Keyed {
-    /// Who executes them.
-    pub engine: Engine,
-    /// How replays show.
-    pub replay_status: ReplayStatus,
-    /// How long keys are kept; `None`: for ever.
-    pub key_ttl: Option<Duration>,
-    /// When a request is answered at the latest.
-    pub request_deadline: Duration,
-}
-
-/// A request that has passed everything up to the validity of its body.
+/// A request with an idempotency key whose caller, media type, size, key and query are valid.
 #[derive(Debug)]
-pub struct KeyedRequest {
+pub struct IdempotentRequest {
+    request: HttpRequest,
     caller: Caller,
     key: IdempotencyKey,
-    /// The key as it came, to be echoed.
-    field_value: HeaderValue,
     body: Bytes,
 }
 
-impl FromRequest for KeyedRequest {
+impl FromRequest for IdempotentRequest {
     type Error = Problem;
-    type Future =
-        Either<Ready<Result<Self, Problem>>, LocalBoxFuture<'static, Result<Self, Problem>>>;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        match Caller::from_request(req, payload) {
-            Either::Left(caller) => Either::Left(ready(Self::read(req, caller.into_inner()))),
-            Either::Right(caller) => {
-                let req = req.clone();
-                Either::Right(Box::pin(async move { Self::read(&req, caller.await) }))
-            }
-        }
+        let caller = Caller::from_request(req, payload);
+        let req = req.clone();
+        Box::pin(async move { Self::read(req, caller.await) })
     }
 }
 
-impl KeyedRequest {
-    fn read(req: &HttpRequest, caller: Result<Caller, Problem>) -> Result<Self, Problem> {
-        let key = read_key(req);
-        let accepted = caller.and_then(|caller| {
-            if req.method().is_safe() {
-                return Ok((caller, Bytes::new()));
-            }
-            let body = Exchange::body(req);
-            check_media_type(req, body.as_ref().is_ok_and(Bytes::is_empty))?;
-            Ok((caller, body?))
-        });
-        match (accepted, key) {
-            (Ok((caller, body)), Ok((key, field_value))) => match refuse_query(req) {
-                Ok(()) => Ok(Self { caller, key, field_value, body }),
-                Err(problem) => Err(problem.with_header(IDEMPOTENCY_KEY, field_value)),
-            },
-            (Err(problem), Ok((_, field_value))) => {
-                Err(problem.with_header(IDEMPOTENCY_KEY, field_value))
-            }
-            (Err(problem), Err(_)) | (Ok(_), Err(problem)) => Err(problem),
+impl IdempotentRequest {
+    fn read(request: HttpRequest, caller: Result<Caller, Problem>) -> Result<Self, Problem> {
+        let key = read_key(&request);
+        // Before anything is refused: a refusal echoes a valid key.
+        if let Ok(key) = &key {
+            RequestContext::update(&request, |context| context.key = Some(key.clone()));
         }
+        let caller = caller?;
+        let body = if request.method().is_safe() {
+            Bytes::new()
+        } else {
+            let body = RequestContext::body(&request);
+            check_media_type(&request, body.as_ref().is_ok_and(Bytes::is_empty))?;
+            body?
+        };
+        let (key, _) = key?;
+        refuse_query(&request)?;
+        Ok(Self { request, caller, key, body })
     }
 
-    /// Reads the command from the body, has it executed once, and answers. `location` is where the
-    /// thing can be found that an execution made.
-    pub async fn answer<C: BatchCommand>(
+    /// Executes the command that `read` finds in the body, exactly once, and returns its response. `location` is
+    /// the path of what an execution created.
+    ///
+    /// # Errors
+    /// The problem of `read`, of the key, or of the database.
+    pub async fn execute<C: BatchCommand>(
         self,
-        keyed: &Keyed,
+        state: &AppState,
         read: impl FnOnce(&[u8]) -> Result<C, Problem>,
         location: impl FnOnce(Uuid) -> String,
-    ) -> HttpResponse {
-        let Caller { account_id } = self.caller;
-        let command = match read(&self.body) {
-            Ok(command) => command,
-            Err(problem) => return echoing(self.field_value, Err(problem)),
-        };
-        let heard = keyed.engine.submit(account_id, self.key, command).await;
-        let came_to = CameTo(KeyedOutcome::of(&heard));
-        let answered = heard
-            .map_err(Problem::from)
-            .and_then(|outcome| keyed.respond(C::OPERATION, outcome, location));
-        let mut response = echoing(self.field_value, answered);
-        response.extensions_mut().insert(came_to);
-        response
-    }
-
-    /// Answers, with the key as it came.
-    #[must_use]
-    pub fn reply(self, answered: Result<HttpResponse, Problem>) -> HttpResponse {
-        echoing(self.field_value, answered)
-    }
-
-    /// Who sent it.
-    #[must_use]
-    pub fn caller(&self) -> Caller {
-        self.caller
-    }
-
-    /// Its key.
-    #[must_use]
-    pub fn key(&self) -> &IdempotencyKey {
-        &self.key
-    }
-
-    /// Its body; empty where there is none.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body
-    }
-}
-
-/// An answer with the key as it came.
-fn echoing(field_value: HeaderValue, answered: Result<HttpResponse, Problem>) -> HttpResponse {
-    let mut response = answered.unwrap_or_else(|problem| problem.error_response());
-    response.headers_mut().insert(IDEMPOTENCY_KEY, field_value);
-    response
-}
-
-impl Keyed {
-    fn respond(
-        &self,
-        operation: Operation,
-        outcome: Outcome,
-        location: impl FnOnce(Uuid) -> String,
     ) -> Result<HttpResponse, Problem> {
-        match outcome {
+        let command = read(&self.body)?;
+        let Caller { account_id } = self.caller;
+        let result = state.engine.submit(account_id, self.key.clone(), command).await;
+        self.note_outcome(&result);
+        match result? {
             Outcome::New { response, replayable_until, .. } => {
-                Ok(stored(&response, replayable_until, false))
+                Ok(self.respond(&response, replayable_until, false))
             }
             Outcome::Replay { execution_id, response, replayable_until } => {
-                debug!("Cached response: {operation} {execution_id}, status {}", response.status());
-                let mut answer = stored(&response, replayable_until, true);
-                if answer.status() == StatusCode::CREATED && self.replay_status == ReplayStatus::Ok
+                debug!(
+                    "Cached response: {} {execution_id}, status {}",
+                    C::OPERATION,
+                    response.status()
+                );
+                let mut replay = self.respond(&response, replayable_until, true);
+                if replay.status() == StatusCode::CREATED && state.replay_status == ReplayStatus::Ok
                 {
-                    *answer.status_mut() = StatusCode::OK;
+                    *replay.status_mut() = StatusCode::OK;
                 }
-                Ok(answer)
+                Ok(replay)
             }
             Outcome::Reused { fields } => Err(Problem::new(Kind::KeyReused).with_members(fields)),
             Outcome::Expired { execution_id } => {
@@ -191,22 +122,45 @@ impl Keyed {
             Outcome::InFlight => Err(Kind::KeyInFlight.into()),
         }
     }
-}
 
-/// A stored response as it is sent, with its problem for the log where it is a refusal.
-fn stored(
-    response: &Response,
-    replayable_until: Option<DateTime<Utc>>,
-    replayed: bool,
-) -> HttpResponse {
-    let mut answer = actix::stored(response, replayable_until, replayed);
-    if let Some(refusal) = Reported::stored(response) {
-        answer.extensions_mut().insert(refusal);
+    /// Keeps the outcome for the log.
+    pub fn note_outcome(&self, result: &Result<Outcome, Failure>) {
+        let outcome = KeyedOutcome::of(result);
+        RequestContext::update(&self.request, |context| context.outcome = Some(outcome));
     }
-    answer
+
+    /// The caller.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &IdempotencyKey {
+        &self.key
+    }
+
+    /// The body; empty where there is none.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// A stored response, as it is sent. If it is a refusal, the log reports its problem.
+    fn respond(
+        &self,
+        stored: &Response,
+        replayable_until: Option<DateTime<Utc>>,
+        replayed: bool,
+    ) -> HttpResponse {
+        let refusal = Report::stored(stored);
+        RequestContext::update(&self.request, |context| context.problem = refusal);
+        actix::stored(stored, replayable_until, replayed)
+    }
 }
 
-/// The key, and the header's value as it came.
+/// The key, and the value of its header.
 fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem> {
     let key = IdempotencyKey::extract(req).into_inner().map_err(|error| match error {
         KeyError::Missing => Problem::new(Kind::KeyMissing),
@@ -214,8 +168,8 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
             .with_detail("Send one Idempotency-Key header, not several."),
         KeyError::Invalid(invalid) => Problem::new(Kind::KeyInvalid).with_message(&invalid),
     })?;
-    let field_value = req.headers().get(IDEMPOTENCY_KEY).ok_or(Kind::KeyMissing)?;
-    Ok((key, field_value.clone()))
+    let value = req.headers().get(IDEMPOTENCY_KEY).ok_or(Kind::KeyMissing)?;
+    Ok((key, value.clone()))
 }
 
 /// A `POST` takes no query parameters: a client that puts an amount there means it.

@@ -3,7 +3,6 @@
 //! when nothing is asked for on them.
 
 use std::{
-    cell::Cell,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -11,7 +10,7 @@ use std::{
 
 use actix_web::{
     Error, HttpMessage, HttpRequest,
-    body::MessageBody,
+    body::BoxBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::PayloadError,
     http::{
@@ -24,19 +23,18 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::{
-    health::Stopping,
     http::{
         json::wrong_as_a_whole,
         problem::{Kind, Problem},
     },
-    metrics::{KeyedOutcome, Metrics},
+    idempotency::actix::IDEMPOTENCY_KEY,
+    state::AppState,
 };
 
 use super::{
-    request_log,
+    RequestContext, request_log,
     turn::{Length, Turn, UnderWay},
 };
 
@@ -59,38 +57,7 @@ impl BodyLimits {
     }
 }
 
-/// What a keyed request came to, for the log. Stands in the extensions of its answer.
-#[derive(Debug, Clone, Copy)]
-pub struct CameTo(pub KeyedOutcome);
-
-/// What is known of a request besides its head. Stands in its extensions.
-#[derive(Debug)]
-pub struct Exchange {
-    /// The body, whole, or why there is none.
-    body: Result<Bytes, Problem>,
-    account_id: Cell<Option<Uuid>>,
-}
-
-impl Exchange {
-    /// The body of this request.
-    ///
-    /// # Errors
-    /// When it was too large, or didn't come to its end.
-    pub fn body(req: &HttpRequest) -> Result<Bytes, Problem> {
-        let extensions = req.extensions();
-        let Some(Self { body, .. }) = extensions.get() else { return Ok(Bytes::new()) };
-        body.clone()
-    }
-
-    /// Says for the log whose request this is.
-    pub fn note_account(req: &HttpRequest, account_id: Uuid) {
-        if let Some(Self { account_id: noted, .. }) = req.extensions().get() {
-            noted.set(Some(account_id));
-        }
-    }
-}
-
-/// The middleware.
+/// The middleware around every handler.
 ///
 /// The body is read before anything else is looked at, so that a request which is refused early
 /// leaves the connection where the next request begins. After a body that isn't read to its end the
@@ -100,13 +67,13 @@ impl Exchange {
 ///
 /// # Errors
 /// Those of what it wraps.
-pub async fn exchange<B: MessageBody>(
-    limits: web::Data<BodyLimits>,
-    stopping: web::Data<Stopping>,
+pub async fn middleware(
+    state: web::Data<AppState>,
     mut req: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse, Error> {
     let began = Instant::now();
+    let limits = state.body_limits;
     let request_id = request_id(&req);
     let (length, is_endless) = (declared_length(&req), is_endless(&req));
     let mut under_way = req.conn_data::<Rc<Turn>>().map(|turn| {
@@ -120,7 +87,7 @@ pub async fn exchange<B: MessageBody>(
         _ if length.is_some_and(|length| length > limits.size) => Err(limits.exceeded()),
         payload => {
             let end = if is_endless { length.unwrap_or(0) } else { usize::MAX };
-            read(payload, end, **limits).await
+            read(payload, end, limits).await
         }
     };
     if under_way.as_ref().is_some_and(UnderWay::is_too_long) {
@@ -130,24 +97,38 @@ pub async fn exchange<B: MessageBody>(
     if let Some(under_way) = &under_way {
         under_way.end_body(!broken_off);
     }
-    req.extensions_mut().insert(Exchange { body, account_id: Cell::new(None) });
-    let mut response = next.call(req).await?;
-    if let Some(metrics) = response.request().app_data::<web::Data<Metrics>>() {
-        metrics.count_request(response.request(), response.status(), began.elapsed());
-    }
+    req.extensions_mut().insert(RequestContext::new(body));
+    let response = next.call(req).await?;
+    let context = response.request().extensions_mut().remove::<RequestContext>();
+    let mut context = context.unwrap_or_else(|| RequestContext::new(Ok(Bytes::new())));
+    let mut response = with_problem(response, &mut context);
+    state.metrics.count_request(response.request(), response.status(), began.elapsed());
+    let headers = response.headers_mut();
     if let Some(id) = request_id {
-        response.headers_mut().insert(X_REQUEST_ID, id);
+        headers.insert(X_REQUEST_ID, id);
+    }
+    if let Some((_, value)) = &context.key {
+        headers.insert(IDEMPOTENCY_KEY, value.clone());
     }
     // Of a body without an end nobody knows where the next request would begin.
-    let closes = broken_off || is_endless || stopping.has_begun();
+    let closes = broken_off || is_endless || state.stopping.has_begun();
     if closes || asked_for != ConnectionType::KeepAlive {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         under_way.iter_mut().for_each(UnderWay::make_last);
     }
-    let account_id =
-        response.request().extensions().get::<Exchange>().and_then(|it| it.account_id.get());
-    request_log::write(&response, account_id, began);
+    request_log::write(&response, &context, began);
     Ok(response)
+}
+
+/// Renders the problem that a handler or an extractor has returned.
+fn with_problem(response: ServiceResponse, context: &mut RequestContext) -> ServiceResponse {
+    let error = response.response().error();
+    let Some(problem) = error.and_then(|error| error.as_error::<Problem>()) else {
+        return response;
+    };
+    let rendered = problem.response(context.id);
+    context.problem = Some(problem.report(context.id));
+    response.into_response(rendered)
 }
 
 /// The address that the server listens on, of the connection of this request.

@@ -2,6 +2,7 @@
 //! requests, problems, and the request log.
 
 mod connection;
+mod context;
 pub mod idempotent;
 pub mod json;
 mod listen;
@@ -11,4 +12,5 @@ pub mod query;
 mod request_log;
 mod turn;
 
+pub use self::context::RequestContext;
 pub use self::listen::{Connections, listen};

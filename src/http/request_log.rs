@@ -2,19 +2,13 @@
 
 use std::time::Instant;
 
-use actix_web::{
-    dev::ServiceResponse,
-    http::header::{HeaderMap, HeaderName},
-};
+use actix_web::{dev::ServiceResponse, http::header::HeaderName};
 use log::{Level, Record, kv::Value, log_enabled};
-use uuid::Uuid;
 
-use super::middleware::{CameTo, X_REQUEST_ID};
+use super::{RequestContext, middleware::X_REQUEST_ID};
 use crate::{
-    http::problem::Reported,
-    idempotency::{IdempotencyKey, actix::IDEMPOTENCY_KEY},
     logs,
-    metrics::method_label,
+    metrics::{KeyedOutcome, method_label},
 };
 
 /// The target of a line for each request: `RUST_LOG=info,payonce::request=debug`.
@@ -26,15 +20,15 @@ const PROBLEM: &str = "payonce::problem";
 /// Logs what became of a request. Where nothing of it is logged, nothing is done for it.
 ///
 /// All its lines have one `request_id`: the UUID in the `instance` of its problem, where it has one.
-pub(super) fn write<B>(response: &ServiceResponse<B>, account_id: Option<Uuid>, began: Instant) {
+pub(super) fn write(response: &ServiceResponse, context: &RequestContext, began: Instant) {
+    let RequestContext { account_id, key, outcome, problem, .. } = context;
     let status = response.status().as_u16();
     let level = match status {
         500 => Level::Error,
         501.. => Level::Warn,
         _ => Level::Info,
     };
-    let extensions = response.response().extensions();
-    let problem = extensions.get::<Reported>();
+    let problem = problem.as_ref();
     let logged = problem.filter(|problem| {
         log_enabled!(target: PROBLEM, level) && (level == Level::Error || logs::admit(problem.code))
     });
@@ -44,12 +38,13 @@ pub(super) fn write<B>(response: &ServiceResponse<B>, account_id: Option<Uuid>, 
     }
     let (request, headers) = (response.request(), response.headers());
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let request_id = problem.map_or_else(Uuid::new_v4, |problem| problem.instance);
+    let request_id = problem.map_or(context.id, |problem| problem.instance);
     let route = request.match_pattern();
-    let key_hash = account_id.and_then(|account_id| key_hash(headers, account_id));
-    let came_to = extensions.get().map(|CameTo(outcome)| outcome.as_str());
-    // A key that is missing or invalid comes to nothing.
-    let outcome = came_to.or_else(|| problem?.code.strip_prefix("idempotency-key-"));
+    let key_hash = key.as_ref().zip(*account_id).map(|((key, _), account)| key.hash_in(account));
+    // A request with a missing or invalid key has no outcome.
+    let outcome = outcome
+        .map(KeyedOutcome::as_str)
+        .or_else(|| problem?.code.strip_prefix("idempotency-key-"));
     let fields = [
         ("method", Some(Value::from(method_label(request.method())))),
         ("route", Some(Value::from(route.as_deref().unwrap_or("(no route)")))),
@@ -82,12 +77,6 @@ fn line(level: Level, target: &str, message: &str, fields: &[(&str, Value<'_>)])
             .key_values(&fields)
             .build(),
     );
-}
-
-/// Of the key that is echoed, which is a valid one.
-fn key_hash(headers: &HeaderMap, account_id: Uuid) -> Option<String> {
-    let key = IdempotencyKey::parse(headers.get(IDEMPOTENCY_KEY)?.as_bytes()).ok()?;
-    Some(key.hash_in(account_id))
 }
 
 /// To the microsecond.

@@ -17,20 +17,19 @@ use uuid::Uuid;
 
 use crate::{
     accounts::Caller,
-    db::{Reads, timestamp::Timestamp},
+    db::timestamp::Timestamp,
     http::{
-        idempotent::{Keyed, KeyedRequest},
+        idempotent::IdempotentRequest,
         json::Members,
-        middleware::CameTo,
         problem::{Kind, Problem},
     },
     idempotency::{BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response},
-    metrics::KeyedOutcome,
     payments::{
         self,
         payment::{TakePayment, location},
     },
     refunds::{self, refund::GiveBack},
+    state::AppState,
 };
 
 /// How clients void a key.
@@ -152,75 +151,54 @@ impl Shown {
 
 /// `GET /idempotency-key`: what became of the request that was sent with the key in the header.
 ///
-/// Problems: `unauthorized`, `idempotency-key-missing`, `idempotency-key-invalid`, `database-unavailable`.
+/// # Errors
+/// `unauthorized`, `idempotency-key-missing`, `idempotency-key-invalid`, `too-many-requests`, `database-unavailable`.
 pub async fn show(
-    request: KeyedRequest,
-    keyed: web::Data<Keyed>,
-    reads: web::Data<Reads>,
-) -> HttpResponse {
-    let shown = answer(&request, &keyed, &reads).await;
-    request.reply(shown.map_err(|problem| problem.with_detail(UNREAD)))
+    request: IdempotentRequest,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    read(&request, &state).await.map_err(|problem| problem.with_detail(UNREAD))
 }
 
 /// `POST /idempotency-key/void`: uses the key up, unless a request with it was executed; and says which.
 ///
-/// Problems: those of [`show`], and those of every keyed request that has to wait for the database.
+/// # Errors
+/// Those of [`show`], and those of every idempotent request that waits for the database.
 pub async fn void(
-    request: KeyedRequest,
-    keyed: web::Data<Keyed>,
-    reads: web::Data<Reads>,
-) -> HttpResponse {
-    let deadline = Instant::now() + keyed.request_deadline;
-    if let Err(problem) = read_nothing(request.body()) {
-        return request.reply(Err(problem));
-    }
-    let Caller { account_id } = request.caller();
-    let voided = keyed.engine.void(account_id, request.key().clone()).await;
-    let came_to = CameTo(KeyedOutcome::of(&voided));
-    let answered = match voided {
-        Ok(Outcome::InFlight) => Err(Kind::KeyInFlight.into()),
-        Ok(_) => answer_voided(&request, &keyed, &reads, deadline).await,
-        Err(failure) => Err(failure.into()),
-    };
-    let mut response = request.reply(answered);
-    response.extensions_mut().insert(came_to);
-    response
-}
-
-/// From here on no failure may say that nothing was done.
-async fn answer_voided(
-    request: &KeyedRequest,
-    keyed: &Keyed,
-    reads: &Reads,
-    deadline: Instant,
+    request: IdempotentRequest,
+    state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
+    let deadline = Instant::now() + state.request_deadline;
+    read_nothing(request.body())?;
+    let Caller { account_id } = request.caller();
+    let voided = state.engine.void(account_id, request.key().clone()).await;
+    request.note_outcome(&voided);
+    if voided? == Outcome::InFlight {
+        return Err(Kind::KeyInFlight.into());
+    }
+    // From here on no problem may say that nothing was done.
     let unread = |cause: &str| {
         Problem::new(Kind::OutcomeUnknown).with_detail(UNREAD_VOIDED).caused_by(cause)
     };
-    match timeout_at(deadline, answer(request, keyed, reads)).await {
-        Ok(Ok(shown)) => Ok(shown),
-        Ok(Err(problem)) => Err(unread(&problem.to_string())),
+    match timeout_at(deadline, read(&request, &state)).await {
+        Ok(shown) => shown.map_err(|problem| unread(&problem.to_string())),
         Err(_elapsed) => Err(unread("not read in time")),
     }
 }
 
-/// No body is as good as an empty object.
+/// The key is the whole request: no body, or an empty object.
 fn read_nothing(body: &[u8]) -> Result<(), Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     let expected = "an empty JSON object, or no body at all";
     Members::read(body, Kind::MalformedJson, expected)?.finish(Some(()))
 }
 
-async fn answer(
-    request: &KeyedRequest,
-    keyed: &Keyed,
-    reads: &Reads,
-) -> Result<HttpResponse, Problem> {
+async fn read(request: &IdempotentRequest, state: &AppState) -> Result<HttpResponse, Problem> {
     let Caller { account_id } = request.caller();
     let find = async |conn: &mut PgConnection| {
-        look_up(conn, account_id, request.key().clone(), keyed.key_ttl, VOIDING).await
+        look_up(conn, account_id, request.key().clone(), state.key_ttl, VOIDING).await
     };
-    let shown = reads.run_for(account_id, find).await?;
+    let shown = state.reads.run_for(account_id, find).await?;
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
 }
 

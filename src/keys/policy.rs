@@ -16,6 +16,7 @@ use crate::{
         problem::{Kind, Retry},
     },
     idempotency::IdempotencyKey,
+    state::AppState,
 };
 
 /// How keys are treated, by the settings that this server runs with.
@@ -129,6 +130,6 @@ fn detail(answers: Ttl, keys: Ttl) -> String {
 }
 
 /// `GET /idempotency-policy`.
-pub async fn show(policy: web::Data<IdempotencyPolicy>) -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(policy)
+pub async fn show(state: web::Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(&state.policy)
 }

@@ -5,12 +5,12 @@ use std::fmt;
 use actix_web::{
     HttpRequest,
     http::header::{self, HeaderValue},
-    web,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    accounts::{Authenticator, is_local_caller},
+    accounts::is_local_caller,
+    config::Settings,
     http::problem::{Kind, Problem},
 };
 
@@ -50,15 +50,25 @@ pub enum Access {
 }
 
 impl Access {
-    /// Checks that a request may read metrics.
+    /// Returns the access that these settings give.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        match &settings.metrics_token {
+            Some(token) => Self::Token(token.clone()),
+            None if settings.metrics_address.is_some() => Self::Everybody,
+            None => Self::Local,
+        }
+    }
+
+    /// Checks that a request may read metrics; `had_api_keys` says whether there has ever been an API key.
     ///
     /// # Errors
     /// `unauthorized` or `not-found`.
-    pub fn check(&self, req: &HttpRequest) -> Result<(), Problem> {
+    pub fn check(&self, req: &HttpRequest, had_api_keys: bool) -> Result<(), Problem> {
         match self {
             Self::Local if !is_local_caller(req) => Err(Kind::NotFound.into()),
             // A proxy on this machine that adds no header can't be told from a program.
-            Self::Local if has_api_keys(req) => Err(Problem::new(Kind::NotFound).with_detail(
+            Self::Local if had_api_keys => Err(Problem::new(Kind::NotFound).with_detail(
                 "Metrics are served here only until the first API key is created. Set METRICS_ADDRESS or METRICS_TOKEN.",
             )),
             Self::Everybody | Self::Local => Ok(()),
@@ -68,11 +78,6 @@ impl Access {
                 .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         }
     }
-}
-
-fn has_api_keys(req: &HttpRequest) -> bool {
-    let authenticator = req.app_data::<web::Data<Authenticator>>();
-    authenticator.is_none_or(|authenticator| authenticator.had_keys())
 }
 
 fn shown(req: &HttpRequest) -> Option<&str> {

@@ -2,10 +2,9 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
-use super::{Metrics, access::Access};
 use crate::{
     http::problem::{Kind, Problem},
-    idempotency::Engine,
+    state::AppState,
 };
 
 /// `GET /metrics`: all metrics in Prometheus' text format.
@@ -14,13 +13,13 @@ use crate::{
 /// `unauthorized`, or `not-found` for callers that may not see them.
 pub async fn show(
     request: HttpRequest,
-    access: web::Data<Access>,
-    metrics: web::Data<Metrics>,
-    engine: web::Data<Engine>,
+    state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    access.check(&request)?;
-    let text =
-        metrics.render(&engine).map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
+    state.metrics_access.check(&request, state.authenticator.had_keys())?;
+    let text = state
+        .metrics
+        .render(&state.engine)
+        .map_err(|error| Problem::new(Kind::Internal).caused_by(error))?;
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, prometheus::TEXT_FORMAT))
         .insert_header((header::CACHE_CONTROL, "no-store"))

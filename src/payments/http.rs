@@ -13,35 +13,30 @@ use super::{
 };
 use crate::{
     accounts::Caller,
-    db::Reads,
     http::{
-        idempotent::{Keyed, KeyedRequest},
+        idempotent::IdempotentRequest,
         json::Members,
         problem::{Kind, Problem},
     },
+    state::AppState,
 };
 
 /// What a client is told when a body is no object.
 pub const EXPECTED: &str = "a JSON object with user_id and amount, and with currency if you like";
 
-/// In what currency payments are that name none.
-#[derive(Debug, Clone, Copy)]
-pub struct DefaultCurrency(pub Currency);
-
 /// `POST /payment`: takes a payment, once.
 pub async fn take(
-    request: KeyedRequest,
-    keyed: web::Data<Keyed>,
-    default: web::Data<DefaultCurrency>,
-) -> HttpResponse {
-    request.answer(&keyed, |body| read(body, **default), location).await
+    request: IdempotentRequest,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    request.execute(&state, |body| read(body, state.default_currency), location).await
 }
 
 /// Reads a payment from a body.
 ///
 /// # Errors
 /// `malformed-json` or `invalid-payment`.
-pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Problem> {
+pub fn read(body: &[u8], default: Currency) -> Result<TakePayment, Problem> {
     let mut members = Members::read(body, Kind::InvalidPayment, EXPECTED)?;
     let user_id = members.required(
         "user_id",
@@ -59,7 +54,7 @@ pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Proble
     );
     let payment =
         user_id.zip(amount).zip(named_currency).map(|((user_id, amount), named_currency)| {
-            let currency = named_currency.unwrap_or(default.0);
+            let currency = named_currency.unwrap_or(default);
             TakePayment { user_id, amount, named_currency, currency }
         });
     members.finish(payment)
@@ -72,10 +67,11 @@ pub fn read(body: &[u8], default: DefaultCurrency) -> Result<TakePayment, Proble
 pub async fn show(
     Caller { account_id }: Caller,
     path: web::Path<String>,
-    reads: web::Data<Reads>,
+    state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let transaction_id = Uuid::parse_str(&path).map_err(|_| Kind::NotFound)?;
-    let payment = reads
+    let payment = state
+        .reads
         .run_for(account_id, async |conn| store::find(conn, account_id, transaction_id).await)
         .await?
         .ok_or(Kind::NotFound)?;
@@ -89,10 +85,11 @@ pub async fn show(
 pub async fn list(
     Caller { account_id }: Caller,
     request: HttpRequest,
-    reads: web::Data<Reads>,
+    state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let listing = Listing::read(request.query_string())?;
-    let page = reads
+    let page = state
+        .reads
         .run_for(account_id, async |conn| store::list(conn, account_id, &listing).await)
         .await?;
     Ok(fresh(page))
@@ -110,8 +107,8 @@ mod tests {
 
     use super::*;
 
-    fn usd() -> DefaultCurrency {
-        DefaultCurrency(Currency::from_code("USD").unwrap())
+    fn usd() -> Currency {
+        Currency::from_code("USD").unwrap()
     }
 
     proptest! {
@@ -128,7 +125,7 @@ mod tests {
                 user_id: UserId::parse(user).unwrap(),
                 amount: Amount::from_minor_units(amount).unwrap(),
                 named_currency,
-                currency: named_currency.unwrap_or(usd().0),
+                currency: named_currency.unwrap_or(usd()),
             };
             prop_assert_eq!(read(body.to_string().as_bytes(), usd()), Ok(expected));
         }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::refund::{GiveBack, Wanted};
 use crate::{
     http::{
-        idempotent::{Keyed, KeyedRequest},
+        idempotent::IdempotentRequest,
         json::Members,
         problem::{Kind, Problem, Retry},
     },
@@ -14,6 +14,7 @@ use crate::{
         money::{self, Amount},
         payment::location,
     },
+    state::AppState,
 };
 
 /// What the body of a refund contains.
@@ -24,19 +25,19 @@ pub const EXPECTED: &str =
 ///
 /// An id that is not a UUID names no payment, now or later: the request is refused before its key is used.
 pub async fn give_back(
-    request: KeyedRequest,
+    request: IdempotentRequest,
     path: web::Path<String>,
-    keyed: web::Data<Keyed>,
-) -> HttpResponse {
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
     let Ok(transaction_id) = Uuid::parse_str(&path) else {
-        return request.reply(Err(Problem::new(Kind::NotFound)
+        return Err(Problem::new(Kind::NotFound)
             .with_retry(Retry::CorrectedRequest)
             .with_detail(
                 "The id in the path is not a UUID, so no payment has it. This request has not used the key: send a \
                  corrected one with the same key.",
-            )));
+            ));
     };
-    request.answer(&keyed, |body| read(transaction_id, body), |_| location(transaction_id)).await
+    request.execute(&state, |body| read(transaction_id, body), |_| location(transaction_id)).await
 }
 
 /// Reads a refund from a body. The client says what to refund, by `amount` or by `remaining`: a body that got

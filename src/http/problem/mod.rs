@@ -44,19 +44,19 @@ pub struct Problem {
     cause: Option<String>,
 }
 
-/// What a problem's answer says of it to the log: not sent to anybody.
+/// A problem for the log.
 #[derive(Debug, Clone)]
-pub struct Reported {
+pub struct Report {
     /// The problem's code.
     pub code: &'static str,
     /// The UUID in its `instance`.
     pub instance: Uuid,
-    /// What caused it, where that is not for the client.
+    /// Its cause, which is not for the client.
     pub cause: Option<String>,
 }
 
-impl Reported {
-    /// What there is to say of a problem that was stored and goes out again; `None` for what is none.
+impl Report {
+    /// The report of a stored response, where it is a problem.
     #[must_use]
     pub fn stored(response: &Response) -> Option<Self> {
         #[derive(Deserialize)]
@@ -159,6 +159,29 @@ impl Problem {
             .with_header(header::CONTENT_TYPE.as_str(), MEDIA_TYPE))
     }
 
+    /// The response to the request of this id.
+    pub(super) fn response(&self, instance: Uuid) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        response
+            .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
+            .insert_header((header::CACHE_CONTROL, "no-store"));
+        if self.retry == Retry::SameRequest {
+            response.insert_header((
+                header::RETRY_AFTER,
+                HeaderValue::from(seconds_to_wait(self.kind)),
+            ));
+        }
+        for (name, value) in &self.headers {
+            response.insert_header((name.clone(), value.clone()));
+        }
+        response.json(self.body(instance))
+    }
+
+    /// The report of it in the response to the request of this id.
+    pub(super) fn report(&self, instance: Uuid) -> Report {
+        Report { code: self.kind.entry().code, instance, cause: self.cause.clone() }
+    }
+
     fn body(&self, instance: Uuid) -> Body<'_> {
         let Entry { code, status, title, advice, .. } = self.kind.entry();
         Body {
@@ -253,25 +276,9 @@ impl ResponseError for Problem {
         self.kind.entry().status
     }
 
+    /// Empty: the [middleware](super::middleware) renders a problem, with the id of its request.
     fn error_response(&self) -> HttpResponse {
-        let Entry { code, status, .. } = self.kind.entry();
-        let instance = Uuid::new_v4();
-        let mut response = HttpResponse::build(status);
-        response
-            .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
-            .insert_header((header::CACHE_CONTROL, "no-store"));
-        if self.retry == Retry::SameRequest {
-            response.insert_header((
-                header::RETRY_AFTER,
-                HeaderValue::from(seconds_to_wait(self.kind)),
-            ));
-        }
-        for (name, value) in &self.headers {
-            response.insert_header((name.clone(), value.clone()));
-        }
-        let mut response = response.json(self.body(instance));
-        response.extensions_mut().insert(Reported { code, instance, cause: self.cause.clone() });
-        response
+        HttpResponse::new(self.status_code())
     }
 }
 

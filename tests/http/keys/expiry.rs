@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use payonce::db::sweep;
 use payonce_testing::{PAYMENT, REMAINING, TestServer};
 use tokio::time::sleep;
 

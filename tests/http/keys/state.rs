@@ -123,7 +123,7 @@ async fn reading_and_voiding_need_a_valid_key() {
         missing.assert_problem(400, "idempotency-key-missing");
         // A new key would not identify the request.
         let detail = missing.member("detail");
-        assert!(detail.contains("or to void its key, send that key"), "{detail}");
+        assert!(detail.contains("To look up or void a key, send that key"), "{detail}");
         let two = server.request(method, path, &[("idempotency-key", "a, b")], "").await;
         two.assert_problem(400, "idempotency-key-invalid");
     }

@@ -1,0 +1,95 @@
+//! The state that the handlers of a server share.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::{
+    accounts::{Authenticator, Directory},
+    config::Settings,
+    db::{self, Needs, Reads},
+    health::{Readiness, Stopping},
+    http::{idempotent::ReplayStatus, middleware::BodyLimits},
+    idempotency::{Engine, UnfitServer},
+    keys::policy::IdempotencyPolicy,
+    metrics::{Metrics, access::Access},
+    payments::currency::Currency,
+    server::StartError,
+};
+
+/// Everything that handlers need besides their request.
+pub struct AppState {
+    /// Executes commands exactly once.
+    pub engine: Engine,
+    /// Connections to read with.
+    pub reads: Reads,
+    /// Authenticates callers.
+    pub authenticator: Authenticator,
+    /// Checks that requests would be executed.
+    pub readiness: Readiness,
+    /// Whether the server is stopping.
+    pub stopping: Stopping,
+    /// The counters.
+    pub metrics: Metrics,
+    /// Who may read the counters.
+    pub metrics_access: Access,
+    /// The rules for keys, as clients see them.
+    pub policy: IdempotencyPolicy,
+    /// Bounds of request bodies.
+    pub body_limits: BodyLimits,
+    /// The currency of payments that name none.
+    pub default_currency: Currency,
+    /// The status of replays.
+    pub replay_status: ReplayStatus,
+    /// The lifetime of keys; `None`: permanent.
+    pub key_ttl: Option<Duration>,
+    /// The time within which a request gets its response.
+    pub request_deadline: Duration,
+}
+
+impl AppState {
+    /// Connects to the database, and starts the committers and the directory of API keys.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn start(
+        settings: &Settings,
+        options: &PgConnectOptions,
+    ) -> Result<Self, StartError> {
+        let metrics = Metrics::new(settings.queue_limit.get())?;
+        let named = db::named(options.clone(), "payonce");
+        let engine =
+            Engine::start_observed(&named, &settings.idempotency(), metrics.observer()).await?;
+        let directory = Directory::start(options)
+            .await
+            .map_err(|error| StartError::Database(UnfitServer::Unreachable(error).into()))?;
+        let deadline = settings.request_deadline;
+        let needs = Needs {
+            frees_keys: settings.idempotency_key_ttl.0.is_some(),
+            allow_asynchronous_commit: settings.allow_asynchronous_commit,
+        };
+        Ok(Self {
+            engine,
+            reads: Reads::new(options, settings.read_connections, deadline / 2),
+            authenticator: Authenticator::new(directory, settings.anonymous_access, deadline),
+            readiness: Readiness::new(options, deadline / 2, needs),
+            stopping: Stopping::default(),
+            metrics,
+            metrics_access: Access::new(settings),
+            policy: IdempotencyPolicy::new(settings),
+            body_limits: BodyLimits {
+                size: usize::try_from(settings.body_limit).unwrap_or(usize::MAX),
+                time: settings.body_timeout,
+            },
+            default_currency: settings.default_currency,
+            replay_status: settings.idempotency_replay_status,
+            key_ttl: settings.idempotency_key_ttl.0,
+            request_deadline: deadline,
+        })
+    }
+
+    /// Closes the connections that don't commit.
+    pub async fn close(&self) {
+        tokio::join!(self.reads.close(), self.readiness.close(), self.authenticator.close());
+    }
+}
