@@ -149,7 +149,7 @@ impl Server {
         self.metrics.as_ref().map_or(&[], |(addresses, _)| addresses)
     }
 
-    /// Whether there has ever been an API key, which ends anonymous calls.
+    /// Returns whether there has ever been an API key, which ends anonymous calls.
     #[must_use]
     pub fn had_api_keys(&self) -> bool {
         self.state.authenticator.had_keys()

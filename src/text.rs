@@ -41,12 +41,12 @@ pub(crate) const INVISIBLE: [RangeInclusive<char>; 30] = [
     '\u{e0000}'..='\u{e0fff}',
 ];
 
-/// Whether a character shows something, and alters nothing else.
+/// Returns whether a character is visible and does not alter others.
 fn is_visible(character: char) -> bool {
     !INVISIBLE.iter().any(|range| range.contains(&character))
 }
 
-/// Whether there is nothing to see in a text.
+/// Returns whether a text has no visible character.
 pub(crate) fn is_blank(text: &str) -> bool {
     !text.chars().any(is_visible)
 }

@@ -64,9 +64,9 @@ pub enum NotReady {
 /// The settings that decide what a server needs of its database.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
-    /// Whether keys expire.
+    /// Keys expire.
     pub frees_keys: bool,
-    /// Whether a crash may lose acknowledged payments.
+    /// The operator accepts that a crash may lose acknowledged payments.
     pub allow_asynchronous_commit: bool,
 }
 

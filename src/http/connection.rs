@@ -1,12 +1,12 @@
-//! A client's connection, as actix reads and writes it.
+//! The stream between a client's socket and actix.
 //!
-//! It hands over [one request at a time](super::turn), and bounds what actix has no limit for:
+//! It passes on [one request at a time](super::turn), and sets limits that actix lacks:
 //!
-//! - the bytes of a chunked body with its framing;
-//! - the rest of a body that was refused: the connection ends with the response;
-//! - the time without a request, whatever the client sends, and however slowly it reads responses.
+//! - on the bytes of a chunked body with its framing;
+//! - on the rest of a refused body: the connection closes after the response;
+//! - on the time without a request, whatever the client sends and however slowly it reads.
 //!
-//! A request that is under way isn't bounded here: its body and its response have limits of their own.
+//! It does not limit a request in progress. The body and the response have their own limits.
 
 use std::{
     io::{self, IoSlice},
@@ -26,8 +26,8 @@ use tokio::{
 
 use super::turn::Turn;
 
-/// How long the rest of a refused body is read, and how many bytes of it, so that its sender gets to the response.
-/// A connection that is closed with unread bytes loses what was sent on it.
+/// Limits of reading the rest of a refused body, so that its sender gets the response: closing a connection with unread
+/// bytes discards what was sent on it.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 << 20;
 
@@ -35,9 +35,9 @@ const LINGER_BYTES: usize = 16 << 20;
 pub(super) struct Connection {
     stream: TcpStream,
     turn: Rc<Turn>,
-    /// Bytes that arrived before their turn.
+    /// Bytes that arrived too early.
     held: BytesMut,
-    /// Without a request.
+    /// Limit of the time without a request.
     limit: Duration,
     timer: Pin<Box<Sleep>>,
     is_over: bool,
@@ -56,7 +56,8 @@ impl Connection {
         Rc::clone(&self.turn)
     }
 
-    /// Whether no request was under way for too long. The timer is set when it is over, not with each request.
+    /// Returns whether the connection was without a request for too long. The timer is set when it fires, not with each
+    /// request.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         while !self.is_over && self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -93,16 +94,16 @@ impl Connection {
     }
 }
 
-/// Lets the operating system keep what a client doesn't take no longer than this, even after the connection was
-/// closed. Otherwise megabytes of each may stay for minutes.
+/// Limits how long the operating system keeps bytes that a client does not take, even after the connection was closed.
+/// Otherwise megabytes per connection may stay for minutes.
 #[cfg(target_os = "linux")]
 fn bound_unread(stream: &TcpStream, limit: Duration) {
     let milliseconds = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-    // Where that fails, the connection is closed in time all the same.
+    // If that fails, the connection is still closed in time.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, milliseconds);
 }
 
-/// Other systems have no such limit, or have it by another name.
+/// Other systems lack this limit or name it differently.
 #[cfg(not(target_os = "linux"))]
 fn bound_unread(_: &TcpStream, _: Duration) {}
 
@@ -114,7 +115,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.turn.wait(cx.waker(), !this.held.is_empty());
-        // To actix it looks as if the client had closed its side.
+        // To actix this is a client that has closed its side.
         if this.is_over(cx) || this.turn.is_closed() {
             return Poll::Ready(Ok(()));
         }

@@ -1,4 +1,4 @@
-//! Serves HTTP/1.1 on [connections](super::connection) of its own. `actix_web::HttpServer` takes none.
+//! Serves HTTP/1.1 on payonce's own [connections](super::connection). `actix_web::HttpServer` accepts no such stream.
 
 use std::{
     fmt,
@@ -15,33 +15,33 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{connection::Connection, turn::Turn};
 
-/// Connections that wait to be accepted: room for a storm of retries.
+/// Connections waiting to be accepted: room for a storm of retries.
 const BACKLOG: u32 = 4096;
 
-/// For one request: far more than clients need that send chunks of some bytes.
+/// Limit of a chunked body with its framing, in times of the body limit: enough for chunks of one byte.
 const CHUNKED_PER_BODY: u64 = 8;
 
-/// How a server treats connections.
+/// Limits of a server's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Connections {
-    /// How many there may be; more wait to be accepted.
+    /// Number of connections. Further ones wait to be accepted.
     pub limit: usize,
     /// Threads that serve them.
     pub workers: usize,
-    /// How long one is kept without a request.
+    /// Time without a request.
     pub keep_alive: Duration,
-    /// How long a head may take.
+    /// Time to receive a head.
     pub header_timeout: Duration,
     /// Bytes of a body.
     pub body_limit: u64,
-    /// How long stopping waits for requests.
+    /// Time that stopping waits for requests.
     pub shutdown_timeout: Duration,
 }
 
-/// Listens on an address, and returns all addresses that it stands for with a server to be run.
+/// Listens on an address. Returns the addresses that it resolves to, and the server to run.
 ///
 /// # Errors
-/// When none of them can be listened on.
+/// When it can listen on none of them.
 pub fn listen<F, I, S, B>(
     address: impl ToSocketAddrs,
     connections: Connections,
@@ -73,10 +73,10 @@ where
         builder = builder.listen("http", listener, move || {
             let stopping = stopping.clone();
             let app = app().into_factory().map_err(|error| error.into().error_response());
-            // AppConfig has no other public constructor. Nothing here asks for what is in it.
+            // AppConfig has no other public constructor. Nothing reads its contents.
             let app = map_config(app, |()| AppConfig::default());
             let http = HttpService::build()
-                // What HttpServer does so that stopping waits for no idle connection.
+                // As in HttpServer: stopping waits for no idle connection.
                 .graceful_shutdown_signal(move || {
                     let stopping = stopping.clone();
                     async move { stopping.notified().await }

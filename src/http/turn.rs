@@ -1,9 +1,9 @@
-//! Whose turn it is on a connection: one request after another.
+//! Passes pipelined requests to actix one at a time.
 //!
-//! actix-http 3.20 decodes all requests that have arrived, and writes a response by the method, version and
-//! connection option of the request that it decoded last (`h1/codec.rs`, `Codec::decode` and `Codec::encode`). With
-//! `POST` and `HEAD` in one segment, the response to `POST` has a length and no body. So a connection hands actix
-//! the next request only after it has answered the one before.
+//! actix-http 3.20 decodes every request that has arrived, and writes each response with the method, version and
+//! connection option of the request that it decoded last (`Codec::decode` and `Codec::encode` in `h1/codec.rs`). If
+//! `POST` and `HEAD` arrive together, the response to `POST` has a length and no body. So actix gets the next request
+//! only after it has answered the one before.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,33 +14,33 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The bytes that actix may read now.
+/// The bytes that actix may read now: the variants say which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Those of a head.
+    /// A head.
     Head(Line),
-    /// None: a head is complete, and actix is about to start its request. So many bytes were read behind it.
+    /// None: a head is complete, and actix is about to start its request. `behind` bytes after it were read.
     Complete { behind: u64 },
-    /// So many of a body.
+    /// The rest of a body with a length.
     Sized(u64),
-    /// Those of a chunked body, up to the next empty line: every chunked body ends with one.
+    /// A chunked body up to the next empty line, because every chunked body ends with one.
     Chunked { line: Line, read: u64 },
-    /// None before actix has decoded the empty line.
+    /// None until actix has decoded the empty line.
     EmptyLine { read: u64 },
-    /// None: the request is being answered. The beginning of the next one may have been read.
+    /// None: the request is being answered. `begun` if the beginning of the next one was read.
     Answering { begun: bool },
-    /// None ever: the connection ends with the current response.
+    /// None: the connection closes after the current response.
     Closed,
 }
 
-/// The place in a line, as far as an empty line is looked for.
+/// The position in a line, for finding empty lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
-    /// Before a head, where empty lines mean nothing (RFC 9112 §2.2).
+    /// Before a head, where empty lines are ignored (RFC 9112 §2.2).
     Before,
     /// At the beginning of a line.
     Empty,
-    /// Behind some of a line.
+    /// After some text of a line.
     Text,
 }
 
@@ -54,15 +54,15 @@ pub(super) enum Length {
 /// The state that a connection shares with its requests.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// What the server listens on.
+    /// The address that the server listens on.
     listener: SocketAddr,
     phase: Cell<Phase>,
-    /// Bytes of a chunked body at most, with sizes, extensions and trailers.
+    /// Limit of a chunked body in bytes, with sizes, extensions and trailers.
     chunked_limit: u64,
-    /// A body was refused, so that its client may still be sending it.
+    /// A body was refused, and its client may still be sending it.
     is_refused: Cell<bool>,
     is_too_long: Cell<bool>,
-    /// Nothing while a request is under way.
+    /// `None` while a request is in progress.
     idle_since: Cell<Option<Instant>>,
     /// Bytes wait until a phase allows them to be read.
     holds: Cell<bool>,
@@ -87,34 +87,34 @@ impl Turn {
         self.listener
     }
 
-    /// Returns since when no request is under way; nothing while one is.
+    /// Returns when the last request ended, or `None` while one is in progress.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         self.idle_since.get()
     }
 
-    /// Whether nothing is read any more.
+    /// Returns whether nothing is read any more.
     pub(super) fn is_closed(&self) -> bool {
         self.phase.get() == Phase::Closed
     }
 
-    /// Whether the client of a closed connection may still be sending.
+    /// Returns whether the client may still be sending a refused body.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused.get()
     }
 
-    /// Whether some bytes may be read now.
+    /// Returns whether some bytes may be read now.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.phase.get(), Phase::Head(_) | Phase::Sized(_) | Phase::Chunked { .. })
     }
 
-    /// Goes on behind an empty line of a chunked body. Returns whether actix has to decode that first.
+    /// Continues after an empty line of a chunked body. Returns whether actix has to decode it first.
     pub(super) fn passes_empty_line(&self) -> bool {
         let Phase::EmptyLine { read } = self.phase.get() else { return false };
         self.phase.set(Phase::Chunked { line: Line::Empty, read });
         true
     }
 
-    /// Notes who waits for bytes, and whether some are held back.
+    /// Notes the task that waits for bytes, and whether some are held back.
     pub(super) fn wait(&self, reader: &Waker, holds: bool) {
         self.holds.set(holds);
         let mut noted = self.reader.borrow_mut();
@@ -123,13 +123,13 @@ impl Turn {
         }
     }
 
-    /// Returns how many of these bytes may be read: at least one while [`Self::is_open`].
+    /// Returns the number of these bytes that may be read: at least one while [`Self::is_open`].
     pub(super) fn admit(&self, bytes: &[u8]) -> usize {
         let (admitted, phase) = match self.phase.get() {
             Phase::Head(line) => match find_empty_line(line, bytes) {
                 Err(line) => (bytes.len(), Phase::Head(line)),
                 Ok(end) => {
-                    // Most bodies are on one line. Without the end of a line there is no second head.
+                    // Most bodies are a single line. Without a line end there is no second head.
                     let rest = bytes.get(end..).unwrap_or_default();
                     let behind = if rest.contains(&b'\n') { 0 } else { rest.len() };
                     (end + behind, Phase::Complete { behind: count(behind) })
@@ -178,14 +178,14 @@ impl Turn {
     }
 }
 
-/// A request that is under way, until this is dropped.
+/// A request in progress, until this is dropped.
 pub(super) struct UnderWay {
     turn: Rc<Turn>,
     is_last: bool,
 }
 
 impl UnderWay {
-    /// To be called as soon as actix starts a request.
+    /// Call it as soon as actix starts a request.
     pub(super) fn begin(turn: &Rc<Turn>, length: Length) -> Self {
         turn.idle_since.set(None);
         turn.enter(match (turn.phase.get(), length) {
@@ -196,13 +196,13 @@ impl UnderWay {
             (Phase::Complete { behind }, Length::Chunked) => {
                 Phase::Chunked { line: Line::Text, read: behind }
             }
-            // actix has found a head where this hasn't.
+            // actix found a head that `admit` did not find.
             _ => Phase::Closed,
         });
         Self { turn: Rc::clone(turn), is_last: false }
     }
 
-    /// Says that nobody reads the body any further, and whether it came to its end.
+    /// Ends the reading of the body. `is_whole` if it was read to its end.
     pub(super) fn end_body(&self, is_whole: bool) {
         match self.turn.phase.get() {
             Phase::Answering { .. } | Phase::Closed if is_whole => {}
@@ -213,12 +213,12 @@ impl UnderWay {
         }
     }
 
-    /// Whether the body was longer than a chunked body may be.
+    /// Returns whether a chunked body exceeded its limit.
     pub(super) fn is_too_long(&self) -> bool {
         self.turn.is_too_long.get()
     }
 
-    /// Says that no request is to be read after this one.
+    /// Closes the connection after this request.
     pub(super) fn make_last(&mut self) {
         self.is_last = true;
     }
@@ -240,7 +240,7 @@ fn sized(left: u64) -> Phase {
     if left == 0 { Phase::Answering { begun: false } } else { Phase::Sized(left) }
 }
 
-/// Finds the end of the next empty line, or where in a line the bytes end.
+/// Returns the end of the next empty line, or the position in a line where the bytes end.
 fn find_empty_line(mut line: Line, bytes: &[u8]) -> Result<usize, Line> {
     for (place, byte) in bytes.iter().enumerate() {
         line = match (line, byte) {

@@ -21,14 +21,14 @@ const ROOM: usize = 1 << 20;
 /// The pause before another attempt when a non-blocking stderr is full.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often the thread reports left-out lines while nothing else is logged.
+/// Interval of reports on left-out lines while nothing else is logged.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The lines that wait.
 #[derive(Debug)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Whether the thread is writing lines that it has taken.
+    /// The thread is writing lines that it has taken.
     writing: bool,
     /// Dropped lines that the log has not reported yet.
     dropped: u64,
@@ -91,7 +91,7 @@ pub(super) fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the thread writes the lines.
+/// Returns whether the thread writes the lines.
 pub(super) fn is_started() -> bool {
     STARTED.load(Ordering::Acquire)
 }
