@@ -28,7 +28,7 @@ async fn the_state_of_a_key_is_the_same_as_over_http() {
     server.pay("k", PAYMENT).await;
     server.refund("01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0", "no", REMAINING).await;
     for (key, state) in [("k", "completed"), ("no", "refused"), ("new", "unknown")] {
-        let answer = server
+        let response = server
             .request(Method::GET, "/idempotency-key", &[("Idempotency-Key", key)], "")
             .await
             .json();
@@ -38,7 +38,7 @@ async fn the_state_of_a_key_is_the_same_as_over_http() {
         assert_eq!(besides("account"), "default");
         assert_eq!(besides("account_id"), DEFAULT);
         // Operators void it with this command, not over HTTP.
-        let mut expected = answer;
+        let mut expected = response;
         let detail = expected["detail"].as_str().unwrap();
         let detail = detail.replace("POST /idempotency-key/void", "payonce key void");
         expected["detail"] = detail.as_str().into();

@@ -47,7 +47,7 @@ struct StandIn {
 
 #[derive(Default)]
 struct Books {
-    answers: BTreeMap<String, (Value, Value)>,
+    responses: BTreeMap<String, (Value, Value)>,
     payments: Vec<Value>,
 }
 
@@ -97,14 +97,14 @@ async fn pay(
         payment["transaction_id"] = json!(Uuid::new_v4());
         payment
     };
-    let used = books.answers.get(&key).cloned();
+    let used = books.responses.get(&key).cloned();
     match (used, vice) {
         (_, Vice::Refuses) => HttpResponse::BadRequest().finish(),
         (_, Vice::Unavailable) => HttpResponse::ServiceUnavailable().finish(),
-        (Some((_, answer)), Vice::TakesWrongReuse) => HttpResponse::Ok().json(answer),
-        (Some((first, answer)), vice) if *vice != Vice::PaysAgain => {
+        (Some((_, response)), Vice::TakesWrongReuse) => HttpResponse::Ok().json(response),
+        (Some((first, response)), vice) if *vice != Vice::PaysAgain => {
             if first == *body {
-                return HttpResponse::Ok().json(answer);
+                return HttpResponse::Ok().json(response);
             }
             if *vice == Vice::PaysWrongReuse {
                 books.payments.push(made(&body));
@@ -120,9 +120,9 @@ async fn pay(
             };
             books.payments.extend(copies);
             let others = books.payments.first().filter(|_| *vice == Vice::Confuses).cloned();
-            let answer = others.unwrap_or(payment);
-            books.answers.insert(key, (body.into_inner(), answer.clone()));
-            HttpResponse::Created().json(answer)
+            let response = others.unwrap_or(payment);
+            books.responses.insert(key, (body.into_inner(), response.clone()));
+            HttpResponse::Created().json(response)
         }
     }
 }

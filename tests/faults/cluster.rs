@@ -17,8 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// No request meets its deadline, however long PostgreSQL takes to start on a busy machine.
 const PATIENT: [(&str, &str); 1] = [("REQUEST_DEADLINE", "1m")];
 
-/// Brings PostgreSQL down under load, again and again, each time for more than a second, and asserts
-/// that no client notices more than that it waits.
+/// Stops PostgreSQL under load repeatedly, each time for more than a second, and asserts that requests
+/// are only delayed.
 async fn assert_outages_are_waited_out(bring_down: fn(&Cluster)) {
     let cluster = Cluster::start("");
     let serve = Serve::start(&cluster.options(), &PATIENT);
@@ -26,12 +26,12 @@ async fn assert_outages_are_waited_out(bring_down: fn(&Cluster)) {
     let load = Load::start(&clients, 16);
     let outages = load::duration().as_secs().div_ceil(2);
     for _ in 0..outages {
-        load.answers(200).await;
+        load.until_answered(200).await;
         bring_down(&cluster);
         sleep(3 * SECOND / 2).await;
         cluster.start_again();
     }
-    load.answers(200).await;
+    load.until_answered(200).await;
     let longest = load.finish().await;
     let payments = assert_exactly_once(&clients, &cluster.options()).await;
     eprintln!(
@@ -43,47 +43,47 @@ async fn assert_outages_are_waited_out(bring_down: fn(&Cluster)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_immediate_shutdown_under_load_is_waited_out() {
+async fn requests_wait_while_postgresql_restarts_after_an_immediate_shutdown() {
     assert_outages_are_waited_out(Cluster::stop_immediately).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_postmaster_under_load_is_waited_out() {
+async fn requests_wait_while_a_killed_postgresql_restarts() {
     assert_outages_are_waited_out(Cluster::kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_answered_survives_the_promotion_of_a_synchronous_standby() {
+async fn acknowledged_payments_survive_the_promotion_of_a_synchronous_standby() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
-    // Nothing commits before there is a standby.
+    // Nothing commits without a standby.
     let standby = primary.standby();
     let proxy = Proxy::start(&primary.options()).await;
     let serve = Serve::start(&proxy.through(&primary.options()), &[]);
     let clients = Arc::new(Clients::new(&[serve.address]));
     let load = Load::start(&clients, 16);
-    load.answers(200).await;
+    load.until_answered(200).await;
     let before = load.done();
 
     primary.kill();
     proxy.cut_all();
     standby.promote();
     proxy.redirect(&standby.options()).await;
-    // Two of each client may have been under way before.
-    load.answers(2 * 16 + 1).await;
+    // Each client may have had two requests in progress before.
+    load.until_answered(2 * 16 + 1).await;
     load.finish().await;
     let payments = assert_exactly_once(&clients, &standby.options()).await;
     eprintln!(
         "{payments} payments, {before} of them before the promotion: {:?}",
         clients.failures()
     );
-    // The first of each client among them, made before the promotion.
+    // They include the first payment of each client, created before the promotion.
     for key in clients.heard().keys().step_by(50) {
         assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 200, "{key}: a replay");
     }
     clients.assert_consistent();
 }
 
-/// A server that has taken payments with these keys. What it looked up others have yet to ask for.
+/// A server that has created payments with these keys.
 async fn used_before(primary: &Cluster, keys: &[&str]) -> Serve {
     let serve = Serve::start(&primary.options(), &[]);
     let clients = Clients::new(&[serve.address]);
@@ -93,9 +93,9 @@ async fn used_before(primary: &Cluster, keys: &[&str]) -> Serve {
     serve
 }
 
-/// Where most keys were used they are looked up before they are claimed, and that much a standby can do.
+/// Where most keys are used, a server looks them up before it claims any; a standby could answer that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_replayed_from_a_standby_until_it_is_promoted() {
+async fn a_standby_replays_nothing_until_it_is_promoted() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
     let standby = primary.standby();
     let keys = ["a", "b", "c", "d", "before"];
@@ -113,7 +113,7 @@ async fn nothing_is_replayed_from_a_standby_until_it_is_promoted() {
         let clients = Arc::clone(&clients);
         async move { clients.pay("before", crate::support::PAYMENT).await.status }
     });
-    // Time enough for a server that would go by what a standby knows.
+    // Time enough for a server that would replay from a standby.
     sleep(SECOND).await;
     assert!(!replay.is_finished(), "{:?}", replay.await);
     standby.promote();
@@ -122,17 +122,17 @@ async fn nothing_is_replayed_from_a_standby_until_it_is_promoted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payment_that_no_standby_has_is_not_replayed_either() {
+async fn a_payment_that_no_standby_has_is_not_replayed() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
     let standby = primary.standby();
     let settings = [("REQUEST_DEADLINE", "2s"), ("IN_FLIGHT_WAIT", "1s")];
     let mut serve = Serve::start(&primary.options(), &settings);
     let clients = Clients::new(&[serve.address]);
     standby.stop_immediately();
-    let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
-    answer.assert_problem(503, "outcome-unknown");
+    let response = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+    response.assert_problem(503, "outcome-unknown");
 
-    // Server and primary start anew: now the payment can be seen, and still no standby has it.
+    // Server and primary restart: now the payment is visible, but still on no standby.
     serve.signal("KILL");
     serve.wait();
     primary.stop_immediately();
@@ -140,9 +140,9 @@ async fn a_payment_that_no_standby_has_is_not_replayed_either() {
     assert_eq!(primary.number("SELECT count(*) FROM payments").await, 1);
     let serve =
         Serve::start(&primary.options(), &[("AUTO_MIGRATE", "false"), settings[0], settings[1]]);
-    let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
-    // Nobody sent a COMMIT with it this time.
-    answer.assert_problem(503, "database-unavailable");
+    let response = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+    // No COMMIT was sent this time.
+    response.assert_problem(503, "database-unavailable");
 
     standby.start_again();
     *clients.servers.lock().unwrap() = vec![serve.address];
@@ -150,10 +150,9 @@ async fn a_payment_that_no_standby_has_is_not_replayed_either() {
     assert_eq!(assert_exactly_once(&clients, &standby.options()).await, 1);
 }
 
-/// Where the batch before had replays in it, the statement that claims keys also finds what they stand for; after
-/// more of them, they are looked up first.
+/// After a batch with few replays keys are claimed first, after more of them they are looked up first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payment_that_no_standby_has_is_not_replayed_among_other_replays_either() {
+async fn a_payment_that_no_standby_has_is_not_replayed_in_a_batch_with_replays() {
     tokio::join!(no_replay_without_standby(1), no_replay_without_standby(4));
 }
 
@@ -170,15 +169,15 @@ async fn no_replay_without_standby(replays_before: usize) {
         assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 200);
     }
     standby.stop_immediately();
-    let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
-    answer.assert_problem(503, "outcome-unknown");
+    let response = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+    response.assert_problem(503, "outcome-unknown");
 
     primary.stop_immediately();
     primary.start_again();
     let begun = Instant::now();
     while begun.elapsed() < 4 * SECOND {
-        let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
-        assert!(matches!(answer.status, 409 | 503), "{answer:?}");
+        let response = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+        assert!(matches!(response.status, 409 | 503), "{response:?}");
     }
     standby.start_again();
     assert_eq!(clients.pay("held", crate::support::PAYMENT).await.status, 200);
@@ -187,7 +186,7 @@ async fn no_replay_without_standby(replays_before: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_waits_for_its_standby_is_not_answered_before_it() {
+async fn a_commit_that_waits_for_its_standby_gets_no_response_before_it() {
     let primary = Cluster::start("synchronous_standby_names = 'standby'\nmax_wal_senders = 4");
     let standby = primary.standby();
     let serve =
@@ -195,19 +194,19 @@ async fn a_commit_that_waits_for_its_standby_is_not_answered_before_it() {
     let clients = Clients::new(&[serve.address]);
     assert_eq!(clients.pay("before", crate::support::PAYMENT).await.status, 201);
 
-    // Committed here, waiting for a standby that is gone: nobody may hear of it, and a retry neither.
+    // The COMMIT waits for a standby that is gone: neither the request nor a retry may get a success.
     standby.stop_immediately();
     for _ in 0..2 {
-        let answer = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
-        assert!(matches!(answer.status, 409 | 503), "{answer:?}");
+        let response = clients.send(serve.address, "held", crate::support::PAYMENT).await.unwrap();
+        assert!(matches!(response.status, 409 | 503), "{response:?}");
     }
-    // Meanwhile no connection after the other is left waiting: one for each committer.
+    // At most one connection per committer is left waiting.
     for number in 0..4 {
-        let answer = clients
+        let response = clients
             .send(serve.address, &format!("waiting-{number}"), crate::support::PAYMENT)
             .await
             .unwrap();
-        assert!(matches!(answer.status, 409 | 503), "{answer:?}");
+        assert!(matches!(response.status, 409 | 503), "{response:?}");
     }
     let waiting =
         primary.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;

@@ -1,4 +1,4 @@
-//! More clients than anybody asked for, and ruder ones.
+//! Overload, duplicates in large numbers, and clients that do not behave.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,14 +24,14 @@ fn head(key: &str) -> String {
     format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n")
 }
 
-/// The memory that a process has in RAM, in MiB; `None` where there is no /proc.
+/// The resident memory of a process in MiB; `None` without /proc.
 fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
-/// The median time that one payment with a new key takes.
+/// The median latency of payments with new keys.
 async fn median_latency(serve: &Serve, name: &str, count: usize) -> Duration {
     let mut wire = Wire::connect(serve.address).await;
     let mut times = Vec::new();
@@ -46,13 +46,13 @@ async fn median_latency(serve: &Serve, name: &str, count: usize) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
+async fn ten_thousand_duplicates_create_one_payment_and_delay_nobody() {
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
     let quiet = median_latency(&serve, "quiet", 50).await;
     let connections_before = database.other_clients().await;
 
-    // A thousand at once, each as often as it takes: as many sockets as any machine allows.
+    // A thousand clients with ten requests each: more sockets are not available everywhere.
     let storm = join_all((0..1000).map(|_| {
         let address = serve.address;
         tokio::spawn(async move {
@@ -87,7 +87,7 @@ async fn ten_thousand_copies_of_one_request_make_one_payment_and_harm_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() {
+async fn excess_requests_are_refused_immediately_and_the_server_recovers() {
     let database = TestDatabase::create().await;
     let limits = [("QUEUE_LIMIT", "32"), ("ACCOUNT_QUEUE_LIMIT", "32")];
     let patient = [("IN_FLIGHT_WAIT", "1m"), ("REQUEST_DEADLINE", "2m")];
@@ -101,13 +101,13 @@ async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() 
             let mut wire = Wire::connect(address).await;
             let held = r#"{"user_id": "held", "amount": 1}"#;
             wire.send_payment(&head(&format!("key-{number}")), held).await;
-            let answer = wire.answer().await.unwrap();
-            refused.fetch_add(usize::from(answer.0.starts_with("http/1.1 503")), Relaxed);
-            answer
+            let response = wire.response().await.unwrap();
+            refused.fetch_add(usize::from(response.0.starts_with("http/1.1 503")), Relaxed);
+            response
         })
     }));
     let release = async {
-        // Nobody who is refused waits for those that are executed.
+        // Refused requests do not wait for accepted ones.
         until("all others are refused", async || refused_so_far.load(Relaxed) == 200 - 32).await;
         holder.close().await.unwrap();
         let mut wire = Wire::connect(serve.address).await;
@@ -120,9 +120,9 @@ async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() 
         .await;
         median_latency(&serve, "after", 20).await
     };
-    let (answers, after) = tokio::join!(waiting, release);
+    let (responses, after) = tokio::join!(waiting, release);
     let (mut refused, mut pauses) = (0, BTreeSet::new());
-    for (head, body) in answers.into_iter().map(Result::unwrap) {
+    for (head, body) in responses.into_iter().map(Result::unwrap) {
         if head.starts_with("http/1.1 503") {
             assert!(body.contains("\"code\":\"overloaded\""), "{body}");
             let pause = head.lines().find_map(|line| line.strip_prefix("retry-after: "));
@@ -138,7 +138,7 @@ async fn more_than_can_be_served_is_refused_at_once_and_then_all_is_as_before() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
+async fn slow_and_silent_clients_delay_nobody_and_are_disconnected() {
     let database = TestDatabase::create().await;
     let serve = Serve::start(&database.options, &[]);
     let quiet = median_latency(&serve, "quiet", 50).await;
@@ -148,7 +148,7 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
         tokio::spawn(async move {
             let mut wire = Wire::connect(address).await;
             match number % 3 {
-                // Half a head, half a body, a body a byte at a time.
+                // Half a head; half a body; a body byte by byte.
                 0 => wire.send("POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-").await,
                 1 => {
                     wire.send(format!(
@@ -172,7 +172,7 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
                     let _ = timeout(9 * SECOND, drip).await;
                 }
             }
-            (number % 3, wire.answer().await, begun.elapsed())
+            (number % 3, wire.response().await, begun.elapsed())
         })
     }));
     let others = async {
@@ -181,10 +181,10 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
     };
     let (rude, others) = tokio::join!(rude, others);
     assert!(others < quiet * 20 + SECOND / 5, "{quiet:?} alone, {others:?} beside them");
-    for (kind, answer, took) in rude.into_iter().map(Result::unwrap) {
+    for (kind, response, took) in rude.into_iter().map(Result::unwrap) {
         assert!(took > 9 * SECOND, "{kind}: {took:?}");
-        match answer {
-            // Nobody but the framework sees a request without a whole head.
+        match response {
+            // A request without a complete head gets the framework's response.
             Some((head, _)) if kind == 0 => assert!(head.starts_with("http/1.1 408"), "{head}"),
             Some((head, body)) => {
                 assert!(head.starts_with("http/1.1 408"), "{head}");
@@ -192,7 +192,7 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
                 assert!(body.contains(r#""code":"request-timeout""#), "{body}");
                 assert!(body.contains(r#""retry":"same_request""#), "{body}");
             }
-            // What still comes in when the connection is closed takes the answer with it.
+            // Bytes that arrive after the connection is closed reset it, and the response is lost.
             None => assert_ne!(kind, 1, "half a body is answered"),
         }
     }
@@ -200,7 +200,7 @@ async fn slow_and_silent_clients_cost_no_committer_time_and_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_hang_up_at_any_moment_leave_one_payment_at_most() {
+async fn clients_that_disconnect_at_any_moment_create_at_most_one_payment() {
     let server = TestServer::start().await;
     let clients = Arc::new(Clients::new(&[server.address]));
     let address = server.address;

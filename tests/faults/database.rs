@@ -1,4 +1,4 @@
-//! A database that cuts connections, refuses writes, is slow, or has its tables locked.
+//! A database that terminates connections, refuses writes, is slow, or has locked tables.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ async fn end_connections(conn: &mut PgConnection) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_ended_all_the_time_lose_and_double_nothing() {
+async fn repeatedly_terminated_connections_lose_and_duplicate_nothing() {
     let server = TestServer::start().await;
     let clients = Arc::new(Clients::new(&[server.address]));
     let load = Load::start(&clients, 16);
@@ -46,7 +46,7 @@ async fn connections_ended_all_the_time_lose_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_cut_all_the_time_loses_and_doubles_nothing() {
+async fn repeated_network_cuts_lose_and_duplicate_nothing() {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
     let server = TestServer::start_through(&database, &proxy.through(&database.options), &[]).await;
@@ -64,12 +64,12 @@ async fn a_network_cut_all_the_time_loses_and_doubles_nothing() {
         proxy.connections(),
         clients.failures()
     );
-    // Not many: connecting alone takes longer than some connections last.
+    // Few, because connecting takes longer than some connections last.
     assert!(payments > 16 && proxy.connections() > 8, "it gets on in spite of it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_recover_when_their_connections_froze_in_the_middle() {
+async fn reads_recover_after_their_connections_froze() {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
     let flags = ["--request-deadline", "2s", "--in-flight-wait", "1s"];
@@ -79,36 +79,36 @@ async fn reads_recover_when_their_connections_froze_in_the_middle() {
     let mut holder = database.lock_payments().await;
     let reads = join_all((0..8).map(|_| server.get(&payment)));
     let freeze = async {
-        // As many as there are connections to read on.
+        // All read connections.
         database.until_locks_are_waited_for(4).await;
         proxy.freeze_all();
         raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     };
     let (reads, ()) = tokio::join!(reads, freeze);
-    assert!(reads.iter().all(|answer| answer.status == 503), "{reads:?}");
+    assert!(reads.iter().all(|response| response.status == 503), "{reads:?}");
     until("reads are served", async || server.get(&payment).await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_only_database_is_unavailable_and_recovers_without_a_restart() {
+async fn a_server_recovers_from_a_read_only_database_without_a_restart() {
     let server =
         TestServer::start_with(&["--request-deadline", "1s", "--in-flight-wait", "500ms"]).await;
     let mut other = server.database.connect().await;
     server.database.set("default_transaction_read_only = on").await;
     end_connections(&mut other).await;
-    // PostgreSQL says itself that nothing was committed. Who finds its connection gone, or gives up in the
-    // midst of a try, can't know; which is not everybody.
+    // PostgreSQL reports that nothing was committed. A request whose connection was lost, or which gave up
+    // during an attempt, cannot know that; but most can.
     let mut codes = Vec::new();
     while codes.last().is_none_or(|code| code != "database-unavailable") {
         assert!(codes.len() < 8, "{codes:?}");
-        let answer = server.pay(&format!("early-{}", codes.len()), PAYMENT).await;
-        let code = answer.member("code");
+        let response = server.pay(&format!("early-{}", codes.len()), PAYMENT).await;
+        let code = response.field("code");
         assert!(["database-unavailable", "outcome-unknown"].contains(&code.as_str()), "{code}");
-        answer.assert_problem(503, &code);
+        response.assert_problem(503, &code);
         codes.push(code);
     }
 
-    // Whoever may write can also end it.
+    // This session can still write.
     raw_sql("SET default_transaction_read_only = off").execute(&mut other).await.unwrap();
     let name = server.database.options.get_database().unwrap().to_owned();
     let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
@@ -119,7 +119,7 @@ async fn a_read_only_database_is_unavailable_and_recovers_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_overload_and_recovers_without_a_restart() {
+async fn a_server_recovers_from_a_full_disk_without_a_restart() {
     let server = TestServer::start().await;
     server
         .database
@@ -129,11 +129,11 @@ async fn a_full_disk_is_overload_and_recovers_without_a_restart() {
              CREATE TRIGGER full_disk BEFORE INSERT ON payments EXECUTE FUNCTION full_disk()",
         )
         .await;
-    let answers =
+    let responses =
         join_all((0..20).map(async |number| server.pay(&format!("key-{number}"), PAYMENT).await))
             .await;
-    for answer in &answers {
-        answer.assert_problem(503, "overloaded");
+    for response in &responses {
+        response.assert_problem(503, "overloaded");
     }
     server.database.execute("DROP TRIGGER full_disk ON payments").await;
     for number in 0..20 {
@@ -141,7 +141,7 @@ async fn a_full_disk_is_overload_and_recovers_without_a_restart() {
     }
 }
 
-/// What commits the batch is lost, and when the batch is run again the disk is full.
+/// The statement that commits the batch is lost, and the disk is full when the batch is repeated.
 async fn doubt_outlives_a_refusal(flags: &[&str], step: Step) {
     let database = Arc::new(TestDatabase::create().await);
     database
@@ -156,26 +156,26 @@ async fn doubt_outlives_a_refusal(flags: &[&str], step: Step) {
     let server =
         TestServer::start_through(&database, &proxy.through(&database.options), flags).await;
     proxy.arm(step, Fault::Cut);
-    let (answer, ()) = tokio::join!(server.pay("k", PAYMENT), proxy.reached());
-    answer.assert_problem(503, "outcome-unknown");
+    let (response, ()) = tokio::join!(server.pay("k", PAYMENT), proxy.reached());
+    response.assert_problem(503, "outcome-unknown");
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
     assert_eq!(database.payments().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_may_have_been_committed_is_never_said_not_to_have_been() {
+async fn a_request_that_may_have_been_committed_is_never_reported_as_not_executed() {
     doubt_outlives_a_refusal(&[], Step::StatementExecuted).await;
     doubt_outlives_a_refusal(&["--idempotency-key-ttl", "365d"], Step::CommitSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_cant_be_read_fails_whoever_asks_for_it_and_nobody_beside_it() {
+async fn an_unreadable_stored_response_fails_only_its_own_requests() {
     let server = TestServer::start_with(&["--request-deadline", "2m"]).await;
     let database = &server.database;
     assert_eq!(server.pay("old", PAYMENT).await.status, 201);
     database.execute("UPDATE idempotency_responses SET headers = 'no header line'").await;
     let holder = database.hold_payments_of_held().await;
-    // While the first is being executed the two others queue, and come into one batch.
+    // While the first is being executed, the two others queue for one batch.
     let (held, (old, new), ()) = tokio::join!(
         server.pay("held", r#"{"user_id": "held", "amount": 7}"#),
         async {
@@ -211,18 +211,18 @@ async fn deadlines_hold_on_a_slow_database() {
         )
         .await;
     let clients = Clients::new(&[server.address]);
-    let answers = join_all((0..60).map(async |number| {
+    let responses = join_all((0..60).map(async |number| {
         sleep(Duration::from_millis(number * 50)).await;
         let begun = Instant::now();
-        let answer = clients
+        let response = clients
             .send(server.address, &format!("key-{number}"), PAYMENT)
             .await
-            .expect("an answer");
-        (answer.status, begun.elapsed())
+            .expect("a response");
+        (response.status, begun.elapsed())
     }))
     .await;
     let mut statuses = BTreeMap::new();
-    for (status, took) in answers {
+    for (status, took) in responses {
         *statuses.entry(status).or_insert(0) += 1;
         assert!(took < 15 * SECOND, "{took:?}");
     }
@@ -235,7 +235,7 @@ async fn deadlines_hold_on_a_slow_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_that_waits_behind_an_idle_transaction_is_waited_out() {
+async fn requests_wait_behind_a_migration_that_waits_for_an_idle_transaction() {
     for table in ["idempotency_keys", "idempotency_responses", "payments"] {
         let server = TestServer::start().await;
         let clients = Arc::new(Clients::new(&[server.address]));
@@ -249,11 +249,11 @@ async fn a_migration_that_waits_behind_an_idle_transaction_is_waited_out() {
         let load = async {
             server.database.until_locks_are_waited_for(1).await;
             let load = Load::start(&clients, 32);
-            // The server waits, too; and goes on waiting for some time.
+            // The server waits, too, and continues to wait for a while.
             server.database.until_locks_are_waited_for(2).await;
             sleep(SECOND).await;
             raw_sql("ROLLBACK").execute(&mut idle).await.unwrap();
-            load.answers(100).await;
+            load.until_answered(100).await;
             load.finish().await
         };
         tokio::join!(alter, load);

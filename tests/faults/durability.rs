@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use crate::support::{
     PAYMENT,
     binary::{self, Serve},
-    client::{Answer, Client},
+    client::{Client, Response},
     cluster::Cluster,
     retry::Clients,
     wait::eventually,
@@ -29,15 +29,15 @@ fn client(serve: &Serve) -> Client {
     Client { address: serve.address, http: reqwest::Client::builder().no_proxy().build().unwrap() }
 }
 
-async fn ready(serve: &Serve) -> Answer {
+async fn ready(serve: &Serve) -> Response {
     client(serve).request(Method::GET, "/health/ready", &[], "").await
 }
 
-/// Waits until the server is ready, or is not.
-async fn becomes_ready(serve: &Serve, wanted: bool) -> Answer {
+/// Waits until the server is ready, or not ready.
+async fn becomes_ready(serve: &Serve, wanted: bool) -> Response {
     eventually(&format!("ready: {wanted}"), async || {
-        let answer = ready(serve).await;
-        ((answer.status == 200) == wanted).then_some(answer)
+        let response = ready(serve).await;
+        ((response.status == 200) == wanted).then_some(response)
     })
     .await
 }
@@ -49,8 +49,8 @@ async fn a_reload_that_turns_synchronous_commit_off_loses_no_acknowledged_paymen
     let clients = Clients::new(&[serve.address]);
     clients.pay("before", PAYMENT).await;
     execute(&cluster, "ALTER SYSTEM SET synchronous_commit = off; SELECT pg_reload_conf()").await;
-    let answer = becomes_ready(&serve, false).await;
-    assert!(answer.member("detail").contains("synchronous_commit = off"), "{}", answer.body);
+    let response = becomes_ready(&serve, false).await;
+    assert!(response.field("detail").contains("synchronous_commit = off"), "{}", response.body);
 
     let mut paid = HashMap::new();
     for key in (0..20).map(|key| key.to_string()) {
@@ -78,8 +78,8 @@ async fn a_new_connection_on_which_commits_are_asynchronous_takes_no_payment() {
         becomes_ready(&serve, false).await;
         let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'payonce'";
         execute(&cluster, cut).await;
-        let answer = clients.send(serve.address, &key, PAYMENT).await.unwrap();
-        assert_eq!(answer.status, 503, "{}", answer.body);
+        let response = clients.send(serve.address, &key, PAYMENT).await.unwrap();
+        assert_eq!(response.status, 503, "{}", response.body);
         let payments = cluster.number("SELECT count(*) FROM payments").await;
         assert_eq!(usize::try_from(payments), Ok(number + 1));
 
@@ -115,7 +115,7 @@ async fn a_postgresql_that_does_not_survive_a_crash_is_refused_and_not_ready_aft
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operators_commands_and_the_directory_commit_synchronously_in_any_case() {
+async fn operator_commands_and_the_key_directory_always_commit_synchronously() {
     let cluster = Cluster::start("");
     execute(&cluster, "ALTER ROLE payonce SET synchronous_commit = off").await;
     let mut conn = payonce::db::connect(&cluster.options()).await.unwrap();
@@ -139,9 +139,9 @@ async fn a_server_whose_database_became_a_standby_is_not_ready_until_it_is_promo
     let standby = primary.standby();
     proxy.redirect(&standby.options()).await;
     proxy.cut_all();
-    let answer = becomes_ready(&serve, false).await;
-    answer.assert_problem(503, "database-unavailable");
-    assert!(answer.member("detail").contains("standby"), "{}", answer.body);
+    let response = becomes_ready(&serve, false).await;
+    response.assert_problem(503, "database-unavailable");
+    assert!(response.field("detail").contains("standby"), "{}", response.body);
     standby.promote();
     becomes_ready(&serve, true).await;
 }

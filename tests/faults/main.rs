@@ -1,5 +1,5 @@
-//! Servers, databases and connections are killed, cut and frozen while clients retry: nothing is
-//! lost, and nothing happens twice.
+//! Servers, databases and connections are killed, cut and frozen while clients retry. No acknowledged payment is
+//! lost, and none is created twice.
 
 #![expect(unreachable_pub, reason = "a binary's modules")]
 #![expect(

@@ -20,7 +20,7 @@ use crate::support::{
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
+async fn a_server_that_is_killed_repeatedly_loses_and_duplicates_nothing() {
     let database = TestDatabase::create().await;
     let clients = Arc::new(Clients::new(&[]));
     let start = || {
@@ -31,7 +31,7 @@ async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
     let mut serve = start();
     let load = Load::start(&clients, 32);
     let (begun, mut kills) = (Instant::now(), 0);
-    // On a slow machine until there were as many kills and payments as tell something.
+    // On a slow machine, until there are enough kills and payments.
     while begun.elapsed() < load::duration() * 2 || load.done() < 1000 || kills < 10 {
         let (done, took) = (load.done(), begun.elapsed());
         assert!(took < load::duration() * 2 + 60 * SECOND, "{done} payments, {kills} kills");
@@ -51,7 +51,7 @@ async fn a_server_killed_again_and_again_loses_nothing_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_stopped_under_load_answers_all_that_it_executes() {
+async fn a_server_that_stops_under_load_answers_everything_that_it_executed() {
     for _ in 0..3 {
         let database = TestDatabase::create().await;
         let mut serve = Serve::start(&database.options, &[]);
@@ -77,7 +77,7 @@ async fn a_server_stopped_under_load_answers_all_that_it_executes() {
         let (status, log) = serve.wait();
         sending.await;
         assert!(status.success() && log.contains("stopped"), "{status}: {log}");
-        // Requests that the server never took are answered by nobody, and must not be executed.
+        // Requests that the server did not accept must not be executed.
         let heard = clients.heard();
         let answered = heard.values().filter(|heard| heard.created == 1).count();
         assert_eq!(database.payments().await, i64::try_from(answered).unwrap());
@@ -90,7 +90,7 @@ async fn a_server_stopped_under_load_answers_all_that_it_executes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_servers_that_get_every_request_make_one_payment_of_each() {
+async fn two_servers_that_both_get_each_request_create_one_payment() {
     let database = TestDatabase::create().await;
     let patient = [("IN_FLIGHT_WAIT", "1m"), ("REQUEST_DEADLINE", "2m")];
     let servers = [(); 2].map(|()| Serve::start(&database.options, &patient));
@@ -121,7 +121,7 @@ async fn two_servers_that_get_every_request_make_one_payment_of_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_server_holds_up_nobody_and_doubles_nothing_when_it_wakes() {
+async fn a_frozen_server_delays_nobody_and_executes_nothing_twice_when_it_wakes() {
     let transaction: &[_] = &[("IDEMPOTENCY_KEY_TTL", "365d")];
     for (settings, step, commits) in [
         (&[][..], Step::StatementSent, true),
@@ -146,20 +146,20 @@ async fn a_frozen_server_holds_up_nobody_and_doubles_nothing_when_it_wakes() {
         frozen.signal("STOP");
         proxy.let_go();
 
-        // Other keys go on as if nothing was: each is executed at the first attempt.
+        // Other keys are executed at the first attempt.
         for number in 0..50 {
             let key = format!("other-{number}");
-            let answer = clients.send(healthy.address, &key, PAYMENT).await;
-            assert_eq!(answer.unwrap().status, 201, "{step:?}");
+            let response = clients.send(healthy.address, &key, PAYMENT).await;
+            assert_eq!(response.unwrap().status, 201, "{step:?}");
         }
-        // Its own key is free as soon as PostgreSQL has ended its transaction; unless what was sent
-        // before it froze commits it, which then counts.
+        // Its own key is unused again when PostgreSQL ends the transaction, unless a statement sent before the
+        // freeze commits it.
         let taken_over = clients.pay("held", PAYMENT).await;
         let status = if commits { 200 } else { 201 };
         assert_eq!(taken_over.status, status, "{step:?}");
 
         frozen.signal("CONT");
-        let woken = to_frozen.await.unwrap().expect("an answer");
+        let woken = to_frozen.await.unwrap().expect("a response");
         assert!(matches!(woken.status, 200 | 201 | 503), "{step:?}: {woken:?}");
         *clients.servers.lock().unwrap() = vec![frozen.address];
         assert_eq!(clients.pay("held", PAYMENT).await.body, taken_over.body);

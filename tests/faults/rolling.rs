@@ -1,4 +1,4 @@
-//! Servers replaced one by one under load, by processes of the same program: no client notices.
+//! Servers are replaced one by one under load, and no request fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,13 +16,12 @@ use crate::support::{PAYMENT, TestDatabase, binary::Serve, client::Wire, wait::u
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a load balancer does: it asks its servers whether they are ready, again and again, and opens
-/// connections to those that were. A connection is used until its server closes it with an answer, or
-/// for some requests.
+/// A load balancer: it checks the readiness of its servers periodically, and connects to ready ones. It
+/// keeps a connection until the server closes it, or for some requests.
 struct Balancer {
     servers: Mutex<[SocketAddr; 2]>,
     ready: Mutex<BTreeSet<SocketAddr>>,
-    answers: Mutex<BTreeMap<SocketAddr, u32>>,
+    responses: Mutex<BTreeMap<SocketAddr, u32>>,
     stopped: AtomicBool,
 }
 
@@ -31,7 +30,7 @@ impl Balancer {
         let balancer = Arc::new(Self {
             servers: Mutex::new(servers),
             ready: Mutex::new(servers.into()),
-            answers: Mutex::default(),
+            responses: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         tokio::spawn({
@@ -55,7 +54,7 @@ impl Balancer {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// A new connection, to any server that is ready.
+    /// Connects to any server that is ready.
     async fn connect(&self) -> (SocketAddr, Wire) {
         let server = {
             let ready = self.ready.lock().unwrap();
@@ -64,10 +63,10 @@ impl Balancer {
         (server, Wire::connect(server).await)
     }
 
-    /// Waits until this server has answered some payments.
+    /// Waits until this server has responded to some payments.
     async fn takes_part(&self, server: SocketAddr) {
         let asked = async || {
-            self.answers.lock().unwrap().get(&server).is_some_and(|answers| *answers >= 20)
+            self.responses.lock().unwrap().get(&server).is_some_and(|responses| *responses >= 20)
         };
         until("the server has answered some payments", asked).await;
     }
@@ -75,17 +74,17 @@ impl Balancer {
 
 async fn is_ready(server: SocketAddr) -> bool {
     let asking = async {
-        // One that has ended refuses the connection.
+        // A server that has stopped refuses the connection.
         tokio::net::TcpStream::connect(server).await.ok()?;
         let mut wire = Wire::connect(server).await;
         wire.send("GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        wire.answer().await.filter(|(head, _)| head.starts_with("http/1.1 200"))
+        wire.response().await.filter(|(head, _)| head.starts_with("http/1.1 200"))
     };
     asking.await.is_some()
 }
 
-/// Pays until it is told to stop, each payment with one request, and every tenth a second time: how many
-/// payments. Anything but the answer that it must be is a failure.
+/// Creates payments until the balancer stops, each with one request and every tenth with a duplicate. Returns
+/// their number. Any unexpected response fails the test.
 async fn pay(balancer: Arc<Balancer>, client: usize) -> i64 {
     let mut connection = None;
     let mut payments = 0;
@@ -100,14 +99,14 @@ async fn pay(balancer: Arc<Balancer>, client: usize) -> i64 {
                 "Content-Type: application/json\r\nIdempotency-Key: key-{client}-{payments}\r\n"
             );
             wire.send_payment(&head, PAYMENT).await;
-            let (head, body) = wire.answer().await.expect("every request is answered");
+            let (head, body) = wire.response().await.expect("every request is answered");
             assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}{body}");
-            *balancer.answers.lock().unwrap().entry(server).or_default() += 1;
-            // Now and then it takes a new one of itself, or a new server would get none.
+            *balancer.responses.lock().unwrap().entry(server).or_default() += 1;
+            // Sometimes the client reconnects, or a new server would get no connections.
             if !head.contains("connection: close") && fastrand::u8(..20) > 0 {
                 connection = Some((server, wire));
             }
-            // Idle for a moment, as connections of a balancer are.
+            // Connections of a balancer are idle at times.
             sleep(Duration::from_millis(fastrand::u64(..20))).await;
         }
         payments += 1;
@@ -116,7 +115,7 @@ async fn pay(balancer: Arc<Balancer>, client: usize) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_are_replaced_one_by_one_and_not_one_request_fails() {
+async fn no_request_fails_while_servers_are_replaced_one_by_one() {
     let database = TestDatabase::create().await;
     let start = || Serve::start(&database.options, &[("SHUTDOWN_DELAY", "2s")]);
     let mut servers = [start(), start()];
@@ -140,5 +139,5 @@ async fn servers_are_replaced_one_by_one_and_not_one_request_fails() {
         payments += client.expect("a client none of whose requests failed");
     }
     assert_eq!(database.payments().await, payments);
-    eprintln!("{payments} payments, by server {:?}", balancer.answers.lock().unwrap());
+    eprintln!("{payments} payments, by server {:?}", balancer.responses.lock().unwrap());
 }

@@ -1,4 +1,4 @@
-//! Every step of a batch × what can happen there × what the batch is about.
+//! Every fault at every step of every kind of batch.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -8,21 +8,21 @@ use sqlx::postgres::PgConnectOptions;
 use crate::support::{
     PAYMENT, TestDatabase, TestServer,
     binary::Serve,
-    client::Answer,
+    client::Response,
     proxy::{Fault, Proxy, Step},
     retry::Clients,
     wait::eventually,
 };
 
-/// What is frozen is given up after three tenths of the deadline, which leaves a busy machine time to repeat it.
+/// A frozen batch is abandoned after three tenths of the deadline, which leaves a busy machine time to repeat it.
 const FLAGS: [&str; 4] = ["--request-deadline", "8s", "--in-flight-wait", "4s"];
 
-/// What a batch is in PostgreSQL.
+/// How a batch is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
-    /// One statement, which is its own transaction.
+    /// As one statement, which is its own transaction.
     SingleStatement,
-    /// BEGIN, several statements, COMMIT: here because keys get old.
+    /// As a transaction of several statements, which keys with a TTL need.
     Transaction,
 }
 
@@ -41,16 +41,16 @@ impl Shape {
         [("REQUEST_DEADLINE", "8s"), log].into_iter().chain(key_ttl).collect()
     }
 
-    /// Whether a batch of refunds or voids, which are always a transaction, goes through a step here.
+    /// Whether a batch of refunds or voids, which is always a transaction, goes through a step in this shape.
     fn executes(self, step: Step) -> bool {
         self == Self::Transaction && step != Step::Read
     }
 }
 
-/// An amount that a constraint of the test's refuses, as a defect would.
+/// A payment whose amount violates a constraint that the test creates.
 const REFUSED: &str = r#"{"user_id": "user_1", "amount": 13}"#;
 
-/// What the batch is about at whose step something happens.
+/// The content of the batch that meets the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Case {
     NewKey,
@@ -76,7 +76,7 @@ impl Case {
         (0..count).map(|number| format!("key-{number:02}")).collect()
     }
 
-    /// The key whose command can't be executed, if any.
+    /// The key of the command that cannot be executed, if any.
     fn refused(self) -> Option<&'static str> {
         (self == Self::OneFails).then_some("key-17")
     }
@@ -92,28 +92,28 @@ impl Case {
         }
     }
 
-    /// Sends all requests at once, each until it is answered for good; or, for the one that can't be,
-    /// until it hears so.
+    /// Sends all requests concurrently, each until its final response. The one that cannot be executed is sent
+    /// until its failure is reported.
     async fn send(self, clients: &Clients) -> BTreeMap<String, u16> {
-        // It may hear that its outcome isn't known yet, which nobody else may.
+        // Only this request may be told that its outcome is unknown.
         let of_the_refused = Clients::new(&[]);
-        let answers = self.keys().into_iter().map(async |key| {
+        let responses = self.keys().into_iter().map(async |key| {
             if self.refused() == Some(key.as_str()) {
                 let status = eventually("the refused key is answered", async || {
                     let server = clients.servers.lock().unwrap()[0];
-                    let answer = of_the_refused.send(server, &key, REFUSED).await?;
-                    (answer.status != 503).then_some(answer.status)
+                    let response = of_the_refused.send(server, &key, REFUSED).await?;
+                    (response.status != 503).then_some(response.status)
                 })
                 .await;
                 return (key, status);
             }
-            let answer = clients.pay(&key, PAYMENT).await;
-            (key, answer.status)
+            let response = clients.pay(&key, PAYMENT).await;
+            (key, response.status)
         });
-        join_all(answers).await.into_iter().collect()
+        join_all(responses).await.into_iter().collect()
     }
 
-    /// Asserts that in the end there is one payment for each key, which its replay names.
+    /// Asserts that there is one payment for each key, which its replay shows.
     async fn assert_once(self, database: &TestDatabase, clients: &Clients) {
         clients.assert_consistent();
         let keys: Vec<String> =
@@ -132,7 +132,7 @@ impl Case {
     }
 }
 
-/// A fault on the connection: the server mends it by itself, and its clients never notice.
+/// A fault of the connection, which the server repairs without any client noticing.
 async fn connection_fault(shape: Shape, step: Step, fault: Fault, case: Case) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
@@ -157,21 +157,21 @@ async fn connection_fault(shape: Shape, step: Step, fault: Fault, case: Case) {
     case.assert_once(&database, &clients).await;
 }
 
-/// What refunds are made of in a batch of them: half of them find nothing left.
+/// The payment that is refunded: it suffices for half of the refunds.
 const REFUNDED: &str = r#"{"user_id": "user_1", "amount": 20}"#;
 const REFUNDS: usize = 40;
 
-/// Sends refunds of one minor unit of this payment at once, and returns how many were made and refused.
+/// Sends concurrent refunds of one minor unit, and returns how many were created and refused.
 async fn refund_all(clients: &Clients, payment: &str) -> (usize, usize) {
-    let answers = join_all((0..REFUNDS).map(async |number| {
+    let responses = join_all((0..REFUNDS).map(async |number| {
         clients.refund(payment, &format!("refund-{number}"), r#"{"amount": 1}"#).await.status
     }))
     .await;
-    let count = |wanted: &[u16]| answers.iter().filter(|status| wanted.contains(*status)).count();
+    let count = |wanted: &[u16]| responses.iter().filter(|status| wanted.contains(*status)).count();
     (count(&[200, 201]), count(&[402]))
 }
 
-/// Asserts that all that was paid and no more was given back, and that each refund keeps its answer.
+/// Asserts that exactly the paid amount was refunded, and that each refund replays its response.
 async fn assert_refunded_once(database: &TestDatabase, clients: &Clients, payment: &str) {
     assert_eq!(refund_all(clients, payment).await, (20, 20));
     clients.assert_consistent();
@@ -184,7 +184,7 @@ async fn assert_refunded_once(database: &TestDatabase, clients: &Clients, paymen
     assert_eq!(database.number(agreed).await, 1);
 }
 
-/// A fault on the connection while one payment is being refunded again and again.
+/// A fault of the connection while one payment gets many refunds.
 async fn connection_fault_in_refunds(step: Step, fault: Fault) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
@@ -195,31 +195,31 @@ async fn connection_fault_in_refunds(step: Step, fault: Fault) {
     )
     .await;
     let clients = Clients::new(&[server.address]);
-    let payment = clients.pay("paid", REFUNDED).await.member("transaction_id");
+    let payment = clients.pay("paid", REFUNDED).await.field("transaction_id");
 
     proxy.arm(step, fault);
-    let (answers, ()) = tokio::join!(refund_all(&clients, &payment), proxy.reached());
-    assert_eq!(answers, (20, 20), "{step:?} {fault:?}");
+    let (responses, ()) = tokio::join!(refund_all(&clients, &payment), proxy.reached());
+    assert_eq!(responses, (20, 20), "{step:?} {fault:?}");
     assert!(clients.failures().is_empty(), "{step:?} {fault:?}: {:?}", clients.failures());
     assert_refunded_once(&database, &clients, &payment).await;
 }
 
-/// The server is killed while one payment is being refunded again and again, and started again.
+/// The server is killed while one payment gets many refunds, and restarted.
 async fn server_killed_in_refunds(step: Step) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
     let options = proxy.through(&database.options);
     let clients = Clients::new(&[]);
     let mut server = start(Shape::Transaction, &options, &clients);
-    let payment = clients.pay("paid", REFUNDED).await.member("transaction_id");
+    let payment = clients.pay("paid", REFUNDED).await.field("transaction_id");
     proxy.arm(step, Fault::Hold);
     let kill = kill_when_reached(Shape::Transaction, &proxy, &options, &mut server, &clients);
     assert_eq!(tokio::join!(refund_all(&clients, &payment), kill).0, (20, 20), "{step:?}");
     assert_refunded_once(&database, &clients, &payment).await;
 }
 
-/// What clients do with the keys of a batch with voids in it: some void theirs, some pay, and some do both at
-/// once. Where all of them void, nothing is executed.
+/// The requests of a batch with voids: all keys are voided, or some are voided, some pay, and some do both
+/// concurrently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Voids {
     Alone,
@@ -229,14 +229,13 @@ enum Voids {
 const VOIDS: [Voids; 2] = [Voids::Alone, Voids::WithPayments];
 
 impl Voids {
-    /// Whether a batch of this kind goes through a step, in a transaction.
+    /// Whether a batch of this kind goes through a step.
     fn reaches(self, step: Step) -> bool {
         step != Step::Read && (self == Self::WithPayments || step != Step::Executed)
     }
 
-    /// What becomes of 40 keys, sent at once: the answers to their payment and to their void, where they were
-    /// sent.
-    async fn send(self, clients: &Clients) -> Vec<(String, Option<Answer>, Option<Answer>)> {
+    /// Sends requests with 40 keys concurrently, and returns the responses to each key's payment and void.
+    async fn send(self, clients: &Clients) -> Vec<(String, Option<Response>, Option<Response>)> {
         join_all((0..40).map(async |number| {
             let key = format!("key-{number:02}");
             let pays = self == Self::WithPayments && number % 4 != 0;
@@ -255,15 +254,15 @@ impl Voids {
         .await
     }
 
-    /// Asserts that each key is either executed or voided, as its void says, and stays so.
+    /// Asserts that each key is either executed or voided, as the response to its void says.
     async fn assert_one_of_two(
         self,
         database: &TestDatabase,
         clients: &Clients,
-        answers: &[(String, Option<Answer>, Option<Answer>)],
+        responses: &[(String, Option<Response>, Option<Response>)],
     ) {
         let (mut executed, mut voided) = (0, 0);
-        for (key, pay, void) in answers {
+        for (key, pay, void) in responses {
             if let Some(pay) = pay {
                 assert!(matches!(pay.status, 200 | 201 | 410), "{key}: {pay:?}");
             }
@@ -271,7 +270,7 @@ impl Voids {
             if let Some(void) = void {
                 assert_eq!((void.status, &void.body), (200, &state.body), "{key}");
             }
-            match state.member("state").as_str() {
+            match state.field("state").as_str() {
                 "voided" => {
                     voided += 1;
                     let late = clients.pay(key, PAYMENT).await;
@@ -283,8 +282,8 @@ impl Voids {
                     assert_eq!(state_said, "completed", "{key}");
                     let pay = pay.as_ref().expect("nobody else executes it");
                     assert!(pay.status < 202, "{key}: {pay:?}");
-                    let id = pay.member("transaction_id");
-                    assert_eq!(id, state.member("execution_id"), "{key}");
+                    let id = pay.field("transaction_id");
+                    assert_eq!(id, state.field("execution_id"), "{key}");
                 }
             }
         }
@@ -301,7 +300,7 @@ impl Voids {
     }
 }
 
-/// A fault on the connection while keys are voided.
+/// A fault of the connection while keys are voided.
 async fn connection_fault_in_voids(step: Step, fault: Fault, voids: Voids) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
@@ -313,14 +312,14 @@ async fn connection_fault_in_voids(step: Step, fault: Fault, voids: Voids) {
     .await;
     let clients = Clients::new(&[server.address]);
     proxy.arm(step, fault);
-    let (answers, ()) = tokio::join!(voids.send(&clients), proxy.reached());
+    let (responses, ()) = tokio::join!(voids.send(&clients), proxy.reached());
     let failures = clients.failures();
     let only_voided = failures.keys().all(|status| *status == 410);
     assert!(only_voided, "{step:?} {fault:?} {voids:?}: {failures:?}");
-    voids.assert_one_of_two(&database, &clients, &answers).await;
+    voids.assert_one_of_two(&database, &clients, &responses).await;
 }
 
-/// The server is killed while keys are voided, and started again.
+/// The server is killed while keys are voided, and restarted.
 async fn server_killed_in_voids(step: Step, voids: Voids) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
@@ -329,12 +328,12 @@ async fn server_killed_in_voids(step: Step, voids: Voids) {
     let mut server = start(Shape::Transaction, &options, &clients);
     proxy.arm(step, Fault::Hold);
     let kill = kill_when_reached(Shape::Transaction, &proxy, &options, &mut server, &clients);
-    let (answers, ()) = tokio::join!(voids.send(&clients), kill);
-    voids.assert_one_of_two(&database, &clients, &answers).await;
+    let (responses, ()) = tokio::join!(voids.send(&clients), kill);
+    voids.assert_one_of_two(&database, &clients, &responses).await;
 }
 
-/// All cases at once, each on threads of its own: a test that waits for its database to be dropped must
-/// not hold up another that is just connecting, for which PostgreSQL in turn would wait.
+/// Runs all cases concurrently, each on threads of its own. Dropping a database blocks a thread until sessions that
+/// are connecting have finished, so these must not need the same thread.
 fn every_case(shape: Shape, step: Step, fault: Fault) {
     std::thread::scope(|scope| {
         for case in CASES.into_iter().filter(|case| case.reaches(step)) {
@@ -355,7 +354,7 @@ fn block_on(test: impl Future<Output = ()>) {
     runtime.unwrap().block_on(test);
 }
 
-/// The server is killed at a step, and started again.
+/// The server is killed at a step, and restarted.
 async fn server_killed(shape: Shape, step: Step, case: Case) {
     let database = Arc::new(TestDatabase::create().await);
     let proxy = Proxy::start(&database.options).await;
@@ -377,7 +376,7 @@ async fn server_killed(shape: Shape, step: Step, case: Case) {
     case.assert_once(&database, &clients).await;
 }
 
-/// Kills the server at the step that is held up, and starts it again.
+/// Kills the server at the held step, and restarts it.
 async fn kill_when_reached(
     shape: Shape,
     proxy: &Proxy,
@@ -393,16 +392,15 @@ async fn kill_when_reached(
     *server = start(shape, options, clients);
 }
 
-/// Starts the program, to which these clients then send.
+/// Starts the server to which these clients send from now on.
 fn start(shape: Shape, options: &PgConnectOptions, clients: &Clients) -> Serve {
     let server = Serve::start(options, &shape.variables());
     *clients.servers.lock().unwrap() = vec![server.address];
     server
 }
 
-/// `frozen`: where a freeze leaves nothing that PostgreSQL needs keepalives to find. With no more than the
-/// Sync of a single statement missing it does, and a proxy can't withhold them: its end of the connection
-/// lives.
+/// `frozen` is left out for a step at which PostgreSQL needs TCP keepalives to find out about the freeze: the
+/// proxy's end of the connection would answer them.
 macro_rules! at_every_step {
     ($($name:ident: $shape:ident $step:ident $($frozen:ident)?,)*) => {$(
         mod $name {
@@ -459,7 +457,7 @@ at_every_step! {
 }
 
 #[test]
-fn every_step_there_is_has_its_tests() {
+fn every_step_has_tests() {
     let source = include_str!("steps.rs");
     for step in Step::ALL {
         let tested = [" frozen,\n", ",\n"].map(|end| source.contains(&format!(" {step:?}{end}")));

@@ -27,14 +27,14 @@ async fn an_unsupported_method_is_refused_with_the_supported_ones() {
         ("/health/ready", "GET, HEAD"),
     ] {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
-            let answer = server.request(method.parse().unwrap(), path, &[], "").await;
+            let response = server.request(method.parse().unwrap(), path, &[], "").await;
             let allowed = allow.split(", ").any(|allowed| allowed == method);
-            assert_eq!(answer.status == 405, !allowed, "{method} {path}: {}", answer.status);
+            assert_eq!(response.status == 405, !allowed, "{method} {path}: {}", response.status);
             if !allowed {
                 if method != "HEAD" {
-                    answer.assert_problem(405, "method-not-allowed");
+                    response.assert_problem(405, "method-not-allowed");
                 }
-                assert_eq!(answer.header("allow"), allow);
+                assert_eq!(response.header("allow"), allow);
             }
         }
     }
@@ -103,8 +103,8 @@ async fn a_valid_request_id_is_returned_and_an_invalid_one_is_not() {
         ("", false),
     ] {
         for path in ["/health/live", "/nowhere"] {
-            let answer = server.request(Method::GET, path, &[("x-request-id", id)], "").await;
-            let echo = answer.headers.get("x-request-id").map(|echo| echo.to_str().unwrap());
+            let response = server.request(Method::GET, path, &[("x-request-id", id)], "").await;
+            let echo = response.headers.get("x-request-id").map(|echo| echo.to_str().unwrap());
             assert_eq!(echo, echoed.then_some(id));
         }
     }
@@ -151,7 +151,7 @@ async fn no_response_has_cors_headers() {
     let server = TestServer::start().await;
     let headers = [("origin", "https://example.org"), ("access-control-request-method", "POST")];
     for (method, path) in [(Method::OPTIONS, "/payment"), (Method::GET, "/health/live")] {
-        let answer = server.request(method, path, &headers, "").await;
-        assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+        let response = server.request(method, path, &headers, "").await;
+        assert!(response.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
     }
 }

@@ -9,7 +9,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 async fn get(wire: &mut Wire, path: &str) -> (String, String) {
     wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
-    wire.answer().await.unwrap()
+    wire.response().await.unwrap()
 }
 
 #[tokio::test]
@@ -23,8 +23,8 @@ async fn during_the_shutdown_delay_requests_are_served_but_the_server_is_not_rea
     serve.signal("TERM");
     serve.wait_for("SIGTERM: serving for another 5m while not ready");
     let (head, problem) = eventually("it is not ready any more", async || {
-        let answer = get(&mut Wire::connect(serve.address).await, "/health/ready").await;
-        (!answer.0.starts_with("http/1.1 200")).then_some(answer)
+        let response = get(&mut Wire::connect(serve.address).await, "/health/ready").await;
+        (!response.0.starts_with("http/1.1 200")).then_some(response)
     })
     .await;
     assert!(head.starts_with("http/1.1 503") && head.contains("retry-after"), "{head}");
@@ -34,10 +34,10 @@ async fn during_the_shutdown_delay_requests_are_served_but_the_server_is_not_rea
     let mut new = Wire::connect(serve.address).await;
     for (wire, status) in [(&mut new, 201), (&mut kept, 200)] {
         wire.send_payment(paid, PAYMENT).await;
-        let (head, _) = wire.answer().await.unwrap();
+        let (head, _) = wire.response().await.unwrap();
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}");
         assert!(head.contains("connection: close"), "{head}");
-        assert_eq!(wire.answer().await, None, "closed with its answer");
+        assert_eq!(wire.response().await, None, "closed with its response");
     }
     let live = get(&mut Wire::connect(serve.address).await, "/health/live").await;
     assert!(live.0.starts_with("http/1.1 200"), "{}", live.0);

@@ -1,4 +1,4 @@
-//! Accounts with API keys, made as operators make them, and clients that show them.
+//! Accounts with API keys, created with the command line, and clients that use them.
 
 use std::{ops::Deref, process::Command};
 
@@ -11,11 +11,11 @@ use super::{
     client::{Client, http_client},
 };
 
-/// A client that acts for an account of its own.
+/// A client with the API key of an account.
 pub struct Account {
     /// The account's id.
     pub id: String,
-    /// Its API key, and that key's id.
+    /// Its API key and the id of that key.
     pub api_key: String,
     pub api_key_id: String,
     client: Client,
@@ -30,15 +30,15 @@ impl Deref for Account {
 }
 
 impl Account {
-    /// The same account at another server.
+    /// A client of the same account at another server.
     pub fn at(&self, server: &TestServer) -> Client {
         Client { address: server.address, http: self.client.http.clone() }
     }
 }
 
 impl TestServer {
-    /// Creates an account with an API key that the server knows when this returns, and a client that
-    /// shows it. Anonymous calls end with it.
+    /// Creates an account with an API key, and returns a client that sends it. The server knows the key by
+    /// then, and anonymous access has ended.
     pub async fn account(&self, name: &str) -> Account {
         let id =
             self.database.operate(&["account", "create", name, "--json"])["account_id"].clone();
@@ -51,7 +51,7 @@ impl TestServer {
         Account { id, api_key, api_key_id, client }
     }
 
-    /// A client that sends this Authorization each time.
+    /// A client that sends this `Authorization` header.
     pub fn showing(&self, authorization: &str) -> Client {
         let headers =
             HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(authorization).unwrap())]);
@@ -72,7 +72,7 @@ impl TestDatabase {
         run(&mut self.payonce(arguments))
     }
 
-    /// Runs `payonce` with these arguments, which succeeds, and returns the JSON that it prints.
+    /// Runs `payonce` with these arguments, asserts its success, and returns the JSON that it printed.
     #[track_caller]
     pub fn operate(&self, arguments: &[&str]) -> Value {
         let (code, stdout, stderr) = self.run(arguments);
@@ -80,8 +80,8 @@ impl TestDatabase {
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
     }
 
-    /// Another API key for an account, by its name or id: with `api_key` and `api_key_id`. No anonymous request will be
-    /// sent again.
+    /// Creates an API key for an account, given its name or id. The result has the fields `api_key` and
+    /// `api_key_id`. No anonymous request may be repeated afterwards.
     pub fn create_api_key(&self, account: &str) -> Value {
         let create = ["api-key", "create", "--account", account, "--name", "test", "--json"];
         self.operate(&[&create[..], &["--abandon-anonymous-retries"]].concat())

@@ -1,4 +1,4 @@
-//! The real program, as a child process.
+//! The program `payonce` as a child process.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ fn program() -> PathBuf {
     program
 }
 
-/// The program with these arguments, in an empty folder and with nothing in its environment.
+/// The program with these arguments and an empty environment, in a folder without `.env`.
 pub fn payonce(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_clear().current_dir(std::env::temp_dir()).stdin(Stdio::null());
@@ -58,7 +58,7 @@ fn signal(pid: u32, name: &str) {
     assert!(kill.unwrap().success());
 }
 
-/// A database as `DATABASE_URL` names it.
+/// The `DATABASE_URL` of a database.
 pub fn url(options: &PgConnectOptions) -> String {
     options.to_url_lossy().to_string()
 }
@@ -164,7 +164,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts a server on any free port, with these variables besides.
+    /// Starts a server on a free port, with these environment variables.
     pub fn start(options: &PgConnectOptions, variables: &[(&str, &str)]) -> Self {
         let mut command = payonce(&["serve"]);
         command.env("DATABASE_URL", url(options)).env("PORT", "0").envs(variables.iter().copied());
@@ -176,7 +176,7 @@ impl Serve {
         let mut process = Process::spawn(command);
         let log = process.wait_for("listens on http://");
         let line = log.lines().find(|line| line.contains("listens on http://")).unwrap();
-        // In JSON, more comes after it.
+        // A line in JSON continues after the address.
         let address = line.rsplit("http://").next().unwrap().split('"').next().unwrap();
         Self { process, address: address.parse().unwrap() }
     }

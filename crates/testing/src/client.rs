@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! HTTP requests and responses.
 
 use std::net::SocketAddr;
 
@@ -12,28 +12,28 @@ use tokio::{
 
 use super::wait::PATIENCE;
 
-/// The body of the example everything starts from.
+/// The body of the example payment.
 pub const PAYMENT: &str = r#"{"user_id": "user_1", "amount": 100}"#;
 
-/// The body of a refund of everything that is left.
+/// The body of a refund of the remaining amount.
 pub const REMAINING: &str = r#"{"remaining": true}"#;
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: String,
 }
 
-impl Answer {
-    /// Reads an answer to its end; `None` where the connection ends before.
+impl Response {
+    /// Reads a response; `None` if the connection ends before its end.
     pub async fn read(response: reqwest::Response) -> Option<Self> {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Some(Self { status, headers, body: response.text().await.ok()? })
     }
 
-    /// A header's value; empty where there is none.
+    /// The value of a header; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -42,8 +42,8 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// A member of the body, as text; empty where there is none.
-    pub fn member(&self, name: &str) -> String {
+    /// A field of the body, as text; empty if there is none.
+    pub fn field(&self, name: &str) -> String {
         match self.json().get(name) {
             Some(Value::String(text)) => text.clone(),
             Some(value) => value.to_string(),
@@ -51,20 +51,20 @@ impl Answer {
         }
     }
 
-    /// Asserts that this is a problem as README.md's contract has them all, with this status and code.
+    /// Asserts that this is a problem with this status and code, in the documented format.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status, self.member("code").as_str()), (status, code), "{}", self.body);
+        assert_eq!((self.status, self.field("code").as_str()), (status, code), "{}", self.body);
         assert_eq!(self.header("content-type"), "application/problem+json");
         assert_eq!(self.header("cache-control"), "no-store");
-        assert_eq!(self.member("type"), format!("/problems/{code}"));
-        assert_eq!(self.member("status"), status.to_string());
-        assert_eq!(self.member("error"), self.member("title"));
-        assert!(!self.member("title").is_empty());
-        let detail = self.member("detail");
+        assert_eq!(self.field("type"), format!("/problems/{code}"));
+        assert_eq!(self.field("status"), status.to_string());
+        assert_eq!(self.field("error"), self.field("title"));
+        assert!(!self.field("title").is_empty());
+        let detail = self.field("detail");
         let sentence = detail.starts_with(|first: char| first.is_uppercase());
         assert!(sentence && detail.ends_with('.'), "{detail}");
-        let instance = self.member("instance");
+        let instance = self.field("instance");
         let uuid =
             instance.strip_prefix("urn:uuid:").unwrap_or_else(|| panic!("instance: {instance}"));
         uuid.parse::<uuid::Uuid>().unwrap();
@@ -79,32 +79,32 @@ impl Answer {
             _ if status >= 500 || matches!(status, 408 | 409 | 429) => "same_request",
             _ => "corrected_request",
         };
-        assert_eq!(self.member("retry"), retry);
+        assert_eq!(self.field("retry"), retry);
         let seconds: u32 = self.header("retry-after").parse().unwrap_or(0);
         let expected = if retry == "same_request" { 1..=10 } else { 0..=0 };
         assert!(expected.contains(&seconds), "Retry-After: {seconds}");
     }
 
-    /// The pointers of what a problem names as wrong.
+    /// The pointers of all errors that the problem lists.
     pub fn pointers(&self) -> Vec<String> {
         let json = self.json();
         let errors =
             json["errors"].as_array().unwrap_or_else(|| panic!("no errors: {}", self.body));
         for error in errors {
-            // In words, whatever is wrong.
+            // Each error says what was expected.
             assert!(error["detail"].as_str().unwrap().contains("expected"), "{error}");
         }
         errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
     }
 }
 
-/// An HTTP client that sends these headers each time, and fails instead of waiting for ever.
+/// An HTTP client that sends these headers with each request, and has a time-out.
 pub fn http_client(headers: HeaderMap) -> reqwest::Client {
     let client = reqwest::Client::builder().no_proxy().default_headers(headers);
     client.timeout(2 * PATIENCE).build().unwrap()
 }
 
-/// Sends requests to one server, with the same headers each time.
+/// Sends requests to one server, with the same headers.
 #[derive(Clone)]
 pub struct Client {
     pub address: SocketAddr,
@@ -119,66 +119,68 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> Answer {
+    ) -> Response {
         self.try_request(method, path, headers, body).await.unwrap()
     }
 
-    /// As [`request`](Self::request), and the connection may fail.
+    /// As [`request`](Self::request), but returns an error if the connection fails.
     pub async fn try_request(
         &self,
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> Result<Answer, reqwest::Error> {
+    ) -> Result<Response, reqwest::Error> {
         let mut request = self.http.request(method, format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Ok(Answer::read(request.body(body.to_owned()).send().await?).await.expect("a whole answer"))
+        Ok(Response::read(request.body(body.to_owned()).send().await?)
+            .await
+            .expect("a whole response"))
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, path, &[], "").await
     }
 
     /// `POST /payment` with a key.
-    pub async fn pay(&self, key: &str, body: &str) -> Answer {
+    pub async fn pay(&self, key: &str, body: &str) -> Response {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         self.request(Method::POST, "/payment", &headers, body).await
     }
 
     /// `POST /payment/{transaction_id}/refund` with a key.
-    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
+    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Response {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         self.request(Method::POST, &format!("/payment/{payment}/refund"), &headers, body).await
     }
 
     /// `GET /idempotency-key`.
-    pub async fn state(&self, key: &str) -> Answer {
+    pub async fn state(&self, key: &str) -> Response {
         self.request(Method::GET, "/idempotency-key", &[("idempotency-key", key)], "").await
     }
 
     /// `POST /idempotency-key/void`.
-    pub async fn void(&self, key: &str) -> Answer {
+    pub async fn void(&self, key: &str) -> Response {
         self.request(Method::POST, "/idempotency-key/void", &[("idempotency-key", key)], "").await
     }
 
-    /// A connection on which every byte is the test's own.
+    /// A connection on which the test writes every byte itself.
     pub async fn wire(&self) -> Wire {
         Wire::connect(self.address).await
     }
 
-    /// Takes a payment of this amount, and returns its id.
+    /// Creates a payment of this amount, and returns its id.
     pub async fn paid(&self, key: &str, amount: i64) -> String {
-        let answer =
+        let response =
             self.pay(key, &format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)).await;
-        assert_eq!(answer.status, 201, "{}", answer.body);
-        answer.member("transaction_id")
+        assert_eq!(response.status, 201, "{}", response.body);
+        response.field("transaction_id")
     }
 }
 
-/// One connection.
+/// A connection without an HTTP client.
 pub struct Wire {
     pub stream: TcpStream,
     unread: Vec<u8>,
@@ -193,7 +195,7 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// Sends `POST /payment` with this head, which needs no Content-Length, and this body.
+    /// Sends `POST /payment` with these header lines and this body. Content-Length is added.
     pub async fn send_payment(&mut self, head: &str, body: &str) {
         let length = body.len();
         self.send(format!(
@@ -202,8 +204,8 @@ impl Wire {
         .await;
     }
 
-    /// The next answer: its head, and a body as long as it says. `None` when the connection ends.
-    pub async fn answer(&mut self) -> Option<(String, String)> {
+    /// The head and body of the next response. `None` if the connection ends.
+    pub async fn response(&mut self) -> Option<(String, String)> {
         let head_end = loop {
             if let Some(place) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 break place + 4;
@@ -222,9 +224,9 @@ impl Wire {
         Some((head, String::from_utf8(self.unread.drain(..length).collect()).unwrap()))
     }
 
-    /// The status of the next answer; 0 when the connection ends.
+    /// The status of the next response; 0 if the connection ends.
     pub async fn status(&mut self) -> u16 {
-        match self.answer().await {
+        match self.response().await {
             Some((head, _)) => head.split(' ').nth(1).unwrap().parse().unwrap(),
             None => 0,
         }
@@ -233,7 +235,7 @@ impl Wire {
     async fn read_more(&mut self) -> Option<()> {
         let mut chunk = [0; 4096];
         let read = timeout(PATIENCE, self.stream.read(&mut chunk)).await;
-        let count = read.expect("an answer, or the end of the connection").unwrap_or(0);
+        let count = read.expect("a response, or the end of the connection").unwrap_or(0);
         self.unread.extend_from_slice(&chunk[..count]);
         (count > 0).then_some(())
     }

@@ -1,4 +1,4 @@
-//! A PostgreSQL of a test's own, to be stopped, killed and promoted.
+//! PostgreSQL servers that a test can stop, kill and promote.
 
 use std::{
     net::TcpListener,
@@ -12,14 +12,14 @@ use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions}
 
 use super::wait::PATIENCE;
 
-/// A server in a folder of its own, which goes with it.
+/// A PostgreSQL server in a folder of its own, which is deleted with it.
 pub struct Cluster {
     folder: PathBuf,
     pub port: u16,
 }
 
 impl Cluster {
-    /// A running server with these parameters (`name = value` lines), and nothing in it.
+    /// Starts an empty server with these parameters (`name = value` lines).
     pub fn start(parameters: &str) -> Self {
         let cluster = Self::new();
         let data = cluster.data();
@@ -32,7 +32,7 @@ impl Cluster {
         cluster
     }
 
-    /// A running standby of this server.
+    /// Starts a standby of this server.
     #[must_use]
     pub fn standby(&self) -> Self {
         let standby = Self::new();
@@ -53,7 +53,7 @@ impl Cluster {
                 "--no-sync",
             ],
         );
-        // Once promoted, it waits for nobody.
+        // After promotion it commits without a standby.
         standby.configure("synchronous_standby_names = ''");
         standby.start_again();
         standby
@@ -85,7 +85,7 @@ impl Cluster {
         std::fs::write(file, old + &own).unwrap();
     }
 
-    /// Starts it, and waits until it takes connections.
+    /// Starts the server, and waits until it accepts connections.
     pub fn start_again(&self) {
         let log = self.folder.join("log");
         self.run(
@@ -94,7 +94,7 @@ impl Cluster {
         );
     }
 
-    /// Stops it without any orderliness: what was committed must be recovered from the log.
+    /// Stops the server without a checkpoint: it must recover from the write-ahead log.
     pub fn stop_immediately(&self) {
         self.run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
     }

@@ -1,7 +1,7 @@
-//! A migrated database for each test, copied from a template in milliseconds.
+//! A migrated database for each test, copied from a template.
 //!
-//! `DATABASE_URL` may name production: nothing is ever written in the database that it names. It is
-//! connected to only to create, list and drop databases called `payonce_test_…`.
+//! Tests connect to the database of `DATABASE_URL` only to create, list and drop databases called
+//! `payonce_test_…`, and never write to it.
 
 use std::{
     process,

@@ -1,4 +1,4 @@
-//! Many clients at once, each intending one payment after the other and retrying until it is made.
+//! Concurrent clients that create payments and retry each until its final response.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{client::PAYMENT, retry::Clients, wait::until};
 
-/// How long tests under load go on: a few seconds, or as long as `PAYONCE_FAULTS_SECONDS` says.
+/// The duration of tests under load: `PAYONCE_FAULTS_SECONDS`, or a few seconds.
 pub fn duration() -> Duration {
     let seconds = std::env::var("PAYONCE_FAULTS_SECONDS").ok();
     seconds.map_or(Duration::from_secs(4), |seconds| {
@@ -22,7 +22,7 @@ pub fn duration() -> Duration {
     })
 }
 
-/// A load that runs until it is told to stop.
+/// Clients that create payments until they are stopped.
 pub struct Load {
     pub clients: Arc<Clients>,
     stop: Arc<AtomicBool>,
@@ -31,7 +31,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts this many clients. Every tenth payment is sent twice at once.
+    /// Starts this many clients. Every tenth payment is sent together with a duplicate.
     pub fn start(clients: &Arc<Clients>, count: usize) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut tasks = JoinSet::new();
@@ -45,12 +45,12 @@ impl Load {
                     }
                     let key = format!("load-{client}-{number}");
                     let begun = Instant::now();
-                    let answer = if number % 10 == 0 {
+                    let response = if number % 10 == 0 {
                         tokio::join!(clients.pay(&key, PAYMENT), clients.pay(&key, PAYMENT)).0
                     } else {
                         clients.pay(&key, PAYMENT).await
                     };
-                    assert!(matches!(answer.status, 200 | 201), "{key}: {answer:?}");
+                    assert!(matches!(response.status, 200 | 201), "{key}: {response:?}");
                     longest = longest.max(begun.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -60,18 +60,18 @@ impl Load {
         Self { clients: Arc::clone(clients), stop, done, tasks }
     }
 
-    /// How many payments were answered so far.
+    /// The number of payments that got a final response so far.
     pub fn done(&self) -> usize {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Waits until this many more payments are answered.
-    pub async fn answers(&self, more: usize) {
+    /// Waits until this many more payments got a final response.
+    pub async fn until_answered(&self, more: usize) {
         let enough = self.done() + more;
         until("payments are answered", async || self.done() >= enough).await;
     }
 
-    /// Lets each client finish its last payment, and returns the longest that one took.
+    /// Stops the clients after their current payments, and returns the longest latency.
     pub async fn finish(mut self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         let mut longest = Duration::ZERO;
@@ -82,8 +82,8 @@ impl Load {
     }
 }
 
-/// Asserts that there is exactly one payment for each key that was ever answered, the one that the
-/// answers named, and none besides. Returns how many there are.
+/// Asserts that there is exactly one payment for each key with a response, the one that the response shows,
+/// and no other payment. Returns their number.
 pub async fn assert_exactly_once(clients: &Clients, options: &PgConnectOptions) -> usize {
     clients.assert_consistent();
     let mut answered = BTreeSet::new();

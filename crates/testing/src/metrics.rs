@@ -61,10 +61,10 @@ pub async fn becomes(client: &Client, name: &str, right: impl Fn(f64) -> bool) {
 
 /// The text of `/metrics`.
 pub async fn text(client: &Client) -> String {
-    let answer = client.get("/metrics").await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4");
-    answer.body
+    let response = client.get("/metrics").await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.header("content-type"), "text/plain; version=0.0.4");
+    response.body
 }
 
 /// Waits until a server has looked up a key because another session is executing it.

@@ -1,5 +1,5 @@
-//! A TCP proxy between a server and PostgreSQL that understands just enough of the wire protocol to
-//! know which step of a batch is passing, and can cut, freeze or report it there.
+//! A TCP proxy between a server and PostgreSQL. It understands enough of the wire protocol to recognise the
+//! steps of a batch, and can cut, freeze, delay or hold a connection at a step.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,33 +27,32 @@ use tokio::{
 
 use super::wait::PATIENCE;
 
-/// A moment in the life of a batch: of one that is a single statement, or of one that is a transaction of
-/// several.
+/// A step of a batch, which is either a single statement or a transaction of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// The single statement was sent, and PostgreSQL hasn't seen it.
+    /// The single statement was sent, but has not reached PostgreSQL.
     StatementSent,
-    /// PostgreSQL has executed the single statement, and hasn't seen the Sync that commits it.
+    /// PostgreSQL has executed the single statement, but not received the Sync that commits it.
     StatementExecuted,
-    /// PostgreSQL has committed the single statement, and nobody knows yet.
+    /// PostgreSQL has committed the single statement, but the server does not know.
     StatementCommitted,
-    /// BEGIN was sent, and PostgreSQL hasn't seen it.
+    /// BEGIN was sent, but has not reached PostgreSQL.
     Begin,
-    /// PostgreSQL has begun the transaction, and the server does not know yet.
+    /// PostgreSQL has begun the transaction, but the server does not know.
     Begun,
-    /// PostgreSQL has claimed the keys, and nobody knows yet.
+    /// PostgreSQL has claimed the keys, but the server does not know.
     Claimed,
-    /// PostgreSQL has read what used keys stand for, and nobody knows yet.
+    /// PostgreSQL has looked up used keys, but the server does not know.
     Read,
-    /// PostgreSQL has executed the commands, and nobody knows yet.
+    /// PostgreSQL has executed the commands, but the server does not know.
     Executed,
-    /// PostgreSQL has the responses, and nobody knows yet.
+    /// PostgreSQL has stored the responses, but the server does not know.
     Remembered,
-    /// COMMIT was sent, and PostgreSQL hasn't seen it.
+    /// COMMIT was sent, but has not reached PostgreSQL.
     CommitSent,
-    /// PostgreSQL has committed, and nobody knows yet.
+    /// PostgreSQL has committed, but the server does not know.
     Committed,
-    /// The server has just heard of the commit, and nobody else.
+    /// The server knows of the commit, but has sent no response.
     Acknowledged,
 }
 
@@ -74,16 +73,16 @@ impl Step {
     ];
 }
 
-/// What happens to the connection on which an armed step passes.
+/// A fault of the connection on which an armed step passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Both ends see it closed.
+    /// Both ends are closed.
     Cut,
-    /// Neither end sees anything any more; both stay connected.
+    /// Nothing is forwarded any more, but both ends stay connected.
     Freeze,
-    /// Everything on it waits this long, once.
+    /// The step is delayed once.
     Delay(Duration),
-    /// Nothing: the test does something itself, while the step is held up until it lets go.
+    /// The step is held until the test lets it continue.
     Hold,
 }
 
@@ -115,7 +114,7 @@ impl Statement {
         }
     }
 
-    /// The step at which this was sent and not delivered.
+    /// The step at which this statement is sent, but not delivered.
     fn sent(self) -> Option<Step> {
         match self {
             Self::Single => Some(Step::StatementSent),
@@ -125,17 +124,17 @@ impl Statement {
         }
     }
 
-    /// The step at which all of this was delivered but the Sync.
+    /// The step at which all of this statement but its Sync is delivered.
     fn executed(self) -> Option<Step> {
         (self == Self::Single).then_some(Step::StatementExecuted)
     }
 
-    /// Whether it commits.
+    /// Whether this statement commits.
     fn commits(self) -> bool {
         matches!(self, Self::Single | Self::Commit)
     }
 
-    /// The step at which its result was sent and not delivered.
+    /// The step at which its result is sent, but not delivered.
     fn done(self) -> Option<Step> {
         match self {
             Self::Single => Some(Step::StatementCommitted),
@@ -159,7 +158,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// The fault, if this is the step that it is armed for: once.
+    /// Takes the fault, if it is armed for this step.
     fn passes(&self, step: Step) -> Option<Fault> {
         let mut armed = self.armed.lock().unwrap();
         let (_, fault) = armed.take_if(|(awaited, _)| *awaited == step)?;
@@ -169,7 +168,7 @@ impl Plan {
     }
 }
 
-/// The proxy.
+/// A proxy between servers and PostgreSQL.
 pub struct Proxy {
     pub address: SocketAddr,
     upstream: watch::Sender<SocketAddr>,
@@ -180,7 +179,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy in front of the server that these options name, on a port of its own.
+    /// Starts a proxy in front of this PostgreSQL, on a port of its own.
     pub async fn start(options: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -208,17 +207,17 @@ impl Proxy {
         Self { address, upstream, plan, cut, frozen, accepting }
     }
 
-    /// How to reach a database through this proxy.
+    /// The options to connect to a database through this proxy.
     pub fn through(&self, options: &PgConnectOptions) -> PgConnectOptions {
         options.clone().host("127.0.0.1").port(self.address.port()).ssl_mode(PgSslMode::Disable)
     }
 
-    /// Lets a fault happen when this step passes the next time, on whichever connection.
+    /// Arms a fault for the next time that this step passes, on any connection.
     pub fn arm(&self, step: Step, fault: Fault) {
         *self.plan.armed.lock().unwrap() = Some((step, fault));
     }
 
-    /// Waits until the armed step has passed; a step that can't be reached fails the test.
+    /// Waits until the armed step has passed.
     #[track_caller]
     pub fn reached(&self) -> impl Future<Output = ()> {
         let plan = Arc::clone(&self.plan);
@@ -233,27 +232,27 @@ impl Proxy {
         }
     }
 
-    /// Lets a step go on that is held up.
+    /// Lets a held step continue.
     pub fn let_go(&self) {
         self.plan.let_go.notify_one();
     }
 
-    /// Cuts every connection there is.
+    /// Cuts all connections.
     pub fn cut_all(&self) {
         self.cut.send_replace(());
     }
 
-    /// Freezes every connection there is; new ones are as ever.
+    /// Freezes all connections; new ones work.
     pub fn freeze_all(&self) {
         self.frozen.send_replace(());
     }
 
-    /// Sends connections from now on to another server.
+    /// Forwards new connections to another server.
     pub async fn redirect(&self, options: &PgConnectOptions) {
         self.upstream.send_replace(address_of(options).await);
     }
 
-    /// How many connections there were.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         self.plan.connections.load(Ordering::Relaxed)
     }
@@ -276,14 +275,14 @@ async fn address_of(options: &PgConnectOptions) -> SocketAddr {
         .unwrap()
 }
 
-/// What the two directions of a connection know of each other.
+/// The state that the two directions of a connection share.
 #[derive(Default)]
 struct Shared {
-    /// Statements by the names under which they were prepared.
+    /// Prepared statements by name.
     prepared: HashMap<String, Statement>,
-    /// What was bound since the last Sync.
+    /// The statement that was bound since the last Sync.
     bound: Option<Statement>,
-    /// What each ReadyForQuery to come belongs to.
+    /// The statements to which the next ReadyForQuery messages belong.
     awaited: VecDeque<Statement>,
 }
 
@@ -291,7 +290,7 @@ struct Shared {
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Closed,
-    /// Both ends stay connected, and hear nothing.
+    /// Both ends stay connected, but nothing is forwarded.
     Frozen,
 }
 
@@ -344,7 +343,7 @@ async fn requests(
     }
 }
 
-/// Notes what a message is about, and says at which step it is.
+/// Keeps track of a message, and returns its step.
 fn understand(frame: &[u8], shared: &mut Shared) -> Option<Step> {
     let mut parts = frame.get(5..)?.split(|byte| *byte == 0);
     let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
@@ -373,8 +372,7 @@ fn understand(frame: &[u8], shared: &mut Shared) -> Option<Step> {
     }
 }
 
-/// From PostgreSQL to the server under test. The reply to a statement of interest is held back until
-/// it is complete, so that at its step nothing of it is known.
+/// From PostgreSQL to the server under test. The reply to a statement with a step is held until it is complete.
 async fn replies(
     server: &mut ReadHalf<'_>,
     client: &mut WriteHalf<'_>,
@@ -406,14 +404,14 @@ async fn replies(
             }
         }
         if server.read_buf(&mut unread).await? == 0 {
-            // Whatever the server said last, such as why it ends the connection.
+            // The last messages, such as the reason why PostgreSQL ends the connection.
             client.write_all(&held).await?;
             return Ok(End::Closed);
         }
     }
 }
 
-/// The next whole message: a type, where there is one, and a length that counts itself.
+/// The next complete message: a type, except in the first one, and a length that includes itself.
 fn frame(unread: &mut BytesMut, typed: bool) -> Option<BytesMut> {
     let start = usize::from(typed);
     let length: [u8; 4] = unread.get(start..start + 4)?.try_into().ok()?;
@@ -421,7 +419,7 @@ fn frame(unread: &mut BytesMut, typed: bool) -> Option<BytesMut> {
     (unread.len() >= whole).then(|| unread.split_to(whole))
 }
 
-/// Does what is armed for a step, and says whether the connection ends there.
+/// Executes the fault that is armed for a step. Returns whether the connection ends.
 async fn at(step: Option<Step>, plan: &Plan) -> Option<End> {
     match plan.passes(step?)? {
         Fault::Cut => Some(End::Closed),

@@ -1,4 +1,4 @@
-//! A client that does what the contract tells it to, and keeps account of all that it heard.
+//! Clients that retry as the contract says, and record every response.
 
 use std::{
     collections::BTreeMap,
@@ -11,28 +11,28 @@ use reqwest::{Method, header::HeaderMap};
 use tokio::time::sleep;
 
 use super::{
-    client::{Answer, http_client},
+    client::{Response, http_client},
     wait::PATIENCE,
 };
 
-/// The longest pause between two attempts. `Retry-After` may say more: these clients are ruder.
+/// The longest pause between two attempts. These clients ignore `Retry-After`.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where keys are voided.
+/// The path at which keys are voided.
 pub const VOID: &str = "/idempotency-key/void";
 
-/// What was heard of one key; of its voiding, which has other answers, under a name of its own.
+/// The responses to one key. Those to its voiding are kept under a separate name.
 #[derive(Debug, Clone, Default)]
 pub struct Heard {
-    /// `201` answers: at most one, and none if it got lost.
+    /// The number of `201` responses: at most one, and none if it was lost.
     pub created: u32,
-    /// Bodies of `200`, `201` and `402` answers: all the same.
+    /// The bodies of `200`, `201` and `402` responses, which must be equal.
     pub bodies: Vec<String>,
-    /// Attempts that ended without a final answer, by status; 0 where the connection failed.
+    /// Attempts without a final response, by status; 0 if the connection failed.
     pub failed: BTreeMap<u16, u32>,
 }
 
-/// The name under which is kept what was heard of voiding a key.
+/// The name under which responses to voiding a key are kept.
 fn void_of(key: &str) -> String {
     format!("void of {key}")
 }
@@ -53,38 +53,38 @@ impl Clients {
         }
     }
 
-    /// Sends one payment once: its answer, or `None` where the connection fails.
-    pub async fn send(&self, server: SocketAddr, key: &str, body: &str) -> Option<Answer> {
+    /// Sends a payment once. `None` if the connection fails.
+    pub async fn send(&self, server: SocketAddr, key: &str, body: &str) -> Option<Response> {
         self.send_to(server, "/payment", key, body).await
     }
 
-    /// The same for a keyed request of any kind.
+    /// Sends any request with a key once.
     pub async fn send_to(
         &self,
         server: SocketAddr,
         path: &str,
         key: &str,
         body: &str,
-    ) -> Option<Answer> {
+    ) -> Option<Response> {
         let heard = if path == VOID { void_of(key) } else { key.to_owned() };
-        let answer = self.request(Method::POST, server, path, key, body).await;
+        let response = self.request(Method::POST, server, path, key, body).await;
         let mut all = self.heard.lock().unwrap();
         let heard = all.entry(heard).or_default();
-        match &answer {
-            Some(answer) if matches!(answer.status, 200 | 201 | 402) => {
-                heard.created += u32::from(answer.status == 201);
-                heard.bodies.push(answer.body.clone());
+        match &response {
+            Some(response) if matches!(response.status, 200 | 201 | 402) => {
+                heard.created += u32::from(response.status == 201);
+                heard.bodies.push(response.body.clone());
             }
-            answer => {
-                let status = answer.as_ref().map_or(0, |answer| answer.status);
+            response => {
+                let status = response.as_ref().map_or(0, |response| response.status);
                 *heard.failed.entry(status).or_default() += 1;
             }
         }
-        answer
+        response
     }
 
-    /// Asks once what a key stands for.
-    pub async fn ask(&self, server: SocketAddr, key: &str) -> Option<Answer> {
+    /// Reads the state of a key once.
+    pub async fn ask(&self, server: SocketAddr, key: &str) -> Option<Response> {
         self.request(Method::GET, server, "/idempotency-key", key, "").await
     }
 
@@ -95,32 +95,32 @@ impl Clients {
         path: &str,
         key: &str,
         body: &str,
-    ) -> Option<Answer> {
+    ) -> Option<Response> {
         let request = self
             .client
             .request(method, format!("http://{server}{path}"))
             .header("content-type", "application/json")
             .header("idempotency-key", key)
             .body(body.to_owned());
-        Answer::read(request.send().await.ok()?).await
+        Response::read(request.send().await.ok()?).await
     }
 
-    /// Sends a payment until it is answered for good.
-    pub async fn pay(&self, key: &str, body: &str) -> Answer {
+    /// Repeats a payment until its final response.
+    pub async fn pay(&self, key: &str, body: &str) -> Response {
         self.until_answered("/payment", key, body).await
     }
 
-    /// Sends a refund of this payment until it is answered for good.
-    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Answer {
+    /// Repeats a refund of this payment until its final response.
+    pub async fn refund(&self, payment: &str, key: &str, body: &str) -> Response {
         self.until_answered(&format!("/payment/{payment}/refund"), key, body).await
     }
 
-    /// Voids a key, until it is answered for good what that stands for.
-    pub async fn void(&self, key: &str) -> Answer {
+    /// Repeats the voiding of a key until its final response.
+    pub async fn void(&self, key: &str) -> Response {
         self.until_answered(VOID, key, "").await
     }
 
-    async fn until_answered(&self, path: &str, key: &str, body: &str) -> Answer {
+    async fn until_answered(&self, path: &str, key: &str, body: &str) -> Response {
         let begun = Instant::now();
         for attempt in 0.. {
             let server = {
@@ -128,9 +128,11 @@ impl Clients {
                 servers[attempt % servers.len()]
             };
             match self.send_to(server, path, key, body).await {
-                Some(answer) if !matches!(answer.status, 408 | 409 | 429 | 500..) => return answer,
-                answer => {
-                    assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {answer:?}");
+                Some(response) if !matches!(response.status, 408 | 409 | 429 | 500..) => {
+                    return response;
+                }
+                response => {
+                    assert!(begun.elapsed() < PATIENCE, "{key} was never answered: {response:?}");
                 }
             }
             sleep(PAUSE.mul_f64(fastrand::f64())).await;
@@ -138,16 +140,16 @@ impl Clients {
         unreachable!("attempts have no end")
     }
 
-    /// What was heard, by key.
+    /// All responses, by key.
     pub fn heard(&self) -> BTreeMap<String, Heard> {
         self.heard.lock().unwrap().clone()
     }
 
-    /// Asserts that for each key everybody heard the same, and nobody of two new payments.
+    /// Asserts that all responses to a key agree, and that at most one of them created something.
     #[track_caller]
     pub fn assert_consistent(&self) {
         for (key, heard) in self.heard() {
-            assert!(heard.created <= 1, "{key}: {} answers said that it was new", heard.created);
+            assert!(heard.created <= 1, "{key}: {} responses said that it was new", heard.created);
             assert!(
                 heard.bodies.windows(2).all(|two| two[0] == two[1]),
                 "{key}: {:?}",
@@ -156,7 +158,7 @@ impl Clients {
         }
     }
 
-    /// How many attempts ended without a final answer, by status.
+    /// The number of attempts without a final response, by status.
     pub fn failures(&self) -> BTreeMap<u16, u32> {
         let mut failures = BTreeMap::new();
         for (status, count) in self.heard().values().flat_map(|heard| heard.failed.clone()) {

@@ -1,4 +1,4 @@
-//! A server in a thread of its own, as `payonce serve` would run it.
+//! A server in a thread of the test, with the settings of `payonce serve`.
 
 use std::{ops::Deref, sync::Arc, thread};
 
@@ -13,8 +13,8 @@ use super::{
     database::TestDatabase,
 };
 
-/// Settings as they are by default, with these flags. Of the environment only `MAX_BATCH` and
-/// `COMMITTERS` count, so that the whole suite can be run in another shape.
+/// The default settings with these flags. Of the environment only `MAX_BATCH` and `COMMITTERS` are read, so
+/// that all tests can be run with other batches.
 pub fn settings(flags: &[&str]) -> Settings {
     let command = Settings::augment_args(Command::new("test")).mut_args(|arg| {
         let shape = arg.get_env().is_some_and(|name| name == "MAX_BATCH" || name == "COMMITTERS");
@@ -24,36 +24,35 @@ pub fn settings(flags: &[&str]) -> Settings {
     Settings::from_arg_matches(&command.get_matches_from(flags)).unwrap()
 }
 
-/// A server, called as its [`Client`] is, and stopped when the test is over.
+/// A server in this process. It dereferences to its anonymous [`Client`], and stops when it is dropped.
 pub struct TestServer {
-    /// Without an API key; for an account, see
-    /// [`Account`](super::accounts::Account).
+    /// Sends no API key; for one that does, see [`Account`](super::accounts::Account).
     pub anonymous: Client,
-    /// Reads `/metrics`, also at an address of its own.
+    /// Reads `/metrics`, also where it has its own address.
     pub metrics: Client,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
-    /// After the server: it must be gone before its database is.
+    /// Dropped last, because the server must stop before its database is dropped.
     pub database: Arc<TestDatabase>,
 }
 
 impl TestServer {
-    /// A server with the default settings on a database of its own.
+    /// Starts a server with the default settings on a new database.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// A server with these flags on a database of its own.
+    /// Starts a server with these flags on a new database.
     pub async fn start_with(flags: &[&str]) -> Self {
         Self::start_on(&Arc::new(TestDatabase::create().await), flags).await
     }
 
-    /// A server with these flags on this database.
+    /// Starts a server with these flags on this database.
     pub async fn start_on(database: &Arc<TestDatabase>, flags: &[&str]) -> Self {
         Self::start_through(database, &database.options, flags).await
     }
 
-    /// A server that reaches its database by another way.
+    /// Starts a server that connects to its database with other options, for example through a proxy.
     pub async fn start_through(
         database: &Arc<TestDatabase>,
         options: &PgConnectOptions,
@@ -84,12 +83,12 @@ impl TestServer {
         }
     }
 
-    /// Another server on the same database.
+    /// Starts another server on the same database.
     pub async fn another(&self) -> Self {
         Self::start_on(&self.database, &[]).await
     }
 
-    /// Stops it, as SIGTERM would. Idle connections don't hold it up.
+    /// Stops the server as SIGTERM does.
     pub fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

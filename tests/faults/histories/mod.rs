@@ -1,8 +1,8 @@
-//! Random histories of requests, voided keys, expiries, sweeps and faults, recorded with their times and
-//! checked against what may be at all.
+//! Random histories of requests, voided keys, expiries, sweeps and faults are recorded with their times, and a
+//! checker looks for broken promises.
 //!
-//! `PAYONCE_HISTORIES=1000` runs as many; `PAYONCE_SEED=…`, as a failure prints it, the same again.
-//! The smallest history that still fails is printed with it.
+//! `PAYONCE_HISTORIES=1000` plays this many. A failure prints the smallest failing history and the
+//! `PAYONCE_SEED` that repeats it.
 
 use std::collections::BTreeMap;
 
@@ -17,31 +17,31 @@ mod record;
 mod stage;
 mod the_checker_finds;
 
-/// How many are played where `PAYONCE_HISTORIES` doesn't say.
+/// The default of `PAYONCE_HISTORIES`.
 const HISTORIES: u64 = 60;
 
-/// Two servers, three clients, three keys, four payments and two refunds: few, so that they meet.
+/// Small numbers, so that requests collide.
 const SERVERS: usize = 2;
 const CLIENTS: usize = 3;
 const KEYS: u8 = 3;
 
-/// What is paid before each history, to be refunded in it: enough for one refund of two, not for two.
+/// The amount of the payment before each history: it suffices for one refund of two, but not for two.
 const PAID: u8 = 3;
 
-/// A request: few users and amounts, so that some are the same.
+/// A request: few users and amounts, so that some requests are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Pay {
         user: u8,
         amount: u8,
     },
-    /// Of the payment that was made before.
+    /// A refund of the payment that was created before.
     Refund {
         amount: u8,
     },
 }
 
-/// What a client does next.
+/// An act of a client.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Send {
@@ -49,7 +49,7 @@ enum Act {
         key: u8,
         request: Request,
     },
-    /// Asks what a key stands for.
+    /// Reads the state of a key.
     Ask {
         server: usize,
         key: u8,
@@ -58,18 +58,18 @@ enum Act {
         server: usize,
         key: u8,
     },
-    /// All answers stored so far expire.
+    /// All stored responses expire.
     Expire,
     Sweep,
     /// All connections of one server to PostgreSQL are cut.
     Cut {
         server: usize,
     },
-    /// They are frozen.
+    /// All connections of one server to PostgreSQL are frozen.
     Freeze {
         server: usize,
     },
-    /// PostgreSQL ends all connections.
+    /// PostgreSQL terminates all connections.
     Terminate,
     Pause {
         milliseconds: u64,
@@ -99,7 +99,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What each client does, one thing after the other.
+/// The acts of each client, in their order.
 type History = Vec<Vec<Act>>;
 
 fn history() -> impl Strategy<Value = History> {
@@ -111,7 +111,7 @@ fn variable(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn random_histories_are_what_may_be() {
+fn random_histories_keep_every_promise() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let stage = runtime.block_on(Stage::new());
@@ -139,8 +139,8 @@ fn random_histories_are_what_may_be() {
         Ok(())
     });
     let (statuses, states) = (statuses.into_inner().unwrap(), states.into_inner().unwrap());
-    eprintln!("seed {seed}, answers by status: {statuses:?}, keys by state: {states:?}");
-    // Everything that was made has a key: no history made anything beside the keys.
+    eprintln!("seed {seed}, responses by status: {statuses:?}, keys by state: {states:?}");
+    // Everything that was created has a key.
     let unkeyed =
         "SELECT count(*) FROM (SELECT transaction_id AS id FROM payments UNION ALL SELECT refund_id FROM refunds)
                 AS made LEFT JOIN idempotency_keys ON execution_id = id WHERE execution_id IS NULL";
@@ -148,7 +148,7 @@ fn random_histories_are_what_may_be() {
     if let Err(failure) = played {
         panic!("run it again with PAYONCE_SEED={seed}: {failure}");
     }
-    // Fewer than usual needn't come to everything.
+    // Fewer histories than usual need not reach every status.
     if histories >= HISTORIES {
         for status in [200, 201, 402, 410, 422] {
             assert!(statuses.contains_key(&status), "no history came to a {status}: {statuses:?}");

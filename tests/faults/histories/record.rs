@@ -1,11 +1,11 @@
-//! What happened in a history, and the checker: what of it can't be.
+//! The record of a history, and the checker that finds broken promises in it.
 
 use std::time::Instant;
 
 use super::{PAID, Request};
-use crate::support::client::Answer;
+use crate::support::client::Response;
 
-/// A request that was answered, with whatever.
+/// A request and its response.
 #[derive(Debug, Clone)]
 pub struct Event {
     pub key: u8,
@@ -15,12 +15,12 @@ pub struct Event {
     /// 0: the connection failed.
     pub status: u16,
     pub body: String,
-    /// Whether what it says was made was there as soon as the answer was.
+    /// Whether the payment or refund was in the database when the response arrived.
     pub committed: bool,
 }
 
 impl Event {
-    /// Whether it says that the key is used up.
+    /// Whether it is final for the key.
     pub fn is_final(&self) -> bool {
         matches!(self.status, 200 | 201 | 402 | 410 | 422)
     }
@@ -30,7 +30,7 @@ impl Event {
     }
 }
 
-/// What a client hears that a key stands for, with the execution that this names.
+/// The state of a key as it was reported, with its execution id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     Unknown,
@@ -41,18 +41,18 @@ pub enum State {
 }
 
 impl State {
-    pub fn read(answer: &Answer) -> Self {
-        match answer.member("state").as_str() {
+    pub fn read(response: &Response) -> Self {
+        match response.field("state").as_str() {
             "unknown" => Self::Unknown,
-            "completed" => Self::Completed(answer.member("execution_id")),
+            "completed" => Self::Completed(response.field("execution_id")),
             "refused" => Self::Refused,
-            "expired" => Self::Expired(answer.member("execution_id")),
+            "expired" => Self::Expired(response.field("execution_id")),
             "voided" => Self::Voided,
             other => panic!("{other}"),
         }
     }
 
-    /// A name without what it is about.
+    /// The name of the state.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -64,7 +64,7 @@ impl State {
     }
 }
 
-/// A client that asked what a key stands for, or voided it.
+/// A request that read or voided a key, and its response.
 #[derive(Debug, Clone)]
 pub struct Told {
     pub key: u8,
@@ -73,18 +73,18 @@ pub struct Told {
     pub ended: Instant,
     /// 0: the connection failed.
     pub status: u16,
-    /// `None` where it isn't said.
+    /// `None` if the response contains no state.
     pub state: Option<State>,
 }
 
 impl Told {
-    /// Whether it says that the key is used up.
+    /// Whether it is final for the key.
     pub fn is_final(&self) -> bool {
         self.state.as_ref().is_some_and(|state| *state != State::Unknown)
     }
 }
 
-/// What a key that was executed stands for, in the tables.
+/// An executed key in the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
     pub key: u8,
@@ -93,19 +93,19 @@ pub struct Used {
     pub made: Option<String>,
 }
 
-/// What the payment that was made before says in the end of how much of it was given back.
+/// The payment that was created before, as it is in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Paid {
     pub refunded: i64,
 }
 
-/// When answers were made to expire.
+/// The time at which responses expired.
 #[derive(Debug, Clone, Copy)]
 pub struct Expiry {
     pub begun: Instant,
-    /// From when on it shows to who asks what became of a key.
+    /// The time from which readers of a key see it.
     pub ended: Instant,
-    /// From when on it shows to every request that is sent again.
+    /// The time from which every retry sees it.
     pub shown: Instant,
 }
 
@@ -114,14 +114,14 @@ pub struct Record {
     pub events: Vec<Event>,
     pub told: Vec<Told>,
     pub used: Vec<Used>,
-    /// The keys that the tables have as voided.
+    /// The voided keys in the tables.
     pub voided: Vec<u8>,
     pub paid: Paid,
     pub expiries: Vec<Expiry>,
 }
 
 impl Record {
-    /// What of this can't be: nothing, for a service that does what it promises.
+    /// The broken promises; none for a correct service.
     pub fn violations(&self) -> Vec<String> {
         let mut violations = Violations::default();
         self.check_tables(&mut violations);
@@ -134,7 +134,7 @@ impl Record {
         violations.0
     }
 
-    /// What the tables have in the end.
+    /// Checks the final content of the tables.
     fn check_tables(&self, violations: &mut Violations) {
         for used in &self.used {
             let sent = self
@@ -167,7 +167,7 @@ impl Record {
             .sum()
     }
 
-    /// A request's answer, against what the tables have and what was heard before.
+    /// Checks a response against the tables and the earlier responses.
     fn check_event(&self, event: &Event, violations: &mut Violations) {
         let used = self.used.iter().find(|used| used.key == event.key);
         let same = used.is_some_and(|used| used.request == event.request);
@@ -201,7 +201,7 @@ impl Record {
             }
             422 => violations.unless(used.is_some() && !same, "reused, and isn't", event),
             0 | 409 | 503 => {}
-            _ => violations.unless(false, "no answer that can be", event),
+            _ => violations.unless(false, "no response that can be", event),
         }
         let same_key = || self.events.iter().filter(|other| other.key == event.key);
         if matches!(event.status, 200 | 201 | 402) {
@@ -220,14 +220,14 @@ impl Record {
         violations.unless(!new || !twice, "new, twice", event);
     }
 
-    /// What somebody was told of a key, against the same.
+    /// Checks a reported state in the same way.
     fn check_told(&self, told: &Told, violations: &mut Violations) {
         let used = self.used.iter().find(|used| used.key == told.key);
         let made = used.and_then(|used| used.made.as_ref());
         match &told.state {
             None => {
                 let may_be = matches!(told.status, 0 | 503) || told.voids && told.status == 409;
-                violations.unless(may_be, "no answer that can be", told);
+                violations.unless(may_be, "no response that can be", told);
             }
             Some(State::Unknown) => {
                 violations.unless(!told.voids, "voided, and stands for nothing", told);
@@ -257,7 +257,7 @@ impl Record {
         }
     }
 
-    /// When those answers ended from which it was known before this that the key is used up.
+    /// The end times of earlier responses that were final for the key.
     fn heard_before(&self, key: u8, before: Instant) -> impl Iterator<Item = Instant> {
         let events = self.events.iter().filter(|event| event.is_final());
         let told = self.told.iter().filter(|told| told.is_final());
@@ -268,7 +268,7 @@ impl Record {
             .map(|(_, ended)| ended)
     }
 
-    /// Whether what a key stands for was answered, and expired, before this.
+    /// Whether the key had a response that expired before this.
     fn had_expired(&self, key: u8, before: Instant, end: fn(&Expiry) -> Instant) -> bool {
         self.expiries
             .iter()
@@ -277,7 +277,7 @@ impl Record {
     }
 }
 
-/// What can't be, in words.
+/// Broken promises in words.
 #[derive(Default)]
 struct Violations(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Plays histories on two servers, and records what came of them.
+//! Plays histories on two servers, and records the responses.
 
 use std::{
     sync::{
@@ -29,10 +29,10 @@ use crate::support::{
     retry::{Clients, VOID},
 };
 
-/// A request that joins another under way hears what that one read, at most this long ago.
+/// A duplicate of a request in progress gets what that request read, at most this long ago.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
-/// What histories are played on: two servers, each behind a proxy, on one database.
+/// The system under test: two servers on one database, each behind a proxy.
 pub struct Stage {
     pub database: Arc<TestDatabase>,
     proxies: Vec<Proxy>,
@@ -66,7 +66,7 @@ impl Stage {
         }
     }
 
-    /// Plays a history with keys of its own, and returns what came of it.
+    /// Plays a history with its own keys, and returns the record.
     pub async fn play(&self, history: &History) -> Record {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let game = Game { number, payment: self.pay_before(number).await };
@@ -77,7 +77,7 @@ impl Stage {
             }
         }))
         .await;
-        // What a client gave up may still be under way: nothing is after the deadline.
+        // An abandoned request may still be in progress, but not after the deadline.
         for key in 0..KEYS {
             let request = Request::Pay { user: 9, amount: 9 };
             let probe = Act::Send { server: 0, key, request };
@@ -98,13 +98,13 @@ impl Stage {
         record
     }
 
-    /// Makes the payment that is refunded in a history.
+    /// Creates the payment that is refunded in a history.
     async fn pay_before(&self, number: u32) -> Uuid {
         let addresses = self.servers.iter().map(|server| server.address).collect();
         *self.clients.servers.lock().unwrap() = addresses;
         let body = format!(r#"{{"user_id": "before", "amount": {PAID}}}"#);
-        let answer = self.clients.pay(&format!("before-{number}"), &body).await;
-        answer.member("transaction_id").parse().unwrap()
+        let response = self.clients.pay(&format!("before-{number}"), &body).await;
+        response.field("transaction_id").parse().unwrap()
     }
 
     async fn act(&self, act: Act, game: &Game, record: &std::sync::Mutex<Record>) {
@@ -129,12 +129,12 @@ impl Stage {
                 let ended = Instant::now();
                 let shown = ended + SHOWN_AFTER;
                 record.lock().unwrap().expiries.push(Expiry { begun, ended, shown });
-                // Or nothing that this one does would have to see it.
+                // Otherwise no later act of this client would have to see the expiry.
                 sleep(SHOWN_AFTER).await;
             }
             Act::Sweep => {
                 let mut sweeper = Sweeper::new(Some(Duration::from_hours(24)), None);
-                // PostgreSQL may end its connection, as any other.
+                // PostgreSQL may terminate its connection, too.
                 let _ =
                     sweep::pass(&mut sweeper, &self.database.options, Pace::Full, |_, _| {}).await;
             }
@@ -167,10 +167,10 @@ impl Stage {
         };
         let key_sent = game.key(key);
         let address = self.servers[server].address;
-        let answer = self.clients.send_to(address, &path, &key_sent, &body).await;
+        let response = self.clients.send_to(address, &path, &key_sent, &body).await;
         let ended = Instant::now();
         let (status, body) =
-            answer.map_or((0, String::new()), |answer| (answer.status, answer.body));
+            response.map_or((0, String::new()), |response| (response.status, response.body));
         let committed = match body.split(id).nth(1) {
             Some(rest) if matches!(status, 200 | 201) => {
                 let id = rest.split('"').next().unwrap();
@@ -185,19 +185,19 @@ impl Stage {
     async fn tell(&self, game: &Game, server: usize, key: u8, voids: bool) -> Told {
         let (sent, address) = (game.key(key), self.servers[server].address);
         let begun = Instant::now();
-        let answer = if voids {
+        let response = if voids {
             self.clients.send_to(address, VOID, &sent, "").await
         } else {
             self.clients.ask(address, &sent).await
         };
         let ended = Instant::now();
-        let status = answer.as_ref().map_or(0, |answer| answer.status);
-        let state = answer.filter(|answer| answer.status == 200).as_ref().map(State::read);
+        let status = response.as_ref().map_or(0, |response| response.status);
+        let state = response.filter(|response| response.status == 200).as_ref().map(State::read);
         Told { key, voids, begun, ended, status, state }
     }
 
     async fn used(&self, game: &Game) -> Vec<Used> {
-        // By way of what was made, which no key need stand for; what was refused is known by its key alone.
+        // Payments and refunds, also without a key; a refused refund has a key only.
         type Row = (String, Option<String>, Option<i64>, Option<String>, Vec<u8>);
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT key, user_id, made.amount, made.id::text, fingerprint FROM idempotency_keys AS k
@@ -247,15 +247,15 @@ impl Stage {
     }
 }
 
-/// What is one history's own.
+/// The names of one history.
 struct Game {
     number: u32,
-    /// What was paid before it.
+    /// The payment that was created before.
     payment: Uuid,
 }
 
 impl Game {
-    /// A key as it is sent.
+    /// The key of this number, as it is sent.
     fn key(&self, number: u8) -> String {
         format!("{}-{number}", self.number)
     }
@@ -264,7 +264,7 @@ impl Game {
         key.rsplit('-').next().unwrap().parse().unwrap()
     }
 
-    /// The refund with this fingerprint, of which the tables have nothing else.
+    /// Finds the refund with this fingerprint; the tables contain nothing else about a refused one.
     fn refused(&self, fingerprint: &[u8]) -> Request {
         let is = |amount: &u8| {
             let amount = Amount::from_minor_units((*amount).into());

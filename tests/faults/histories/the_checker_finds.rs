@@ -1,4 +1,4 @@
-//! The checker itself: each thing that must not be is found.
+//! Tests of the checker: it finds each kind of broken promise.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const REQUEST: Request = Request::Pay { user: 0, amount: 1 };
 const OTHER: Request = Request::Pay { user: 1, amount: 2 };
 const REFUND: Request = Request::Refund { amount: 2 };
 
-/// At these times in milliseconds.
+/// A response, with its begin and end in milliseconds.
 fn event(begun: u64, ended: u64, request: Request, status: u16) -> Event {
     let at = |milliseconds| *START + Duration::from_millis(milliseconds);
     let body = match status {
@@ -36,7 +36,7 @@ fn told(begun: u64, ended: u64, state: State) -> Told {
     Told { key, voids: false, begun, ended, status: 200, state: Some(state) }
 }
 
-/// The same, by somebody who voided the key.
+/// The same for a request that voids the key.
 fn voiding(begun: u64, ended: u64, state: State) -> Told {
     Told { voids: true, ..told(begun, ended, state) }
 }
@@ -94,7 +94,7 @@ fn nothing_in_a_history_that_may_be() {
     assert_eq!(record.violations(), Vec::<String>::new());
 }
 
-/// A refund that was made, and one that was refused for it.
+/// A created refund, and one that was refused because of it.
 fn refused() -> Record {
     let (other, made) = other_refund();
     let refused = Used { key: 0, request: REFUND, made: None };
@@ -184,10 +184,10 @@ fn what_must_not_be() {
     );
     let late = vec![event(0, 1, REQUEST, 201), event(6, 7, REQUEST, 200)];
     assert_found(&with(late, made(), vec![expiry(3, 4)]), "replayed, and had expired");
-    assert_found(&with(vec![event(0, 1, REQUEST, 500)], vec![], vec![]), "no answer that can be");
+    assert_found(&with(vec![event(0, 1, REQUEST, 500)], vec![], vec![]), "no response that can be");
 }
 
-/// A key that was voided, and its original, which came late.
+/// A voided key, and its request, which arrived late.
 fn voided() -> Record {
     Record {
         events: vec![event(0, 5, REQUEST, 503), late_original(6, 9), late_original(20, 21)],
@@ -203,7 +203,7 @@ fn voided() -> Record {
     }
 }
 
-/// A key that was executed and expires, and somebody who would have voided it.
+/// An executed key that expires, and a request that voids it.
 fn executed() -> Record {
     let unheard = Told { status: 409, state: None, ..voiding(3, 9, State::Unknown) };
     let id = || String::from("an-id");
@@ -264,9 +264,9 @@ fn what_must_not_be_of_voided_keys() {
     assert_found(&told_after(told(22, 23, State::Expired(id()))), "told as expired, and not");
     assert_found(&told_after(told(22, 23, State::Refused)), "told as refused");
     let failed = Told { status: 500, state: None, ..told(22, 23, State::Unknown) };
-    assert_found(&told_after(failed), "no answer that can be");
+    assert_found(&told_after(failed), "no response that can be");
     let in_flight = Told { status: 409, state: None, ..told(22, 23, State::Unknown) };
-    assert_found(&told_after(in_flight), "no answer that can be");
+    assert_found(&told_after(in_flight), "no response that can be");
 }
 
 #[test]

@@ -3,20 +3,20 @@
 use payonce_testing::{
     PAYMENT, REMAINING, TestDatabase, TestServer,
     binary::Serve,
-    client::{Answer, Wire},
+    client::{Response, Wire},
 };
 use reqwest::Method;
 
-async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
+async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Response {
     server.request(Method::GET, "/payment/x", headers, "").await
 }
 
 /// Asserts that the request was refused because it was anonymous, with this reason.
 #[track_caller]
-pub(crate) fn assert_refused(answer: &Answer, why: &str) {
-    answer.assert_problem(401, "unauthorized");
-    assert_eq!(answer.header("www-authenticate"), "Bearer");
-    let detail = answer.member("detail");
+pub(crate) fn assert_refused(response: &Response, why: &str) {
+    response.assert_problem(401, "unauthorized");
+    assert_eq!(response.header("www-authenticate"), "Bearer");
+    let detail = response.field("detail");
     assert!(detail.contains(why) && detail.contains("payonce api-key create"), "{detail}");
 }
 
@@ -40,8 +40,8 @@ async fn an_anonymous_request_has_a_loopback_host() {
         assert_eq!(get(&server, &[("host", host)]).await.status, 404, "{host}");
     }
     for host in ["example.org", "localhost.example.org:5000", "10.0.0.1", "0.0.0.0", "[::2]", ""] {
-        let answer = get(&server, &[("host", host)]).await;
-        assert_refused(&answer, "the Host header names something else");
+        let response = get(&server, &[("host", host)]).await;
+        assert_refused(&response, "the Host header names something else");
     }
     for head in [
         "GET /payment/x HTTP/1.0\r\n",
@@ -100,7 +100,7 @@ async fn a_request_through_nginx_with_its_default_configuration_is_not_anonymous
         PAYMENT.len()
     ))
     .await;
-    let (head, body) = wire.answer().await.unwrap();
+    let (head, body) = wire.response().await.unwrap();
     assert!(head.contains(" 401 ") && head.contains("www-authenticate: bearer"), "{head}");
     assert!(body.contains("came by HTTP/1.0") && body.contains("payonce api-key create"), "{body}");
     assert_eq!(server.database.payments().await, 0);
@@ -122,7 +122,7 @@ async fn an_anonymous_request_arrives_at_a_loopback_address() {
         let address = format!("127.0.0.1:{}", server.address.port());
         let mut wire = Wire::connect(address.parse().unwrap()).await;
         wire.send("GET /payment/x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        let (head, body) = wire.answer().await.unwrap();
+        let (head, body) = wire.response().await.unwrap();
         assert!(head.starts_with("http/1.1 401"), "{host}: {head}");
         assert!(
             body.contains("HOST=127.0.0.1") && body.contains("ANONYMOUS_ACCESS=true"),
@@ -180,8 +180,8 @@ async fn a_web_page_of_another_origin_has_no_anonymous_access() {
         assert_eq!(server.database.payments().await, 0);
         // As /docs sends it.
         for host in [own, format!("localhost:{port}"), format!("[::1]:{port}")] {
-            let answer = pay(&host, &[&format!("http://{host}")]).await;
-            assert!(answer.status < 300, "{host}: {}", answer.body);
+            let response = pay(&host, &[&format!("http://{host}")]).await;
+            assert!(response.status < 300, "{host}: {}", response.body);
         }
         assert_eq!(server.database.payments().await, 1);
     }
@@ -226,8 +226,8 @@ async fn an_invalid_authorization_is_refused_where_anonymous_access_is_open() {
             "Basic YTpi",
             "",
         ] {
-            let answer = get(&server, &[("authorization", authorization)]).await;
-            answer.assert_problem(401, "unauthorized");
+            let response = get(&server, &[("authorization", authorization)]).await;
+            response.assert_problem(401, "unauthorized");
         }
         assert_eq!(get(&server, &[]).await.status, 404);
     }

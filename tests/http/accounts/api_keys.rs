@@ -6,23 +6,23 @@ use payonce::accounts::ApiKey;
 use payonce_testing::{
     PAYMENT, TestDatabase, TestServer,
     binary::Serve,
-    client::{Answer, Wire},
+    client::{Response, Wire},
 };
 use reqwest::Method;
 
 use crate::accounts::revocation::wait_until_refused;
 
 /// Status, headers and body of a problem, without what differs in each one.
-fn apart_from_instance(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
-    let headers = answer.headers.iter().filter(|(name, _)| *name != "date");
+fn apart_from_instance(response: &Response) -> (u16, BTreeMap<String, String>, String) {
+    let headers = response.headers.iter().filter(|(name, _)| *name != "date");
     let headers =
         headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    (answer.status, headers.collect(), answer.body.replace(&answer.member("instance"), ""))
+    (response.status, headers.collect(), response.body.replace(&response.field("instance"), ""))
 }
 
-pub(crate) fn assert_unauthorized(answer: &Answer, challenge: &str) {
-    answer.assert_problem(401, "unauthorized");
-    assert_eq!(answer.header("www-authenticate"), challenge);
+pub(crate) fn assert_unauthorized(response: &Response, challenge: &str) {
+    response.assert_problem(401, "unauthorized");
+    assert_eq!(response.header("www-authenticate"), challenge);
 }
 
 const INVALID: &str = "Bearer error=\"invalid_token\"";
@@ -57,8 +57,8 @@ async fn the_authorization_scheme_is_case_insensitive() {
     let server = TestServer::start().await;
     let key = server.account("ada").await.api_key.clone();
     for scheme in ["Bearer", "bearer", "BEARER", "Bearer  "] {
-        let answer = server.showing(&format!("{scheme} {key}")).get("/payment/x").await;
-        assert_eq!(answer.status, 404, "{scheme}");
+        let response = server.showing(&format!("{scheme} {key}")).get("/payment/x").await;
+        assert_eq!(response.status, 404, "{scheme}");
     }
 }
 
@@ -71,7 +71,7 @@ async fn unknown_malformed_and_revoked_keys_get_the_same_response() {
     wait_until_refused(&ada).await;
     let unknown = ApiKey::generate().unwrap();
     let unknown = unknown.reveal();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for key in [
         unknown,
         &revoked,
@@ -83,14 +83,14 @@ async fn unknown_malformed_and_revoked_keys_get_the_same_response() {
         "caf\u{e9}",
     ] {
         let client = server.showing(&format!("Bearer {key}"));
-        for answer in [client.pay("k", PAYMENT).await, client.get("/payment/x").await] {
-            assert_unauthorized(&answer, INVALID);
-            assert!(!answer.body.contains(key), "{}", answer.body);
+        for response in [client.pay("k", PAYMENT).await, client.get("/payment/x").await] {
+            assert_unauthorized(&response, INVALID);
+            assert!(!response.body.contains(key), "{}", response.body);
         }
-        answers.push(client.get("/payment/x").await);
+        responses.push(client.get("/payment/x").await);
     }
-    for answer in &answers {
-        assert_eq!(apart_from_instance(answer), apart_from_instance(&answers[0]));
+    for response in &responses {
+        assert_eq!(apart_from_instance(response), apart_from_instance(&responses[0]));
     }
     let mut wire = server.wire().await;
     wire.send(format!(
@@ -98,7 +98,7 @@ async fn unknown_malformed_and_revoked_keys_get_the_same_response() {
          Authorization: Bearer {unknown}\r\n\r\n"
     ))
     .await;
-    let (head, _) = wire.answer().await.unwrap();
+    let (head, _) = wire.response().await.unwrap();
     assert!(head.starts_with("http/1.1 401") && head.contains("invalid_token"), "{head}");
 }
 
@@ -108,15 +108,15 @@ async fn a_request_without_an_api_key_is_told_how_to_send_one() {
     server.account("ada").await;
     let basic = server.showing("Basic YTpi");
     let nothing = server.showing("Bearer");
-    let answers = [
+    let responses = [
         server.get("/payment/x").await,
         basic.get("/payment/x").await,
         nothing.get("/payment/x").await,
     ];
-    for answer in answers {
+    for response in responses {
         // RFC 6750 §3.1: no error code where no token was sent.
-        assert_unauthorized(&answer, "Bearer");
-        assert!(answer.member("detail").contains("Authorization: Bearer"), "{}", answer.body);
+        assert_unauthorized(&response, "Bearer");
+        assert!(response.field("detail").contains("Authorization: Bearer"), "{}", response.body);
     }
 }
 
@@ -127,8 +127,8 @@ async fn authentication_comes_after_routing_and_before_everything_else() {
     let wrong = server.showing("Bearer wrong");
     for client in [&wrong, &server.showing("Basic YTpi")] {
         client.get("/nowhere").await.assert_problem(404, "not-found");
-        let answer = client.request(Method::DELETE, "/payment", &[], "").await;
-        answer.assert_problem(405, "method-not-allowed");
+        let response = client.request(Method::DELETE, "/payment", &[], "").await;
+        response.assert_problem(405, "method-not-allowed");
         for (headers, body) in [
             (&[("content-type", "text/plain")][..], PAYMENT),
             (&[("content-type", "application/json")], PAYMENT),
@@ -139,8 +139,8 @@ async fn authentication_comes_after_routing_and_before_everything_else() {
                 &" ".repeat(20_000),
             ),
         ] {
-            let answer = client.request(Method::POST, "/payment", headers, body).await;
-            answer.assert_problem(401, "unauthorized");
+            let response = client.request(Method::POST, "/payment", headers, body).await;
+            response.assert_problem(401, "unauthorized");
         }
     }
     assert_eq!(wrong.pay("\"order-7\"", PAYMENT).await.header("idempotency-key"), "\"order-7\"");

@@ -45,11 +45,11 @@ async fn a_known_key_stays_valid_for_a_limited_time_while_the_database_is_unreac
     // An id that is no UUID needs no database: 404 means that the API key was accepted.
     assert_eq!(ada.get("/payment/x").await.status, 404);
     let unknown = ApiKey::generate().unwrap();
-    let (answer, took) = {
+    let (response, took) = {
         let begun = Instant::now();
         (server.showing(&bearer(&unknown)).get("/payment/x").await, begun.elapsed())
     };
-    answer.assert_problem(503, "database-unavailable");
+    response.assert_problem(503, "database-unavailable");
     assert!(took < 30 * SECOND, "it waited for the deadline: {took:?}");
     assert_unauthorized(&server.showing("Bearer malformed").get("/payment/x").await, INVALID);
 
@@ -103,12 +103,12 @@ async fn a_flood_of_unknown_keys_costs_few_queries() {
     let begun = Instant::now();
     let flood = async {
         for _ in 0..10 {
-            let answers = join_all((0..200).map(|_| async {
+            let responses = join_all((0..200).map(|_| async {
                 let header = bearer(&ApiKey::generate().unwrap());
                 server.request(Method::GET, "/payment/x", &[("authorization", &header)], "").await
             }));
-            for answer in answers.await {
-                assert_unauthorized(&answer, INVALID);
+            for response in responses.await {
+                assert_unauthorized(&response, INVALID);
             }
         }
     };
@@ -134,7 +134,7 @@ async fn a_known_key_is_accepted_while_an_unknown_one_is_looked_up() {
     let mut holder = server.database.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE api_key_changes").execute(&mut holder).await.unwrap();
     let unknown = server.showing(&bearer(&ApiKey::generate().unwrap()));
-    let (answer, ()) = pending_until_released(
+    let (response, ()) = pending_until_released(
         unknown.get("/payment/x"),
         async {
             server.database.until_locks_are_waited_for(1).await;
@@ -143,7 +143,7 @@ async fn a_known_key_is_accepted_while_an_unknown_one_is_looked_up() {
         async { holder.close().await.unwrap() },
     )
     .await;
-    assert_unauthorized(&answer, INVALID);
+    assert_unauthorized(&response, INVALID);
 }
 
 #[tokio::test]

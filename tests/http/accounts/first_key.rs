@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use payonce_testing::{
     PAYMENT, TestDatabase, TestServer,
     binary::{payonce, run, url},
-    client::Answer,
+    client::Response,
     wait::{last_accepted, until},
 };
 use reqwest::Method;
@@ -16,7 +16,7 @@ use crate::accounts::anonymous::assert_refused;
 /// Every server knows the first key within this time.
 const WITHIN: Duration = Duration::from_secs(5);
 
-async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
+async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Response {
     server.request(Method::GET, "/payment/x", headers, "").await
 }
 
@@ -98,11 +98,11 @@ async fn the_first_api_key_is_refused_to_another_account_while_anonymous_request
     assert_eq!(code, 0, "{stderr}");
     until("anonymous calls end", async || server.pay("k", PAYMENT).await.status == 401).await;
     let refused = server.pay("k", PAYMENT).await;
-    assert!(refused.member("detail").contains("key of that account"), "{}", refused.body);
+    assert!(refused.field("detail").contains("key of that account"), "{}", refused.body);
     assert!(!refused.body.contains("not used"), "{}", refused.body);
     let api_key = stdout.lines().find(|line| line.starts_with("payonce_")).unwrap();
     let replayed = server.showing(&format!("Bearer {api_key}")).pay("k", PAYMENT).await;
-    assert_eq!((replayed.status, replayed.member("transaction_id")), (200, payment));
+    assert_eq!((replayed.status, replayed.field("transaction_id")), (200, payment));
     // The second key is not the first.
     assert_eq!(create(&["--account", "ada"]).0, 0);
 }

@@ -4,20 +4,20 @@ use payonce::{
     db::sweep::{self, Pace},
     idempotency::Sweeper,
 };
-use payonce_testing::{Account, PAYMENT, REMAINING, TestServer, client::Answer};
+use payonce_testing::{Account, PAYMENT, REMAINING, TestServer, client::Response};
 use reqwest::Method;
 use serde_json::json;
 
 const OTHER_PAYMENT: &str = r#"{"user_id": "user_2", "amount": 200}"#;
 
 /// A body without the instance, which differs in each problem.
-fn apart_from_instance(answer: &Answer) -> String {
-    answer.body.replace(&answer.member("instance"), "")
+fn apart_from_instance(response: &Response) -> String {
+    response.body.replace(&response.field("instance"), "")
 }
 
 /// The headers that do not differ between any two requests.
-fn headers(answer: &Answer) -> Vec<(String, String)> {
-    let headers = answer
+fn headers(response: &Response) -> Vec<(String, String)> {
+    let headers = response
         .headers
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
@@ -36,7 +36,7 @@ async fn the_same_key_of_two_accounts_is_two_keys() {
     let (server, [ada, bob]) = two_accounts().await;
     let (of_ada, of_bob) = tokio::join!(ada.pay("k", PAYMENT), bob.pay("k", PAYMENT));
     assert_eq!((of_ada.status, of_bob.status), (201, 201));
-    assert_ne!(of_ada.member("transaction_id"), of_bob.member("transaction_id"));
+    assert_ne!(of_ada.field("transaction_id"), of_bob.field("transaction_id"));
     for (account, first) in [(&ada, &of_ada), (&bob, &of_bob)] {
         let again = account.pay("k", PAYMENT).await;
         assert_eq!((again.status, &again.body), (200, &first.body));
@@ -101,7 +101,7 @@ async fn a_payment_of_another_account_cannot_be_refunded_and_the_refusal_is_stor
 }
 
 /// The users of the listed payments, and the cursor of the next page.
-fn listed(page: &Answer) -> (Vec<String>, Option<String>) {
+fn listed(page: &Response) -> (Vec<String>, Option<String>) {
     assert_eq!(page.status, 200, "{}", page.body);
     let page = page.json();
     let payments = page["payments"].as_array().unwrap();
@@ -162,8 +162,8 @@ async fn payments_of_anonymous_requests_belong_to_the_default_account_only() {
 async fn rows_of_two_accounts_with_the_same_id_never_mix() {
     let server = TestServer::start_with(&["--idempotency-key-ttl", "24h"]).await;
     let own = server.pay("k", PAYMENT).await;
-    let id = own.member("transaction_id");
-    let refund = server.refund(&id, "refund", r#"{"amount": 1}"#).await.member("refund_id");
+    let id = own.field("transaction_id");
+    let refund = server.refund(&id, "refund", r#"{"amount": 1}"#).await.field("refund_id");
     let copy_to_another_account = "
         INSERT INTO idempotency_keys
             SELECT gen_random_uuid(), key, execution_id, operation, fingerprint, created_at FROM idempotency_keys;

@@ -18,11 +18,11 @@ const INVALID: &str = "Bearer error=\"invalid_token\"";
 /// Sends requests until the key is refused, and returns how late it was accepted for the last time.
 pub(crate) async fn wait_until_refused(client: &Client) -> Duration {
     last_accepted(Instant::now(), async || {
-        let answer = client.get("/payment/x").await;
-        if answer.status != 404 {
-            assert_unauthorized(&answer, INVALID);
+        let response = client.get("/payment/x").await;
+        if response.status != 404 {
+            assert_unauthorized(&response, INVALID);
         }
-        answer.status == 404
+        response.status == 404
     })
     .await
 }

@@ -171,6 +171,6 @@ async fn an_idle_connection_is_closed_after_keep_alive() {
     let begun = Instant::now();
     idle.send("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(idle.status().await, 200);
-    assert_eq!(idle.answer().await, None);
+    assert_eq!(idle.response().await, None);
     assert!((11 * SECOND / 2..75 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }

@@ -21,10 +21,10 @@ async fn connections_beyond_the_limit_wait_until_others_end() {
     for _ in 0..128 {
         silent.push(server.wire().await);
     }
-    let (answer, ()) =
+    let (response, ()) =
         pending_until_released(server.pay("k", PAYMENT), sleep(SECOND / 2), async { drop(silent) })
             .await;
-    assert_eq!(answer.status, 201);
+    assert_eq!(response.status, 201);
     assert_eq!(server.pay("other", PAYMENT).await.status, 201);
 }
 

@@ -102,14 +102,11 @@ async fn stored_keys_payments_and_responses_stay_readable() {
     let named =
         server.pay("stored", r#"{"user_id": "user_1", "amount": 100, "currency": "USD"}"#).await;
     named.assert_problem(422, "idempotency-key-reused");
-    assert_eq!(named.member("members"), r#"["currency"]"#);
+    assert_eq!(named.field("members"), r#"["currency"]"#);
     server.pay("expired", PAYMENT).await.assert_problem(410, "idempotency-key-expired");
 
     let shown = server.get(&format!("/payment/{STORED_ID}")).await;
-    assert_eq!(
-        (shown.member("currency").as_str(), shown.member("refunded").as_str()),
-        ("USD", "0")
-    );
+    assert_eq!((shown.field("currency").as_str(), shown.field("refunded").as_str()), ("USD", "0"));
     assert_eq!(server.refund(STORED_ID, "refund", r#"{"amount": 99}"#).await.status, 201);
     assert_eq!(server.refund(STORED_ID, "too-much", r#"{"amount": 2}"#).await.status, 402);
     let listed = server.get("/payment?user_id=user_1").await.json();

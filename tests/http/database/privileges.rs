@@ -50,7 +50,7 @@ async fn the_documented_role_is_sufficient_for_a_server() {
     assert_eq!(ada.pay("a", PAYMENT.replace("user_1", "user_2").as_str()).await.status, 422);
     assert_eq!(ada.refund(&payment, "back", r#"{"amount": 40}"#).await.status, 201);
     assert_eq!(ada.refund(&payment, "too-much", r#"{"amount": 61}"#).await.status, 402);
-    assert_eq!(ada.get(&format!("/payment/{payment}")).await.member("refunded"), "40");
+    assert_eq!(ada.get(&format!("/payment/{payment}")).await.field("refunded"), "40");
     let list = ada.get("/payment?user_id=user_1").await;
     assert_eq!(list.json()["payments"].as_array().unwrap().len(), 1, "{}", list.body);
     let key = [("idempotency-key", "never")];

@@ -37,8 +37,8 @@ async fn concurrent_readiness_checks_share_one_query() {
     // Nine pauses of 50 ms each.
     assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
     let begun = Instant::now();
-    for answer in join_all((0..400).map(|_| server.get("/health/ready"))).await {
-        assert_eq!(answer.status, 200);
+    for response in join_all((0..400).map(|_| server.get("/health/ready"))).await {
+        assert_eq!(response.status, 200);
     }
     // With one query each, 400 pauses would take 20 s.
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
@@ -48,8 +48,8 @@ async fn concurrent_readiness_checks_share_one_query() {
 async fn a_server_is_not_ready_while_a_migration_is_missing() {
     let server = TestServer::start().await;
     server.database.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 2").await;
-    let answer = server.get("/health/ready").await;
-    answer.assert_problem(503, "database-unavailable");
+    let response = server.get("/health/ready").await;
+    response.assert_problem(503, "database-unavailable");
     assert_eq!(server.get("/health/live").await.status, 200);
     server.database.execute("UPDATE _sqlx_migrations SET success = true").await;
     assert_eq!(server.get("/health/ready").await.status, 200);
@@ -78,14 +78,14 @@ async fn a_server_stays_ready_while_all_its_read_connections_are_busy() {
     let path = "/payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
     let ready = async {
         server.database.until_locks_are_waited_for(4).await;
-        let answer = server.get("/health/ready").await;
+        let response = server.get("/health/ready").await;
         holder.close().await.unwrap();
-        answer
+        response
     };
     // Twice as many reads as connections.
-    let (waited, answer) = join(join_all((0..8).map(|_| server.get(path))), ready).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    assert!(waited.iter().all(|answer| answer.status == 404));
+    let (waited, response) = join(join_all((0..8).map(|_| server.get(path))), ready).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert!(waited.iter().all(|response| response.status == 404));
 }
 
 #[tokio::test]
@@ -104,17 +104,17 @@ async fn a_server_is_ready_on_a_newer_schema() {
 
 /// Waits until the server is ready or, with a reason, until it is not ready for that reason.
 async fn becomes(server: &TestServer, reason: Option<&str>) {
-    let answer = eventually(&format!("ready, or not because of {reason:?}"), async || {
-        let answer = server.get("/health/ready").await;
+    let response = eventually(&format!("ready, or not because of {reason:?}"), async || {
+        let response = server.get("/health/ready").await;
         let right = match reason {
-            None => answer.status == 200,
-            Some(reason) => answer.status == 503 && answer.member("detail").contains(reason),
+            None => response.status == 200,
+            Some(reason) => response.status == 503 && response.field("detail").contains(reason),
         };
-        right.then_some(answer)
+        right.then_some(response)
     })
     .await;
     if reason.is_some() {
-        answer.assert_problem(503, "database-unavailable");
+        response.assert_problem(503, "database-unavailable");
     }
 }
 

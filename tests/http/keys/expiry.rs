@@ -23,8 +23,8 @@ async fn a_response_says_until_when_it_can_be_replayed() {
 async fn a_response_without_expiry_says_nothing_about_it() {
     let server = TestServer::start_with(&["--idempotency-response-ttl", "never"]).await;
     for _ in 0..2 {
-        let answer = server.pay("k", PAYMENT).await;
-        assert!(answer.status < 300 && answer.headers.get("idempotency-key-expires").is_none());
+        let response = server.pay("k", PAYMENT).await;
+        assert!(response.status < 300 && response.headers.get("idempotency-key-expires").is_none());
     }
 }
 
@@ -42,10 +42,10 @@ async fn a_key_whose_response_expired_gets_410_and_executes_nothing() {
     let first = server.pay("k", PAYMENT).await;
     server.database.execute(AGE_RESPONSES).await;
     for _ in 0..2 {
-        let answer = server.pay("k", PAYMENT).await;
-        answer.assert_problem(410, "idempotency-key-expired");
-        assert_eq!(answer.header("location"), first.header("location"));
-        assert_eq!(answer.header("idempotency-key"), "k");
+        let response = server.pay("k", PAYMENT).await;
+        response.assert_problem(410, "idempotency-key-expired");
+        assert_eq!(response.header("location"), first.header("location"));
+        assert_eq!(response.header("idempotency-key"), "k");
         // The same after the sweeper deleted the response.
         server.database.execute("DELETE FROM idempotency_responses").await;
     }
@@ -123,7 +123,7 @@ async fn a_key_older_than_its_ttl_can_be_used_again() {
     server.database.execute(AGE_KEYS).await;
     let again = server.pay("k", PAYMENT).await;
     assert_eq!(again.status, 201);
-    assert_ne!(again.member("transaction_id"), first.member("transaction_id"));
+    assert_ne!(again.field("transaction_id"), first.field("transaction_id"));
     assert_eq!(server.pay("k", PAYMENT).await.body, again.body);
     assert_eq!(server.database.payments().await, 2);
     assert_eq!(server.database.number("SELECT count(*) FROM idempotency_responses").await, 1);

@@ -44,9 +44,9 @@ async fn an_invalid_key_is_refused() {
         &too_long,
         &too_long_quoted,
     ] {
-        let answer = server.pay(key, PAYMENT).await;
-        answer.assert_problem(400, "idempotency-key-invalid");
-        let echo = answer.headers.get("idempotency-key");
+        let response = server.pay(key, PAYMENT).await;
+        response.assert_problem(400, "idempotency-key-invalid");
+        let echo = response.headers.get("idempotency-key");
         assert_eq!(echo, None, "{key}: only a valid key is echoed");
     }
     assert_eq!(server.database.payments().await, 0);
@@ -68,7 +68,7 @@ async fn a_key_is_ascii() {
         let length = PAYMENT.len();
         let rest = format!("Host: localhost\r\nContent-Length: {length}\r\n\r\n{PAYMENT}");
         wire.send([b"POST /payment HTTP/1.1\r\n", &head[..], rest.as_bytes()].concat()).await;
-        let (head, body) = wire.answer().await.unwrap();
+        let (head, body) = wire.response().await.unwrap();
         assert!(
             head.starts_with("http/1.1 400") && body.contains("idempotency-key-invalid"),
             "{head}{body}"
@@ -91,7 +91,7 @@ async fn two_key_headers_are_refused_even_if_equal() {
     let mut wire = server.wire().await;
     wire.send_payment(&format!("{JSON}Idempotency-Key: a\r\nIdempotency-Key: a\r\n"), PAYMENT)
         .await;
-    let (head, body) = wire.answer().await.unwrap();
+    let (head, body) = wire.response().await.unwrap();
     assert!(
         head.starts_with("http/1.1 400") && body.contains("idempotency-key-invalid"),
         "{head}{body}"
@@ -107,14 +107,14 @@ async fn a_valid_key_is_returned_unchanged() {
         ("\"order-7\"", r#"{"user_id": "user_1", "amount": 101}"#, 422),
         ("order-8", "{", 400),
     ] {
-        let answer = server.pay(key, body).await;
-        assert_eq!((answer.status, answer.header("idempotency-key")), (status, key));
+        let response = server.pay(key, body).await;
+        assert_eq!((response.status, response.header("idempotency-key")), (status, key));
     }
     let headers = [("content-type", "text/plain"), ("idempotency-key", "order-9")];
-    let answer = server.request(reqwest::Method::POST, "/payment", &headers, PAYMENT).await;
-    assert_eq!((answer.status, answer.header("idempotency-key")), (415, "order-9"));
-    let answer = server.pay("order-9", &" ".repeat(20_000)).await;
-    assert_eq!((answer.status, answer.header("idempotency-key")), (413, "order-9"));
+    let response = server.request(reqwest::Method::POST, "/payment", &headers, PAYMENT).await;
+    assert_eq!((response.status, response.header("idempotency-key")), (415, "order-9"));
+    let response = server.pay("order-9", &" ".repeat(20_000)).await;
+    assert_eq!((response.status, response.header("idempotency-key")), (413, "order-9"));
 }
 
 #[tokio::test]

@@ -90,9 +90,9 @@ async fn a_request_is_executed_when_the_other_server_rolls_back() {
     let server = TestServer::start_with(&PATIENT).await;
     let holder = claim(&server, "held", true).await;
     let found = until_found_in_flight(&server);
-    let (answer, ()) =
+    let (response, ()) =
         pending_until_released(server.pay("held", PAYMENT), found, roll_back(holder)).await;
-    assert_eq!(answer.status, 201);
+    assert_eq!(response.status, 201);
 }
 
 /// Deletes the committed key, and inserts it again in a transaction that stays open.
@@ -113,11 +113,11 @@ async fn a_request_is_replayed_when_the_other_server_commits() {
     let first = server.pay("held", PAYMENT).await;
     let mut holder = put_again(&server, "held", true).await;
     let found = until_found_in_flight(&server);
-    let (answer, ()) = pending_until_released(server.pay("held", PAYMENT), found, async {
+    let (response, ()) = pending_until_released(server.pay("held", PAYMENT), found, async {
         raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     })
     .await;
-    assert_eq!((answer.status, answer.body), (200, first.body));
+    assert_eq!((response.status, response.body), (200, first.body));
 }
 
 #[tokio::test]
@@ -127,14 +127,14 @@ async fn a_key_that_is_committed_elsewhere_fails_no_other_key_of_its_batch() {
     let first = server.pay("held", PAYMENT).await;
     let mut holder = put_again(&server, "held", false).await;
     let keys = ["a", "held", "z"];
-    let (answers, ()) = tokio::join!(join_all(keys.map(|key| server.pay(key, PAYMENT))), async {
+    let (responses, ()) = tokio::join!(join_all(keys.map(|key| server.pay(key, PAYMENT))), async {
         // The statement found the key unused and waits for its row.
         server.database.until_locks_are_waited_for(1).await;
         raw_sql("COMMIT").execute(&mut holder).await.unwrap();
     });
-    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
     assert_eq!(statuses, [201, 200, 201]);
-    assert_eq!(answers[1].body, first.body);
+    assert_eq!(responses[1].body, first.body);
     let sample = Sample::of(&server).await;
     sample.assert("payonce_batch_failures_total{remedy=\"isolate\"}", 0);
     assert!(sample.batch_steps("claim") > 0, "nothing broke the unique constraint");

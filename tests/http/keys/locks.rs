@@ -56,13 +56,13 @@ async fn one_locked_row_among_a_hundred_keys_is_quarantined() {
     let holder = claim(&server, "key-50", false).await;
     let keys: Vec<String> =
         (0..100).filter(|key| *key != 50).map(|key| format!("key-{key}")).collect();
-    let (held, answers) = pending_until_released(
+    let (held, responses) = pending_until_released(
         server.pay("key-50", PAYMENT),
         join_all(keys.iter().map(|key| server.pay(key, PAYMENT))),
         roll_back(holder),
     )
     .await;
-    assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
+    assert!(responses.iter().all(|response| response.status == 201), "{responses:?}");
     assert_eq!(held.status, 201);
     assert_eq!(server.database.payments().await, 100);
 }
@@ -109,7 +109,7 @@ async fn quarantined_keys_delay_nobody_behind_them() {
     }
     let held = async || join_all(keys.map(|key| server.pay(key, PAYMENT))).await;
     // From now on they are quarantined immediately.
-    assert!(held().await.iter().all(|answer| answer.status == 409));
+    assert!(held().await.iter().all(|response| response.status == 409));
     let (held, (first, second)) = pending_until_released(
         held(),
         async { tokio::join!(server.pay("free-1", PAYMENT), server.pay("free-2", PAYMENT)) },
@@ -117,7 +117,7 @@ async fn quarantined_keys_delay_nobody_behind_them() {
     )
     .await;
     assert_eq!((first.status, second.status), (201, 201));
-    assert!(held.iter().all(|answer| answer.status == 201), "{held:?}");
+    assert!(held.iter().all(|response| response.status == 201), "{held:?}");
 }
 
 #[tokio::test]
@@ -125,12 +125,12 @@ async fn requests_wait_for_a_locked_table() {
     let server = TestServer::start_with(&PATIENT).await;
     let holder = server.database.lock_payments().await;
     let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
-    let (answers, ()) = pending_until_released(
+    let (responses, ()) = pending_until_released(
         join_all(keys.iter().map(|key| server.pay(key, PAYMENT))),
         until_locks_are_met(&server, 10),
         roll_back(holder),
     )
     .await;
-    assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
+    assert!(responses.iter().all(|response| response.status == 201), "{responses:?}");
     assert_eq!(server.database.payments().await, 20);
 }

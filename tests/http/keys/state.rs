@@ -1,16 +1,16 @@
 //! `GET /idempotency-key`: the state of a key.
 
-use payonce_testing::{PAYMENT, TestServer, client::Answer};
+use payonce_testing::{PAYMENT, TestServer, client::Response};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// The fields of a response, except times and texts, which are checked here.
 #[track_caller]
-pub(crate) fn said(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.header("cache-control"), "no-store");
-    let mut said: Value = serde_json::from_str(&answer.body).unwrap();
+pub(crate) fn said(response: &Response) -> Value {
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.header("content-type"), "application/json");
+    assert_eq!(response.header("cache-control"), "no-store");
+    let mut said: Value = serde_json::from_str(&response.body).unwrap();
     let members = said.as_object_mut().unwrap();
     let detail = members.remove("detail").unwrap();
     assert!(detail.as_str().unwrap().ends_with(['.', ')']), "{detail}");
@@ -36,11 +36,11 @@ pub(crate) fn paid(state: &str, id: &str) -> Value {
 #[tokio::test]
 async fn an_unused_key_is_unknown_and_the_response_warns_that_this_can_change() {
     let server = TestServer::start().await;
-    let answer = server.state("k").await;
-    assert_eq!(said(&answer), nothing_but("unknown"));
-    assert!(answer.member("detail").contains("no promise"), "{}", answer.body);
-    assert!(answer.member("detail").contains("/idempotency-key/void"), "{}", answer.body);
-    assert_eq!(answer.header("idempotency-key"), "k");
+    let response = server.state("k").await;
+    assert_eq!(said(&response), nothing_but("unknown"));
+    assert!(response.field("detail").contains("no promise"), "{}", response.body);
+    assert!(response.field("detail").contains("/idempotency-key/void"), "{}", response.body);
+    assert_eq!(response.header("idempotency-key"), "k");
     // Reading the state does not use the key.
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
 }
@@ -48,18 +48,18 @@ async fn an_unused_key_is_unknown_and_the_response_warns_that_this_can_change() 
 #[tokio::test]
 async fn the_key_of_a_payment_is_completed_and_later_expired() {
     let server = TestServer::start().await;
-    let id = server.pay("k", PAYMENT).await.member("transaction_id");
+    let id = server.pay("k", PAYMENT).await.field("transaction_id");
     let first = server.state("\"k\"").await;
     assert_eq!(said(&first), paid("completed", &id));
     let stored =
         "SELECT to_char(replayable_until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')
                   FROM idempotency_responses";
     let until: String = server.database.value(stored).await;
-    assert_eq!(first.member("replayable_until"), until);
+    assert_eq!(first.field("replayable_until"), until);
     let used = "SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')
                 FROM idempotency_keys";
     let used: String = server.database.value(used).await;
-    assert_eq!(first.member("first_used_at"), used);
+    assert_eq!(first.field("first_used_at"), used);
 
     server.database.execute("UPDATE idempotency_responses SET replayable_until = now()").await;
     assert_eq!(said(&server.state("k").await), paid("expired", &id));
@@ -72,7 +72,7 @@ async fn the_key_of_a_payment_is_completed_and_later_expired() {
 async fn the_key_of_a_refund_names_the_payment_and_that_of_a_refusal_nothing() {
     let server = TestServer::start().await;
     let payment = server.paid("paid", 100).await;
-    let refund = server.refund(&payment, "half", r#"{"amount": 50}"#).await.member("refund_id");
+    let refund = server.refund(&payment, "half", r#"{"amount": 50}"#).await.field("refund_id");
     let made = |state: &str| {
         json!({
             "state": state, "operation": "refund", "execution_id": refund,
@@ -97,14 +97,14 @@ async fn the_key_of_a_refund_names_the_payment_and_that_of_a_refusal_nothing() {
 async fn an_expired_key_is_unknown_even_if_it_was_voided() {
     let server = TestServer::start_with(&["--idempotency-key-ttl", "24h"]).await;
     let voided = server.void("k").await;
-    assert!(voided.member("detail").contains("kept for 1day"), "{}", voided.body);
+    assert!(voided.field("detail").contains("kept for 1day"), "{}", voided.body);
     server
         .database
         .execute("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'")
         .await;
     let past = server.state("k").await;
     assert_eq!(said(&past), nothing_but("unknown"));
-    let detail = past.member("detail");
+    let detail = past.field("detail");
     assert!(
         detail.starts_with("Nothing was committed with this key in the last 1day."),
         "{detail}"
@@ -122,7 +122,7 @@ async fn reading_and_voiding_need_a_valid_key() {
         let missing = server.request(method.clone(), path, &[], "").await;
         missing.assert_problem(400, "idempotency-key-missing");
         // A new key would not identify the request.
-        let detail = missing.member("detail");
+        let detail = missing.field("detail");
         assert!(detail.contains("To look up or void a key, send that key"), "{detail}");
         let two = server.request(method, path, &[("idempotency-key", "a, b")], "").await;
         two.assert_problem(400, "idempotency-key-invalid");

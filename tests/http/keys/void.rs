@@ -38,7 +38,7 @@ async fn a_voided_key_never_executes_and_can_be_voided_again() {
 async fn voiding_a_used_key_returns_what_it_did() {
     let server = TestServer::start().await;
     let payment = server.pay("k", PAYMENT).await;
-    let id = payment.member("transaction_id");
+    let id = payment.field("transaction_id");
     assert_eq!(said(&server.void("k").await), paid("completed", &id));
     assert_eq!(server.pay("k", PAYMENT).await.body, payment.body);
     server.database.execute("DELETE FROM idempotency_responses").await;
@@ -68,7 +68,7 @@ async fn a_key_is_either_executed_or_voided() {
         match pay.status {
             201 => {
                 executed += 1;
-                assert_eq!(said(&void), paid("completed", &pay.member("transaction_id")), "{key}");
+                assert_eq!(said(&void), paid("completed", &pay.field("transaction_id")), "{key}");
             }
             410 => {
                 voided += 1;
@@ -125,8 +125,8 @@ async fn a_failed_read_never_claims_that_nothing_was_executed() {
     );
     state.assert_problem(503, "database-unavailable");
     void.assert_problem(503, "outcome-unknown");
-    for answer in [state, void] {
-        let detail = answer.member("detail");
+    for response in [state, void] {
+        let detail = response.field("detail");
         assert!(
             !detail.contains("Nothing was") && detail.contains("could not be read"),
             "{detail}"
@@ -157,7 +157,7 @@ async fn a_key_of_another_account_is_unknown_and_is_not_voided() {
     for (one, other, key) in [(&accounts[0], &accounts[1], "a"), (&accounts[1], &accounts[0], "b")]
     {
         let payment = one.pay(key, PAYMENT).await;
-        let id = payment.member("transaction_id");
+        let id = payment.field("transaction_id");
         assert_eq!(said(&other.state(key).await), nothing_but("unknown"));
         assert_eq!(said(&other.void(key).await), nothing_but("voided"));
         assert_eq!(said(&one.state(key).await), paid("completed", &id));

@@ -26,7 +26,7 @@ async fn a_replay_is_logged_without_key_body_and_path() {
         "GET /payment/se-cret-path?se=cret HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: my-id\r\n\r\n",
     )
     .await;
-    let (_, problem) = wire.answer().await.unwrap();
+    let (_, problem) = wire.response().await.unwrap();
     let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
 
     let log = serve.wait_for(instance);
@@ -50,7 +50,7 @@ async fn a_failure_is_logged_with_its_cause_but_without_row_values() {
         .execute("ALTER TABLE payments ADD CONSTRAINT no_such_user CHECK (user_id <> 'user_1')")
         .await;
     let mut serve = Serve::start(&database.options, &[]);
-    let (_, problem) = serve.begin_payment("k").await.answer().await.unwrap();
+    let (_, problem) = serve.begin_payment("k").await.response().await.unwrap();
     let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
     let log = serve.wait_for(instance);
     let line = log.lines().find(|line| line.contains(instance)).unwrap();
@@ -68,12 +68,12 @@ async fn a_stored_refusal_is_logged_with_its_instance_each_time() {
     let refund = "POST /payment/01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0/refund HTTP/1.1\r\nHost: localhost\r\n\
                   Content-Type: application/json\r\nIdempotency-Key: k\r\nContent-Length: 19\r\n\r\n\
                   {\"remaining\": true}";
-    for answers in 1..=2 {
+    for responses in 1..=2 {
         let mut wire = Wire::connect(serve.address).await;
         wire.send(refund).await;
-        let (_, problem) = wire.answer().await.unwrap();
+        let (_, problem) = wire.response().await.unwrap();
         let instance = problem.split("urn:uuid:").nth(1).unwrap().split('"').next().unwrap();
-        let logged = async || serve.log().matches(instance).count() >= answers;
+        let logged = async || serve.log().matches(instance).count() >= responses;
         until("the refusal is logged", logged).await;
         let line = "not-found method=POST route=/payment/{transaction_id}/refund status=404";
         assert!(serve.log().contains(line), "{}", serve.log());
@@ -95,7 +95,7 @@ pub(crate) async fn send(serve: &Serve, request: &str, headers: &str, body: &str
         "{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
     ))
     .await;
-    wire.answer().await.map_or_else(String::new, |(_, body)| body)
+    wire.response().await.map_or_else(String::new, |(_, body)| body)
 }
 
 pub(crate) async fn pay(serve: &Serve, key: &str, body: &str) -> String {

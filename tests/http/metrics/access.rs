@@ -16,17 +16,17 @@ async fn only_programs_on_this_machine_can_read_metrics_by_default() {
         ("via", "1.1 proxy"),
         ("host", "payonce.example"),
     ] {
-        let answer = server.request(Method::GET, "/metrics", &[(header, value)], "").await;
-        answer.assert_problem(404, "not-found");
-        assert_eq!(answer.member("detail"), unseen.member("detail"));
-        let answer = server.request(Method::POST, "/metrics", &[(header, value)], "").await;
-        answer.assert_problem(404, "not-found");
-        assert_eq!(answer.header("allow"), "");
+        let response = server.request(Method::GET, "/metrics", &[(header, value)], "").await;
+        response.assert_problem(404, "not-found");
+        assert_eq!(response.field("detail"), unseen.field("detail"));
+        let response = server.request(Method::POST, "/metrics", &[(header, value)], "").await;
+        response.assert_problem(404, "not-found");
+        assert_eq!(response.header("allow"), "");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
-        let answer = server.request(method.parse().unwrap(), "/metrics", &[], "").await;
-        answer.assert_problem(405, "method-not-allowed");
-        assert_eq!(answer.header("allow"), "GET, HEAD");
+        let response = server.request(method.parse().unwrap(), "/metrics", &[], "").await;
+        response.assert_problem(405, "method-not-allowed");
+        assert_eq!(response.header("allow"), "GET, HEAD");
     }
     let head = server.request(Method::HEAD, "/metrics", &[("host", &address)], "").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
@@ -38,17 +38,17 @@ async fn nobody_can_read_metrics_by_default_once_there_are_api_keys() {
     assert_eq!(server.get("/metrics").await.status, 200);
     server.database.create_api_key("default");
     until("/metrics is closed", async || server.get("/metrics").await.status != 200).await;
-    let answer = server.get("/metrics").await;
-    answer.assert_problem(404, "not-found");
-    assert!(answer.member("detail").contains("METRICS_TOKEN"), "{}", answer.body);
+    let response = server.get("/metrics").await;
+    response.assert_problem(404, "not-found");
+    assert!(response.field("detail").contains("METRICS_TOKEN"), "{}", response.body);
     server.request(Method::POST, "/metrics", &[], "").await.assert_problem(404, "not-found");
 
     let start = |variables| Serve::start(&server.database.options, variables);
     start(&[]).wait_for("/metrics is not served");
     let serve = start(&[("METRICS_TOKEN", "sesame")]);
     let shown = [("authorization", "Bearer sesame")];
-    let answer = client(serve.address).request(Method::GET, "/metrics", &shown, "").await;
-    assert_eq!(answer.status, 200);
+    let response = client(serve.address).request(Method::GET, "/metrics", &shown, "").await;
+    assert_eq!(response.status, 200);
 }
 
 #[tokio::test]
@@ -60,15 +60,15 @@ async fn a_metrics_token_is_required_where_one_is_set() {
     let get =
         async |headers: &[(&str, &str)]| client.request(Method::GET, "/metrics", headers, "").await;
     for wrong in [&[][..], &[("authorization", "Bearer sesam")], &[("authorization", "sesame")]] {
-        let answer = get(wrong).await;
-        answer.assert_problem(401, "unauthorized");
-        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        let response = get(wrong).await;
+        response.assert_problem(401, "unauthorized");
+        assert_eq!(response.header("www-authenticate"), "Bearer");
     }
     let through_a_proxy = [("authorization", "Bearer sesame"), ("via", "1.1 proxy")];
     assert_eq!(get(&through_a_proxy).await.status, 200);
     for (headers, status) in [(&[][..], 401), (&through_a_proxy, 405)] {
-        let answer = client.request(Method::DELETE, "/metrics", headers, "").await;
-        assert_eq!(answer.status, status, "{}", answer.body);
+        let response = client.request(Method::DELETE, "/metrics", headers, "").await;
+        assert_eq!(response.status, status, "{}", response.body);
     }
     serve.signal("TERM");
     let (_, log) = serve.wait();
@@ -83,8 +83,8 @@ async fn metrics_with_an_address_of_their_own_are_served_only_there() {
     let line = log.lines().find(|line| line.contains("/metrics is served at ")).unwrap();
     let second = client(line.rsplit("http://").next().unwrap().parse().unwrap());
     let through_a_proxy = [("via", "1.1 proxy"), ("host", "payonce.example")];
-    let answer = second.request(Method::GET, "/metrics", &through_a_proxy, "").await;
-    assert_eq!(answer.status, 200);
+    let response = second.request(Method::GET, "/metrics", &through_a_proxy, "").await;
+    assert_eq!(response.status, 200);
     second.get("/payment").await.assert_problem(404, "not-found");
     client(serve.address).get("/metrics").await.assert_problem(404, "not-found");
     let sample = Sample::of(&second).await;

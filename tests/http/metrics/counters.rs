@@ -80,7 +80,7 @@ async fn a_refund_is_counted_in_the_currency_of_its_payment() {
     let server = TestServer::start_with(&["--default-currency", "EUR"]).await;
     let euros = server.paid("a", 100).await;
     let yen = server.pay("yen", r#"{"user_id": "user_1", "amount": 7, "currency": "JPY"}"#).await;
-    let yen = yen.member("transaction_id");
+    let yen = yen.field("transaction_id");
     server.refund(&euros, "b", r#"{"amount": 40}"#).await;
     // The remaining amount; and duplicates, which refund nothing.
     for _ in 0..2 {

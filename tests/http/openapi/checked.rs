@@ -1,6 +1,6 @@
 //! Checks responses against the OpenAPI description.
 
-use payonce_testing::client::Answer;
+use payonce_testing::client::Response;
 use serde_json::{Map, Value};
 
 /// An OpenAPI description.
@@ -29,14 +29,14 @@ impl Description {
     /// Asserts that the operation's description contains this response: status, headers, content type
     /// and every field of the body.
     #[track_caller]
-    pub fn assert_says(&self, method: &str, path: &str, answer: &Answer) {
-        let place = format!("{method} {path} {}", answer.status);
-        let response = &self.0["paths"][path][method]["responses"][answer.status.to_string()];
-        assert!(response.is_object(), "{place} is not described: {}", answer.body);
-        let headers = response["headers"].as_object().unwrap();
+    pub fn assert_says(&self, method: &str, path: &str, response: &Response) {
+        let place = format!("{method} {path} {}", response.status);
+        let described = &self.0["paths"][path][method]["responses"][response.status.to_string()];
+        assert!(described.is_object(), "{place} is not described: {}", response.body);
+        let headers = described["headers"].as_object().unwrap();
         for (name, header) in headers {
             let header = self.resolved(header);
-            match answer.headers.get(name) {
+            match response.headers.get(name) {
                 Some(value) => {
                     let text = value.to_str().unwrap();
                     let value = match header["schema"]["type"].as_str() {
@@ -48,7 +48,7 @@ impl Description {
                 None => assert!(header["required"] != true, "{place} lacks {name}"),
             }
         }
-        for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {
+        for name in response.headers.keys().map(reqwest::header::HeaderName::as_str) {
             let of_http = [
                 "connection",
                 "content-length",
@@ -60,11 +60,11 @@ impl Description {
             let said = headers.keys().any(|said| said.eq_ignore_ascii_case(name));
             assert!(said || of_http.contains(&name), "{place} has an undescribed {name}");
         }
-        let media_type = answer.header("content-type").split(';').next().unwrap();
-        let content = &response["content"][media_type];
+        let media_type = response.header("content-type").split(';').next().unwrap();
+        let content = &described["content"][media_type];
         assert!(content.is_object(), "{place} is of an undescribed type: {media_type}");
         if media_type.ends_with("json") {
-            self.check(&content["schema"], &answer.json(), &place);
+            self.check(&content["schema"], &response.json(), &place);
         }
     }
 

@@ -52,10 +52,10 @@ async fn the_description_contains_exactly_the_routes() {
         .collect();
     assert_eq!(said, routes);
     for (path, methods) in said {
-        let answer = server.request(Method::PATCH, &path.replace(['{', '}'], ""), &[], "").await;
-        answer.assert_problem(405, "method-not-allowed");
+        let response = server.request(Method::PATCH, &path.replace(['{', '}'], ""), &[], "").await;
+        response.assert_problem(405, "method-not-allowed");
         let allowed: BTreeSet<String> =
-            answer.header("allow").split(", ").map(str::to_owned).collect();
+            response.header("allow").split(", ").map(str::to_owned).collect();
         assert_eq!(allowed, methods, "{path}");
     }
 }
@@ -113,19 +113,19 @@ async fn responses_match_the_description() {
     let (pay, refund) = ("/payment", "/payment/{transaction_id}/refund");
 
     let first = server.pay("k", r#"{"user_id": "u", "amount": 100, "currency": "EUR"}"#).await;
-    let id = first.member("transaction_id");
-    let mut answers = vec![("post", pay, 201, first)];
+    let id = first.field("transaction_id");
+    let mut responses = vec![("post", pay, 201, first)];
     let again = server.pay("k", r#"{"user_id": "u", "amount": 100, "currency": "EUR"}"#).await;
-    answers.push(("post", pay, 200, again));
-    answers.push(("post", pay, 422, server.pay("k", PAYMENT).await));
-    answers.push(("post", pay, 400, server.pay("a b", PAYMENT).await));
-    answers.push(("post", pay, 400, server.pay("free", "{").await));
-    answers.push(("post", pay, 400, server.pay("free", r#"{"user_id": "", "x": 1}"#).await));
-    answers.push(("post", pay, 413, server.pay("free", &" ".repeat(16_385)).await));
+    responses.push(("post", pay, 200, again));
+    responses.push(("post", pay, 422, server.pay("k", PAYMENT).await));
+    responses.push(("post", pay, 400, server.pay("a b", PAYMENT).await));
+    responses.push(("post", pay, 400, server.pay("free", "{").await));
+    responses.push(("post", pay, 400, server.pay("free", r#"{"user_id": "", "x": 1}"#).await));
+    responses.push(("post", pay, 413, server.pay("free", &" ".repeat(16_385)).await));
     let untyped = server.request(Method::POST, pay, &[("idempotency-key", "free")], PAYMENT).await;
-    answers.push(("post", pay, 415, untyped));
+    responses.push(("post", pay, 415, untyped));
     let unnamed = server.request(Method::POST, pay, &[json], PAYMENT).await;
-    answers.push(("post", pay, 400, unnamed));
+    responses.push(("post", pay, 400, unnamed));
 
     for (status, key, body) in [
         (201, "r", r#"{"amount": 40}"#),
@@ -136,25 +136,25 @@ async fn responses_match_the_description() {
         (400, "free", "{}"),
         (400, "free", r#"{"amount": 0}"#),
     ] {
-        answers.push(("post", refund, status, server.refund(&id, key, body).await));
+        responses.push(("post", refund, status, server.refund(&id, key, body).await));
     }
     let nobody = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
-    answers.push(("post", refund, 404, server.refund(nobody, "r3", REMAINING).await));
-    answers.push(("post", refund, 404, server.refund("x", "free", REMAINING).await));
+    responses.push(("post", refund, 404, server.refund(nobody, "r3", REMAINING).await));
+    responses.push(("post", refund, 404, server.refund("x", "free", REMAINING).await));
 
     for (status, key) in [(200, "k"), (200, "r2"), (200, "free"), (400, "\"")] {
         let headers = [("idempotency-key", key), ("x-request-id", "a.B-1")];
         let path = "/idempotency-key";
         let shown = server.request(Method::GET, path, &headers, "").await;
-        answers.push(("get", path, status, shown));
+        responses.push(("get", path, status, shown));
         let path = "/idempotency-key/void";
         let voided = server.request(Method::POST, path, &headers, "").await;
-        answers.push(("post", path, status, voided));
+        responses.push(("post", path, status, voided));
     }
-    answers.push(("post", pay, 410, server.pay("free", PAYMENT).await));
-    answers.push(("post", pay, 201, server.pay("old", PAYMENT).await));
+    responses.push(("post", pay, 410, server.pay("free", PAYMENT).await));
+    responses.push(("post", pay, 201, server.pay("old", PAYMENT).await));
     server.database.execute(EXPIRE).await;
-    answers.push(("post", pay, 410, server.pay("old", PAYMENT).await));
+    responses.push(("post", pay, 410, server.pay("old", PAYMENT).await));
 
     for (status, template, path) in [
         (200, "/payment", "/payment?limit=1"),
@@ -171,21 +171,21 @@ async fn responses_match_the_description() {
         (200, "/docs/{file}", "/docs/start.js"),
         (404, "/docs/{file}", "/docs/swagger-initializer.js"),
     ] {
-        answers.push(("get", template, status, server.get(path).await));
+        responses.push(("get", template, status, server.get(path).await));
     }
     let closed = server.showing("Bearer x");
-    answers.push(("get", pay, 401, closed.get(pay).await));
-    answers.push(("post", pay, 401, closed.pay("k", PAYMENT).await));
+    responses.push(("get", pay, 401, closed.get(pay).await));
+    responses.push(("post", pay, 401, closed.pay("k", PAYMENT).await));
     let mut holder = server.database.connect().await;
     let hold = format!("BEGIN; {}", take_lock("held"));
     sqlx::raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut holder).await.unwrap();
-    answers.push(("post", pay, 409, server.pay("held", PAYMENT).await));
+    responses.push(("post", pay, 409, server.pay("held", PAYMENT).await));
     server.database.execute("ALTER TABLE payments RENAME TO elsewhere").await;
-    answers.push(("post", pay, 500, server.pay("broken", PAYMENT).await));
+    responses.push(("post", pay, 500, server.pay("broken", PAYMENT).await));
 
-    for (method, path, status, answer) in &answers {
-        assert_eq!(answer.status, *status, "{method} {path}: {}", answer.body);
-        description.assert_says(method, path, answer);
+    for (method, path, status, response) in &responses {
+        assert_eq!(response.status, *status, "{method} {path}: {}", response.body);
+        description.assert_says(method, path, response);
     }
 }
 
@@ -251,12 +251,12 @@ async fn the_page_loads_nothing_from_elsewhere() {
     assert!(!page.body.contains("//"), "{}", page.body);
     for file in FILES {
         let url = format!("http://{}/docs/{file}", server.address);
-        let answer = server.http.get(url).send().await.unwrap();
+        let response = server.http.get(url).send().await.unwrap();
         let expected = if file.contains(".css") { "text/css" } else { "text/javascript" };
         assert_eq!(
-            (answer.status().as_u16(), &answer.headers()["content-type"]),
+            (response.status().as_u16(), &response.headers()["content-type"]),
             (200, &expected.parse().unwrap())
         );
-        assert!(!answer.bytes().await.unwrap().is_empty());
+        assert!(!response.bytes().await.unwrap().is_empty());
     }
 }

@@ -6,13 +6,13 @@ use reqwest::Method;
 #[tokio::test]
 async fn a_request_with_a_new_key_creates_a_payment() {
     let server = TestServer::start().await;
-    let answer = server.pay("12345-unique-key", PAYMENT).await;
-    assert_eq!(answer.status, 201);
-    let id = answer.member("transaction_id");
+    let response = server.pay("12345-unique-key", PAYMENT).await;
+    assert_eq!(response.status, 201);
+    let id = response.field("transaction_id");
     let expected = format!(
         r#"{{"status":"success","transaction_id":"{id}","user_id":"user_1","amount":100}}"#
     );
-    assert_eq!(answer.body, expected);
+    assert_eq!(response.body, expected);
     assert_eq!(id.parse::<uuid::Uuid>().unwrap().get_version_num(), 7);
     assert_eq!(server.database.payments().await, 1);
 }
@@ -31,9 +31,9 @@ async fn a_duplicate_request_gets_the_stored_response() {
 async fn a_request_without_a_key_is_refused() {
     let server = TestServer::start().await;
     let headers = [("content-type", "application/json")];
-    let answer = server.request(Method::POST, "/payment", &headers, PAYMENT).await;
-    answer.assert_problem(400, "idempotency-key-missing");
-    assert_eq!(answer.member("error"), "Idempotency-Key header is required");
+    let response = server.request(Method::POST, "/payment", &headers, PAYMENT).await;
+    response.assert_problem(400, "idempotency-key-missing");
+    assert_eq!(response.field("error"), "Idempotency-Key header is required");
     assert_eq!(server.database.payments().await, 0);
 }
 
@@ -43,14 +43,14 @@ async fn requests_with_different_keys_create_different_payments() {
     let first = server.pay("key-1", PAYMENT).await;
     let second = server.pay("key-2", PAYMENT).await;
     assert_eq!((first.status, second.status), (201, 201));
-    assert_ne!(first.member("transaction_id"), second.member("transaction_id"));
+    assert_ne!(first.field("transaction_id"), second.field("transaction_id"));
     assert_eq!(server.database.payments().await, 2);
 }
 
 #[tokio::test]
 async fn the_key_row_contains_the_id_of_the_payment() {
     let server = TestServer::start().await;
-    let id = server.pay("k", PAYMENT).await.member("transaction_id");
+    let id = server.pay("k", PAYMENT).await.field("transaction_id");
     let sql = format!(
         "SELECT count(*) FROM idempotency_keys k JOIN payments p ON p.transaction_id = k.execution_id
          JOIN idempotency_responses r USING (execution_id)
@@ -64,12 +64,12 @@ async fn the_key_row_contains_the_id_of_the_payment() {
 async fn a_failure_is_not_stored_and_the_key_can_be_used_again() {
     let server = TestServer::start().await;
     server.database.execute("ALTER TABLE payments ADD CONSTRAINT small CHECK (amount < 100)").await;
-    let answer = server.pay("k", PAYMENT).await;
-    answer.assert_problem(500, "internal");
+    let response = server.pay("k", PAYMENT).await;
+    response.assert_problem(500, "internal");
     assert!(
-        !answer.body.contains("small") && !answer.body.contains("constraint"),
+        !response.body.contains("small") && !response.body.contains("constraint"),
         "{}",
-        answer.body
+        response.body
     );
     server.database.execute("ALTER TABLE payments DROP CONSTRAINT small").await;
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);

@@ -8,33 +8,33 @@ fn in_currency(currency: &str) -> String {
 
 /// The currency of this response's payment, as `GET` shows it.
 async fn shown(server: &TestServer, location: &str) -> String {
-    server.get(location).await.member("currency")
+    server.get(location).await.field("currency")
 }
 
 #[tokio::test]
 async fn a_payment_has_the_currency_of_its_request_and_the_response_shows_it() {
     let server = TestServer::start().await;
-    let answer = server.pay("k", &in_currency("\"EUR\"")).await;
-    let id = answer.member("transaction_id");
+    let response = server.pay("k", &in_currency("\"EUR\"")).await;
+    let id = response.field("transaction_id");
     let expected = format!(
         r#"{{"status":"success","transaction_id":"{id}","user_id":"user_1","amount":100,"currency":"EUR"}}"#
     );
-    assert_eq!((answer.status, answer.body.as_str()), (201, expected.as_str()));
+    assert_eq!((response.status, response.body.as_str()), (201, expected.as_str()));
     let replay = server.pay("k", &in_currency("\"EUR\"")).await;
-    assert_eq!((replay.status, replay.body), (200, answer.body.clone()));
-    assert_eq!(shown(&server, answer.header("location")).await, "EUR");
+    assert_eq!((replay.status, replay.body), (200, response.body.clone()));
+    assert_eq!(shown(&server, response.header("location")).await, "EUR");
 }
 
 #[tokio::test]
 async fn a_payment_without_a_currency_has_the_default_and_the_response_does_not_show_it() {
     let server = TestServer::start().await;
-    let answer = server.pay("k", PAYMENT).await;
-    assert_eq!(answer.json().get("currency"), None);
-    assert_eq!(shown(&server, answer.header("location")).await, "USD");
+    let response = server.pay("k", PAYMENT).await;
+    assert_eq!(response.json().get("currency"), None);
+    assert_eq!(shown(&server, response.header("location")).await, "USD");
     let server = TestServer::start_on(&server.database, &["--default-currency", "JPY"]).await;
-    let answer = server.pay("other", PAYMENT).await;
-    assert_eq!(answer.json().get("currency"), None);
-    assert_eq!(shown(&server, answer.header("location")).await, "JPY");
+    let response = server.pay("other", PAYMENT).await;
+    assert_eq!(response.json().get("currency"), None);
+    assert_eq!(shown(&server, response.header("location")).await, "JPY");
 }
 
 #[tokio::test]
@@ -60,10 +60,10 @@ async fn a_currency_without_minor_units_is_refused() {
         "{}",
         "true",
     ] {
-        let answer = server.pay("k", &in_currency(currency)).await;
-        answer.assert_problem(400, "invalid-payment");
-        assert_eq!(answer.pointers(), ["/currency"], "{currency}");
-        assert!(answer.body.contains("ISO 4217"), "{}", answer.body);
+        let response = server.pay("k", &in_currency(currency)).await;
+        response.assert_problem(400, "invalid-payment");
+        assert_eq!(response.pointers(), ["/currency"], "{currency}");
+        assert!(response.body.contains("ISO 4217"), "{}", response.body);
     }
     let twice = r#"{"user_id": "user_1", "amount": 100, "currency": "USD", "currency": "USD"}"#;
     assert_eq!(server.pay("k", twice).await.pointers(), ["/currency"]);
@@ -92,9 +92,9 @@ async fn a_request_that_names_the_default_currency_differs_from_one_that_does_no
         ("named", PAYMENT.to_owned()),
         ("named", in_currency("\"EUR\"")),
     ] {
-        let answer = server.pay(key, &body).await;
-        answer.assert_problem(422, "idempotency-key-reused");
-        assert_eq!(answer.member("members"), r#"["currency"]"#, "{key}: {body}");
+        let response = server.pay(key, &body).await;
+        response.assert_problem(422, "idempotency-key-reused");
+        assert_eq!(response.field("members"), r#"["currency"]"#, "{key}: {body}");
     }
     assert_eq!(server.pay("unnamed", PAYMENT).await.body, unnamed.body);
     assert_eq!(server.pay("named", &in_currency("\"US\\u0044\"")).await.body, named.body);
@@ -128,5 +128,5 @@ async fn the_fingerprint_of_a_request_without_a_currency_never_changes() {
     assert_eq!((replay.status, &replay.body), (200, &first.body));
     let named = server.pay("k", &in_currency("\"USD\"")).await;
     named.assert_problem(422, "idempotency-key-reused");
-    assert_eq!(named.member("members"), r#"["currency"]"#);
+    assert_eq!(named.field("members"), r#"["currency"]"#);
 }

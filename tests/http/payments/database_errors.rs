@@ -2,7 +2,7 @@
 //! server's own.
 
 use futures_util::future::join_all;
-use payonce_testing::{PAYMENT, TestServer, client::Answer};
+use payonce_testing::{PAYMENT, TestServer, client::Response};
 
 /// The number of other payments.
 const OTHERS: usize = 40;
@@ -26,7 +26,7 @@ async fn with_trigger(flags: &[&str], statement: &str) -> TestServer {
 }
 
 /// Sends the requests while another payment is being executed, so that they share batches.
-async fn pay_together(server: &TestServer) -> (Answer, Vec<Answer>) {
+async fn pay_together(server: &TestServer) -> (Response, Vec<Response>) {
     let keys: Vec<String> = (0..OTHERS).map(|number| format!("good-{number}")).collect();
     let (_, (bad, good)) =
         tokio::join!(server.pay("slow", r#"{"user_id": "slow", "amount": 100}"#), async {
@@ -37,9 +37,9 @@ async fn pay_together(server: &TestServer) -> (Answer, Vec<Answer>) {
     (bad, good)
 }
 
-fn assert_taken(answers: &[Answer]) {
-    for answer in answers {
-        assert_eq!(answer.status, 201, "{}", answer.body);
+fn assert_taken(responses: &[Response]) {
+    for response in responses {
+        assert_eq!(response.status, 201, "{}", response.body);
     }
 }
 
@@ -50,7 +50,7 @@ async fn assert_fails_alone(state: &str, code: &str, detail: &str) {
     let (bad, good) = pay_together(&server).await;
     assert_taken(&good);
     bad.assert_problem(503, code);
-    assert!(bad.member("detail").contains(detail), "{state}: {}", bad.body);
+    assert!(bad.field("detail").contains(detail), "{state}: {}", bad.body);
     // Nothing is stored, and the key can be used once the cause is gone.
     server.database.execute("DROP TRIGGER fault ON payments").await;
     assert_eq!(server.pay("mallory", MALLORYS).await.status, 201, "{state}");
@@ -91,7 +91,7 @@ async fn a_request_that_takes_too_long_fails_alone() {
     let (bad, good) = pay_together(&server).await;
     assert_taken(&good);
     bad.assert_problem(503, "not-executed");
-    assert!(bad.member("detail").contains("took too long"), "{}", bad.body);
+    assert!(bad.field("detail").contains("took too long"), "{}", bad.body);
 }
 
 #[tokio::test]

@@ -3,23 +3,23 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::join_all;
-use payonce_testing::{PAYMENT, TestDatabase, TestServer, client::Answer};
+use payonce_testing::{PAYMENT, TestDatabase, TestServer, client::Response};
 
 /// Sends concurrent duplicates of one request to these servers in turn.
-async fn storm(servers: &[&TestServer], copies: usize) -> Vec<Answer> {
+async fn storm(servers: &[&TestServer], copies: usize) -> Vec<Response> {
     join_all((0..copies).map(|copy| servers[copy % servers.len()].pay("storm", PAYMENT))).await
 }
 
 /// Asserts that exactly one payment was created and every response shows it.
-async fn assert_one_payment(answers: &[Answer], database: &TestDatabase) {
+async fn assert_one_payment(responses: &[Response], database: &TestDatabase) {
     let mut statuses = BTreeMap::new();
-    for answer in answers {
-        *statuses.entry(answer.status).or_insert(0) += 1;
-        assert_eq!(answer.body, answers[0].body);
-        let replayed = if answer.status == 201 { "false" } else { "true" };
-        assert_eq!(answer.header("idempotent-replayed"), replayed);
+    for response in responses {
+        *statuses.entry(response.status).or_insert(0) += 1;
+        assert_eq!(response.body, responses[0].body);
+        let replayed = if response.status == 201 { "false" } else { "true" };
+        assert_eq!(response.header("idempotent-replayed"), replayed);
     }
-    assert_eq!(statuses, BTreeMap::from([(200, answers.len() - 1), (201, 1)]));
+    assert_eq!(statuses, BTreeMap::from([(200, responses.len() - 1), (201, 1)]));
     assert_eq!(database.payments().await, 1);
 }
 
@@ -62,21 +62,21 @@ async fn concurrent_different_requests_with_one_key_create_one_payment() {
     let other = server.another().await;
     let bodies: Vec<String> =
         (1..=5).map(|amount| format!(r#"{{"user_id": "user_1", "amount": {amount}}}"#)).collect();
-    let answers = join_all((0..100).map(async |copy| {
+    let responses = join_all((0..100).map(async |copy| {
         let server = if copy % 2 == 0 { &server } else { &other };
         let place = copy % bodies.len();
         (place, server.pay("k", &bodies[place]).await)
     }))
     .await;
     let (winner, first) =
-        answers.iter().find(|(_, answer)| answer.status == 201).expect("one is new");
-    assert_eq!(answers.iter().filter(|(_, answer)| answer.status == 201).count(), 1);
-    for (place, answer) in &answers {
+        responses.iter().find(|(_, response)| response.status == 201).expect("one is new");
+    assert_eq!(responses.iter().filter(|(_, response)| response.status == 201).count(), 1);
+    for (place, response) in &responses {
         if place == winner {
-            assert_eq!(answer.body, first.body);
+            assert_eq!(response.body, first.body);
         } else {
-            answer.assert_problem(422, "idempotency-key-reused");
-            assert_eq!(answer.member("members"), r#"["amount"]"#);
+            response.assert_problem(422, "idempotency-key-reused");
+            assert_eq!(response.field("members"), r#"["amount"]"#);
         }
     }
     assert_eq!(server.database.payments().await, 1);

@@ -3,25 +3,25 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use payonce_testing::{TestServer, client::Answer};
+use payonce_testing::{TestServer, client::Response};
 use reqwest::Method;
 use serde_json::Value;
 
 async fn pay(server: &TestServer, key: &str, user: &str) -> String {
     let body = serde_json::json!({ "user_id": user, "amount": 1 }).to_string();
-    let answer = server.pay(key, &body).await;
-    assert_eq!(answer.status, 201, "{}", answer.body);
-    answer.member("transaction_id")
+    let response = server.pay(key, &body).await;
+    assert_eq!(response.status, 201, "{}", response.body);
+    response.field("transaction_id")
 }
 
-pub(crate) fn ids(page: &Answer) -> Vec<String> {
+pub(crate) fn ids(page: &Response) -> Vec<String> {
     assert_eq!(page.status, 200, "{}", page.body);
     let page = page.json();
     let payments = page["payments"].as_array().unwrap();
     payments.iter().map(|payment| payment["transaction_id"].as_str().unwrap().to_owned()).collect()
 }
 
-fn next(page: &Answer) -> Option<String> {
+fn next(page: &Response) -> Option<String> {
     page.json()["next_cursor"].as_str().map(str::to_owned)
 }
 
@@ -226,9 +226,9 @@ async fn an_invalid_query_is_refused_with_every_invalid_parameter() {
         ("user_id=%ff", vec![""]),
         (&"a&".repeat(3000), vec![""]),
     ] {
-        let answer = server.get(&format!("/payment?{query}")).await;
-        answer.assert_problem(400, "invalid-query");
-        assert_eq!(answer.pointers(), pointers, "{query}");
+        let response = server.get(&format!("/payment?{query}")).await;
+        response.assert_problem(400, "invalid-query");
+        assert_eq!(response.pointers(), pointers, "{query}");
     }
     assert_eq!(
         server.get(&format!("/payment?cursor={cursor}&limit=200&user_id=user_1")).await.status,

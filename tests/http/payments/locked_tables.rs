@@ -17,18 +17,18 @@ async fn assert_locked_table_is_told(table: &str) {
     let lock = format!("{name}; BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
     raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.unwrap();
     let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
-    for answer in join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await {
-        answer.assert_problem(503, "not-executed");
-        assert!(answer.member("detail").contains("holds a lock on a table"), "{}", answer.body);
+    for response in join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await {
+        response.assert_problem(503, "not-executed");
+        assert!(response.field("detail").contains("holds a lock on a table"), "{}", response.body);
         assert!(
-            !answer.body.contains(table) && !answer.body.contains("nightly"),
+            !response.body.contains(table) && !response.body.contains("nightly"),
             "{}",
-            answer.body
+            response.body
         );
     }
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    for answer in join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await {
-        assert_eq!(answer.status, 201, "{table}: {}", answer.body);
+    for response in join_all(keys.iter().map(|key| server.pay(key, PAYMENT))).await {
+        assert_eq!(response.status, 201, "{table}: {}", response.body);
     }
 }
 

@@ -14,17 +14,17 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 async fn a_payment_can_be_read_at_its_location() {
     let server = TestServer::start().await;
     let taken = server.pay("k", PAYMENT).await;
-    let answer = server.get(taken.header("location")).await;
-    assert_eq!(answer.status, 200);
-    let (id, created_at) = (taken.member("transaction_id"), answer.member("created_at"));
+    let response = server.get(taken.header("location")).await;
+    assert_eq!(response.status, 200);
+    let (id, created_at) = (taken.field("transaction_id"), response.field("created_at"));
     let expected = format!(
         r#"{{"transaction_id":"{id}","status":"success","user_id":"user_1","amount":100,"currency":"USD","refunded":0,"refunds":[],"created_at":"{created_at}"}}"#
     );
-    assert_eq!(answer.body, expected);
+    assert_eq!(response.body, expected);
     assert_eq!(created_at.len(), "2026-11-24T09:00:00.000Z".len());
     let age = Utc::now() - created_at.parse::<DateTime<Utc>>().unwrap();
     assert!(age.num_seconds().abs() < 60, "{created_at}");
-    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(response.header("cache-control"), "no-store");
 }
 
 #[tokio::test]
@@ -50,10 +50,10 @@ async fn a_payment_of_another_account_is_not_found() {
 async fn a_get_request_ignores_the_idempotency_key() {
     let server = TestServer::start().await;
     let taken = server.pay("k", PAYMENT).await;
-    let answer = server
+    let response = server
         .request(Method::GET, taken.header("location"), &[("idempotency-key", "a b")], "")
         .await;
-    assert_eq!((answer.status, answer.header("idempotency-key")), (200, ""));
+    assert_eq!((response.status, response.header("idempotency-key")), (200, ""));
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_read_that_exceeds_the_deadline_is_refused() {
     let late = server.get(&payment).await;
     late.assert_problem(503, "database-unavailable");
     // A read has no key.
-    assert!(late.member("detail").contains("with the same key if it has one"), "{}", late.body);
+    assert!(late.field("detail").contains("with the same key if it has one"), "{}", late.body);
     assert!(begun.elapsed() < DEFAULT_DEADLINE);
     raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     assert_eq!(server.get(&payment).await.status, 200);

@@ -8,7 +8,7 @@ async fn a_replay_has_the_same_bytes_and_a_header_that_says_so() {
     let server = TestServer::start().await;
     let first = server.pay("k", PAYMENT).await;
     assert_eq!(first.header("idempotent-replayed"), "false");
-    assert_eq!(first.header("location"), format!("/payment/{}", first.member("transaction_id")));
+    assert_eq!(first.header("location"), format!("/payment/{}", first.field("transaction_id")));
     for _ in 0..3 {
         let replay = server.pay("k", PAYMENT).await;
         assert_eq!((replay.status, &replay.body), (200, &first.body));
@@ -57,13 +57,13 @@ async fn a_different_request_with_a_used_key_is_refused_and_changes_nothing() {
         (r#"{"user_id": "user_2", "amount": 101}"#, r#"["user_id","amount"]"#),
         (r#"{"user_id": "user_1 ", "amount": 987654321}"#, r#"["user_id"]"#),
     ] {
-        let answer = server.pay("k", body).await;
-        answer.assert_problem(422, "idempotency-key-reused");
-        assert_eq!(answer.member("members"), members);
+        let response = server.pay("k", body).await;
+        response.assert_problem(422, "idempotency-key-reused");
+        assert_eq!(response.field("members"), members);
         assert!(
-            !answer.body.contains("user_1") && !answer.body.contains("987654321"),
+            !response.body.contains("user_1") && !response.body.contains("987654321"),
             "no stored value: {}",
-            answer.body
+            response.body
         );
     }
     assert_eq!(server.pay("k", stored).await.body, first.body);
@@ -117,16 +117,16 @@ async fn keys_are_looked_up_before_they_are_claimed_where_most_of_them_are_used(
     assert_eq!(counts().await, [looks + 1, statements]);
 
     let other = PAYMENT.replace("100", "101");
-    let answers = join_all([
+    let responses = join_all([
         server.pay("k", PAYMENT),
         server.pay("new-1", PAYMENT),
         server.pay("k", &other),
         server.pay("new-2", &other),
     ])
     .await;
-    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
     assert_eq!(statuses, [200, 201, 422, 201]);
-    assert_eq!(answers[0].body, first.body);
+    assert_eq!(responses[0].body, first.body);
     assert_eq!(server.database.payments().await, 6);
 }
 

@@ -12,9 +12,9 @@ fn with_user(user: &str) -> String {
 }
 
 async fn assert_invalid(server: &TestServer, body: &str, pointers: &[&str]) {
-    let answer = server.pay("k", body).await;
-    answer.assert_problem(400, "invalid-payment");
-    assert_eq!(answer.pointers(), pointers, "{body}");
+    let response = server.pay("k", body).await;
+    response.assert_problem(400, "invalid-payment");
+    assert_eq!(response.pointers(), pointers, "{body}");
 }
 
 /// Asserts that one field is reported, with what was expected.
@@ -51,8 +51,8 @@ async fn an_amount_is_a_whole_number_of_minor_units() {
         assert_expected(&server, &with_amount(amount), "/amount", expected).await;
     }
     for (key, amount) in [("least", "1"), ("most", "9007199254740991")] {
-        let answer = server.pay(key, &with_amount(amount)).await;
-        assert_eq!((answer.status, answer.member("amount").as_str()), (201, amount));
+        let response = server.pay(key, &with_amount(amount)).await;
+        assert_eq!((response.status, response.field("amount").as_str()), (201, amount));
     }
 }
 
@@ -81,8 +81,8 @@ async fn a_user_id_has_1_to_255_characters_and_at_least_one_visible() {
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     assert_invalid(&server, &with_user(&deep), &["/user_id"]).await;
     let longest = "é".repeat(255);
-    let answer = server.pay("longest", &with_user(&format!("\"{longest}\""))).await;
-    assert_eq!((answer.status, answer.member("user_id")), (201, longest));
+    let response = server.pay("longest", &with_user(&format!("\"{longest}\""))).await;
+    assert_eq!((response.status, response.field("user_id")), (201, longest));
 }
 
 #[tokio::test]
@@ -138,13 +138,13 @@ async fn a_body_that_is_not_json_is_refused() {
         "[1",
         &deep,
     ] {
-        let answer = server.pay("k", body).await;
-        answer.assert_problem(400, "malformed-json");
-        assert_eq!(answer.pointers(), [""]);
-        let (detail, errors) = (answer.member("detail"), answer.member("errors"));
+        let response = server.pay("k", body).await;
+        response.assert_problem(400, "malformed-json");
+        assert_eq!(response.pointers(), [""]);
+        let (detail, errors) = (response.field("detail"), response.field("errors"));
         assert!(detail.starts_with("The body is not JSON: "), "{detail}");
         for said in ["at line 1 column ", "a JSON object with user_id and amount"] {
-            assert!(detail.contains(said) && errors.contains(said), "{said}: {}", answer.body);
+            assert!(detail.contains(said) && errors.contains(said), "{said}: {}", response.body);
         }
     }
     let mut wire = server.wire().await;
@@ -152,7 +152,7 @@ async fn a_body_that_is_not_json_is_refused() {
     let head = "POST /payment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n";
     wire.send([format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat())
         .await;
-    let (_, body) = wire.answer().await.unwrap();
+    let (_, body) = wire.response().await.unwrap();
     assert!(body.contains("malformed-json"), "{body}");
 }
 
@@ -168,9 +168,9 @@ async fn a_refused_body_is_told_what_its_operation_expects() {
     ] {
         let headers = [("content-type", "application/json"), ("idempotency-key", "free")];
         for body in ["{", "[]"] {
-            let answer = server.request(Method::POST, path, &headers, body).await;
-            assert_eq!(answer.status, 400);
-            assert!(answer.member("errors").contains(expected), "{}", answer.body);
+            let response = server.request(Method::POST, path, &headers, body).await;
+            assert_eq!(response.status, 400);
+            assert!(response.field("errors").contains(expected), "{}", response.body);
         }
     }
 }
@@ -211,9 +211,9 @@ async fn a_request_is_checked_in_the_documented_order() {
 async fn a_body_with_many_errors_gets_a_short_response_that_counts_them() {
     let server = TestServer::start().await;
     let members: Vec<String> = (0..1000).map(|number| format!(r#""m{number}": 1"#)).collect();
-    let answer = server.pay("k", &format!("{{{}}}", members.join(","))).await;
-    answer.assert_problem(400, "invalid-payment");
-    let errors = answer.json()["errors"].as_array().unwrap().clone();
+    let response = server.pay("k", &format!("{{{}}}", members.join(","))).await;
+    response.assert_problem(400, "invalid-payment");
+    let errors = response.json()["errors"].as_array().unwrap().clone();
     assert_eq!((errors.len(), errors[0]["pointer"].as_str()), (21, Some("/user_id")));
     // Two missing fields and eighteen of the thousand unknown ones are listed.
     assert_eq!(errors[20]["detail"], "982 more are wrong: expected none");

@@ -40,7 +40,7 @@ async fn an_account_that_has_used_its_share_is_refused_immediately_and_others_ar
     )
     .await
     .0;
-    assert!(of_ada.iter().all(|answer| answer.status == 201), "{of_ada:?}");
+    assert!(of_ada.iter().all(|response| response.status == 201), "{of_ada:?}");
     assert_eq!(of_bob.status, 201);
     // Its places are free again, and the refused request was not executed.
     assert_eq!(ada.pay("one-more", PAYMENT).await.status, 201);
@@ -57,7 +57,7 @@ async fn duplicates_of_a_waiting_request_are_limited() {
         reaches(&server.metrics, refused, 3).await;
         holder.close().await.unwrap();
     });
-    let count = |status| duplicates.iter().filter(|answer| answer.status == status).count();
+    let count = |status| duplicates.iter().filter(|response| response.status == status).count();
     // One is executed; four for each of the account's two keys may wait for it.
     assert_eq!((count(201), count(200), count(429)), (1, 8, 3), "{duplicates:?}");
     assert_eq!(server.pay("crowd", HELD).await.status, 200);
@@ -123,19 +123,19 @@ async fn an_account_that_floods_the_reads_is_limited_and_does_not_delay_others()
     };
     let (mut quiet, mut released) = (Box::pin(quiet), Box::pin(released));
     let (mut of_flood, mut is_released) = (0, false);
-    let answers = loop {
+    let responses = loop {
         tokio::select! {
-            answers = &mut quiet => break answers,
+            responses = &mut quiet => break responses,
             () = &mut released, if !is_released => is_released = true,
-            Some(answer) = flood.next() => {
-                assert_eq!(answer.status, 404);
+            Some(response) = flood.next() => {
+                assert_eq!(response.status, 404);
                 of_flood += 1;
             }
         }
     };
-    assert_eq!(answers, (404, 200, 200));
+    assert_eq!(responses, (404, 200, 200));
     assert!(of_flood < 64, "{of_flood} of the flood were read before three others");
-    while let Some(answer) = flood.next().await {
-        assert_eq!(answer.status, 404);
+    while let Some(response) = flood.next().await {
+        assert_eq!(response.status, 404);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use payonce_testing::{
     PAYMENT, REMAINING, TestDatabase, TestServer,
-    client::{Answer, Client},
+    client::{Client, Response},
     metrics::{Sample, reaches},
 };
 use sqlx::Connection;
@@ -19,26 +19,26 @@ pub(crate) async fn assert_consistent(
     server: &TestServer,
     payment: &str,
     wanted: i64,
-    answers: &[Answer],
+    responses: &[Response],
 ) {
     let shown = server.get(&format!("/payment/{payment}")).await.json();
     let (paid, refunded) = (shown["amount"].as_i64().unwrap(), shown["refunded"].as_i64().unwrap());
     assert!(refunded <= paid, "{refunded} of {paid} refunded");
     let mut given: Vec<String> = Vec::new();
-    for answer in answers {
-        if answer.status == 201 {
-            assert_eq!(answer.member("amount"), wanted.to_string());
-            given.push(answer.member("refund_id"));
+    for response in responses {
+        if response.status == 201 {
+            assert_eq!(response.field("amount"), wanted.to_string());
+            given.push(response.field("refund_id"));
         } else {
-            answer.assert_problem(402, "refund-refused");
+            response.assert_problem(402, "refund-refused");
             // The amount that was left then is still left, or has been refunded since.
-            let refundable: i64 = answer.member("refundable").parse().unwrap();
-            assert!(refundable < wanted && refundable >= paid - refunded, "{}", answer.body);
+            let refundable: i64 = response.field("refundable").parse().unwrap();
+            assert!(refundable < wanted && refundable >= paid - refunded, "{}", response.body);
         }
     }
     assert_eq!(
         i64::try_from(given.len()).unwrap(),
-        (paid / wanted).min(i64::try_from(answers.len()).unwrap())
+        (paid / wanted).min(i64::try_from(responses.len()).unwrap())
     );
     assert_eq!(refunded, i64::try_from(given.len()).unwrap() * wanted);
     let mut listed: Vec<String> = shown["refunds"]
@@ -60,7 +60,7 @@ pub(crate) async fn crowd(
     payment: &str,
     wanted: i64,
     count: usize,
-) -> Vec<Answer> {
+) -> Vec<Response> {
     let body = format!(r#"{{"amount": {wanted}}}"#);
     join_all((0..count).map(async |number| {
         let server = servers[number % servers.len()];
@@ -74,8 +74,8 @@ async fn concurrent_refunds_at_one_server_refund_no_more_than_was_paid() {
     let server = TestServer::start().await;
     for round in 0..5 {
         let payment = server.paid(&format!("pay-{round}"), 100).await;
-        let answers = crowd(&[&server], &payment, 40, 20).await;
-        assert_consistent(&server, &payment, 40, &answers).await;
+        let responses = crowd(&[&server], &payment, 40, 20).await;
+        assert_consistent(&server, &payment, 40, &responses).await;
     }
 }
 
@@ -97,7 +97,7 @@ pub(crate) async fn together<T>(
     requests: impl Future<Output = T>,
 ) -> T {
     let holder = server.database.hold_payments_of_held().await;
-    let (_, answers, ()) = tokio::join!(
+    let (_, responses, ()) = tokio::join!(
         busy.pay("busy", r#"{"user_id": "held", "amount": 100}"#),
         async {
             server.database.until_locks_are_waited_for(1).await;
@@ -108,7 +108,7 @@ pub(crate) async fn together<T>(
             holder.close().await.unwrap();
         }
     );
-    answers
+    responses
 }
 
 /// The number of transactions that used the keys selected by this condition.
@@ -121,8 +121,8 @@ pub(crate) async fn transactions(server: &TestServer, which: &str) -> i64 {
 async fn refunds_in_one_transaction_count_each_other() {
     let server = with_one_committer().await;
     let payment = server.paid("pay", 100).await;
-    let answers = together(&server, &server, 15, crowd(&[&server], &payment, 40, 15)).await;
-    assert_consistent(&server, &payment, 40, &answers).await;
+    let responses = together(&server, &server, 15, crowd(&[&server], &payment, 40, 15)).await;
+    assert_consistent(&server, &payment, 40, &responses).await;
     assert_eq!(transactions(&server, "operation = 'refund'").await, 1);
 }
 
@@ -132,11 +132,11 @@ async fn concurrent_refunds_at_two_servers_refund_no_more_than_was_paid() {
     let other = server.another().await;
     for round in 0..10 {
         let payment = server.paid(&format!("pay-{round}"), 100).await;
-        let answers = crowd(&[&server, &other], &payment, 80, 2).await;
-        assert_consistent(&server, &payment, 80, &answers).await;
+        let responses = crowd(&[&server, &other], &payment, 80, 2).await;
+        assert_consistent(&server, &payment, 80, &responses).await;
         let payment = server.paid(&format!("more-{round}"), 100).await;
-        let answers = crowd(&[&server, &other], &payment, 7, 40).await;
-        assert_consistent(&server, &payment, 7, &answers).await;
+        let responses = crowd(&[&server, &other], &payment, 7, 40).await;
+        assert_consistent(&server, &payment, 7, &responses).await;
     }
 }
 
@@ -146,10 +146,10 @@ async fn hundreds_of_refunds_at_two_servers_are_all_answered() {
     let other = TestServer::start_on(&server.database, &PATIENT).await;
     let payment = server.paid("pay", 1000).await;
     let begun = Instant::now();
-    let answers = crowd(&[&server, &other], &payment, 25, 400).await;
+    let responses = crowd(&[&server, &other], &payment, 25, 400).await;
     // Many times what it takes on a busy machine, and much less than the deadline.
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-    assert_consistent(&server, &payment, 25, &answers).await;
+    assert_consistent(&server, &payment, 25, &responses).await;
 }
 
 #[tokio::test]
@@ -163,8 +163,8 @@ async fn refunds_of_many_payments_at_two_servers_do_not_deadlock() {
         join_all((0..30).map(async |number| server.paid(&format!("pay-{number}"), 100).await))
             .await;
     join_all(payments.iter().map(async |payment| {
-        let answers = crowd(&[&server, &other], payment, 40, 6).await;
-        assert_consistent(&server, payment, 40, &answers).await;
+        let responses = crowd(&[&server, &other], payment, 40, 6).await;
+        assert_consistent(&server, payment, 40, &responses).await;
     }))
     .await;
     for server in [&server, &other] {
@@ -177,13 +177,13 @@ async fn concurrent_duplicates_of_a_refund_at_two_servers_refund_once() {
     let server = TestServer::start().await;
     let other = server.another().await;
     let payment = server.paid("pay", 100).await;
-    let answers = join_all((0..100).map(async |copy| {
+    let responses = join_all((0..100).map(async |copy| {
         let server = if copy % 2 == 0 { &server } else { &other };
         server.refund(&payment, "k", r#"{"amount": 1}"#).await
     }))
     .await;
-    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
-    assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    assert_eq!(responses.iter().filter(|response| response.status == 201).count(), 1);
+    assert!(responses.iter().all(|response| response.body == responses[0].body));
     assert_eq!(server.database.number("SELECT sum(amount)::bigint FROM refunds").await, 1);
 }
 
@@ -201,7 +201,7 @@ async fn a_refund_can_share_a_transaction_with_payments_and_replays() {
     };
     let (replay, refund, other) = together(&server, &server, 3, Box::pin(all)).await;
     assert_eq!((replay.status, refund.status, other.status), (200, 201, 201));
-    assert_eq!(replay.member("transaction_id"), payment);
+    assert_eq!(replay.field("transaction_id"), payment);
     assert_eq!(transactions(&server, "key IN ('refund', 'other')").await, 1);
 }
 
@@ -213,7 +213,7 @@ async fn a_stricter_default_isolation_level_changes_nothing() {
         let server = TestServer::start_on(&database, &[]).await;
         let other = server.another().await;
         let payment = server.paid("pay", 100).await;
-        let answers = crowd(&[&server, &other], &payment, 40, 40).await;
-        assert_consistent(&server, &payment, 40, &answers).await;
+        let responses = crowd(&[&server, &other], &payment, 40, 40).await;
+        assert_consistent(&server, &payment, 40, &responses).await;
     }
 }

@@ -14,18 +14,18 @@ async fn refunded(server: &TestServer, payment: &str) -> i64 {
 async fn a_payment_can_be_refunded_in_part() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
-    let answer = server.refund(&payment, "refund", r#"{"amount": 40}"#).await;
-    let id = answer.member("refund_id");
+    let response = server.refund(&payment, "refund", r#"{"amount": 40}"#).await;
+    let id = response.field("refund_id");
     let expected = format!(
         r#"{{"status":"success","refund_id":"{id}","transaction_id":"{payment}","amount":40}}"#
     );
-    assert_eq!((answer.status, answer.body.as_str()), (201, expected.as_str()));
+    assert_eq!((response.status, response.body.as_str()), (201, expected.as_str()));
     assert_eq!(id.parse::<uuid::Uuid>().unwrap().get_version_num(), 7);
-    assert_eq!(answer.header("location"), format!("/payment/{payment}"));
-    assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.header("cache-control"), "no-store");
-    assert_eq!(answer.header("idempotency-key"), "refund");
-    assert_eq!(answer.header("idempotent-replayed"), "false");
+    assert_eq!(response.header("location"), format!("/payment/{payment}"));
+    assert_eq!(response.header("content-type"), "application/json");
+    assert_eq!(response.header("cache-control"), "no-store");
+    assert_eq!(response.header("idempotency-key"), "refund");
+    assert_eq!(response.header("idempotent-replayed"), "false");
     let named = format!(
         "SELECT count(*) FROM refunds JOIN idempotency_keys ON execution_id = refund_id
          WHERE refund_id = '{id}' AND key = 'refund' AND operation = 'refund'"
@@ -55,7 +55,7 @@ async fn remaining_refunds_everything_that_is_left() {
     let payment = server.paid("pay", 100).await;
     server.refund(&payment, "part", r#"{"amount": 30}"#).await;
     let refund = server.refund(&payment, "rest", REMAINING).await;
-    assert_eq!((refund.status, refund.member("amount").as_str()), (201, "70"));
+    assert_eq!((refund.status, refund.field("amount").as_str()), (201, "70"));
     let replay = server.refund(&payment, "rest", " {\"remaining\":true}\n").await;
     assert_eq!((replay.status, replay.body), (200, refund.body));
 }
@@ -67,7 +67,7 @@ async fn remaining_and_the_same_amount_are_different_requests() {
     assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
     let named = server.refund(&payment, "k", r#"{"amount": 100}"#).await;
     named.assert_problem(422, "idempotency-key-reused");
-    assert_eq!(named.member("members"), r#"["amount","remaining"]"#);
+    assert_eq!(named.field("members"), r#"["amount","remaining"]"#);
 }
 
 #[tokio::test]
@@ -76,9 +76,9 @@ async fn an_expired_refund_response_still_names_the_payment() {
     let payment = server.paid("pay", 100).await;
     server.refund(&payment, "k", REMAINING).await;
     server.database.execute("DELETE FROM idempotency_responses").await;
-    let answer = server.refund(&payment, "k", REMAINING).await;
-    answer.assert_problem(410, "idempotency-key-expired");
-    assert_eq!(answer.header("location"), format!("/payment/{payment}"));
+    let response = server.refund(&payment, "k", REMAINING).await;
+    response.assert_problem(410, "idempotency-key-expired");
+    assert_eq!(response.header("location"), format!("/payment/{payment}"));
     assert_eq!(refunded(&server, &payment).await, 100);
 }
 
@@ -88,8 +88,8 @@ async fn a_payment_shows_its_refunds_and_their_times() {
     let payment = server.paid("pay", 100).await;
     let mut expected = Vec::new();
     for (key, amount) in [("one", 40), ("two", 25)] {
-        let answer = server.refund(&payment, key, &format!(r#"{{"amount": {amount}}}"#)).await;
-        expected.push((answer.member("refund_id"), amount));
+        let response = server.refund(&payment, key, &format!(r#"{{"amount": {amount}}}"#)).await;
+        expected.push((response.field("refund_id"), amount));
     }
     server.refund(&payment, "refused", r#"{"amount": 36}"#).await;
     let shown = server.get(&format!("/payment/{payment}")).await.json();
@@ -116,7 +116,7 @@ async fn the_largest_payment_can_be_refunded() {
     let refusal = server.refund(&payment, "two", r#"{"amount": 9007199254740991}"#).await;
     assert_refused(&refusal, 9_007_199_254_740_990);
     assert_eq!(
-        server.refund(&payment, "three", REMAINING).await.member("amount"),
+        server.refund(&payment, "three", REMAINING).await.field("amount"),
         "9007199254740990"
     );
 }

@@ -30,12 +30,12 @@ async fn a_refund_waits_for_one_of_another_server_and_sees_its_result() {
         "BEGIN; UPDATE payments SET refunded = 80, refund_count = 1 WHERE transaction_id = '{payment}'"
     );
     raw_sql(sqlx::AssertSqlSafe(refund)).execute(&mut other).await.unwrap();
-    let (answer, ()) = tokio::join!(server.refund(&payment, "k", r#"{"amount": 80}"#), async {
+    let (response, ()) = tokio::join!(server.refund(&payment, "k", r#"{"amount": 80}"#), async {
         until_one_waits_for_a_row(&server).await;
         raw_sql("COMMIT").execute(&mut other).await.unwrap();
     });
-    answer.assert_problem(402, "refund-refused");
-    assert_eq!(answer.member("refundable"), "20");
+    response.assert_problem(402, "refund-refused");
+    assert_eq!(response.field("refundable"), "20");
 }
 
 /// Waits until a session waits for a row lock.
@@ -63,13 +63,13 @@ async fn a_refund_that_waited_for_a_row_finds_it_in_every_partition() {
         let refund = async |payment: &String| server.refund(payment, payment, REMAINING).await;
         join_all(payments.iter().map(refund)).await
     });
-    let (answers, ()) = tokio::join!(refunds, async {
+    let (responses, ()) = tokio::join!(refunds, async {
         until_one_waits_for_a_row(&server).await;
         let change = "UPDATE payments SET refund_count = refund_count; COMMIT";
         raw_sql(change).execute(&mut holder).await.unwrap();
     });
-    for answer in answers {
-        assert_eq!(answer.status, 201, "{}", answer.body);
+    for response in responses {
+        assert_eq!(response.status, 201, "{}", response.body);
     }
 }
 
@@ -118,7 +118,7 @@ async fn a_locked_payment_delays_no_refund_of_another_payment() {
     let (held, free) = (server.paid("held", 1000).await, server.paid("free", 1000).await);
     let holder = hold(&server, &held).await;
     let servers = [&server];
-    let (answers, ()) = pending_until_released(
+    let (responses, ()) = pending_until_released(
         crowd(&servers, &held, 10, 200),
         async {
             until_one_waits_for_a_row(&server).await;
@@ -130,7 +130,7 @@ async fn a_locked_payment_delays_no_refund_of_another_payment() {
         async { holder.close().await.unwrap() },
     )
     .await;
-    assert_consistent(&server, &held, 10, &answers).await;
+    assert_consistent(&server, &held, 10, &responses).await;
 }
 
 #[tokio::test]
@@ -140,9 +140,9 @@ async fn refunds_that_wait_for_a_locked_payment_are_refused_when_their_wait_ends
     let held = server.paid("held", 1000).await;
     let _holder = hold(&server, &held).await;
     let begun = Instant::now();
-    for answer in crowd(&[&server], &held, 10, 200).await {
-        answer.assert_problem(503, "not-executed");
-        assert!(answer.member("detail").contains("holds a lock"), "{}", answer.body);
+    for response in crowd(&[&server], &held, 10, 200).await {
+        response.assert_problem(503, "not-executed");
+        assert!(response.field("detail").contains("holds a lock"), "{}", response.body);
     }
     // One after the other they would wait for 20 s: each waits for a lock for 100 ms.
     let took = begun.elapsed();
@@ -203,11 +203,11 @@ async fn a_refund_waits_while_another_server_executes_its_key() {
     let mut holder = server.database.connect().await;
     let lock = format!("BEGIN; {}", take_lock("k"));
     raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut holder).await.unwrap();
-    let (answer, ()) = pending_until_released(
+    let (response, ()) = pending_until_released(
         server.refund(&payment, "k", REMAINING),
         until_found_in_flight(&server),
         async { holder.close().await.unwrap() },
     )
     .await;
-    assert_eq!(answer.status, 201);
+    assert_eq!(response.status, 201);
 }

@@ -1,6 +1,6 @@
 //! Refunds that are refused.
 
-use payonce_testing::{PAYMENT, REMAINING, TestServer, client::Answer};
+use payonce_testing::{PAYMENT, REMAINING, TestServer, client::Response};
 use reqwest::Method;
 use serde_json::json;
 
@@ -8,10 +8,10 @@ const NO_SUCH_PAYMENT: &str = "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b0";
 
 /// Asserts that the refund was refused permanently, with this amount left.
 #[track_caller]
-pub(crate) fn assert_refused(answer: &Answer, refundable: i64) {
-    answer.assert_problem(402, "refund-refused");
-    assert_eq!(answer.member("refundable"), refundable.to_string());
-    assert_eq!(answer.header("location"), "");
+pub(crate) fn assert_refused(response: &Response, refundable: i64) {
+    response.assert_problem(402, "refund-refused");
+    assert_eq!(response.field("refundable"), refundable.to_string());
+    assert_eq!(response.header("location"), "");
 }
 
 async fn refunded(server: &TestServer, payment: &str) -> i64 {
@@ -27,9 +27,9 @@ async fn a_body_without_amount_and_remaining_refunds_nothing_and_uses_no_key() {
     for (headers, body) in
         [(&json[..], "{}"), (&json[..], " { } "), (&json[..], ""), (&json[1..], "")]
     {
-        let answer = server.request(Method::POST, &path, headers, body).await;
-        answer.assert_problem(400, "invalid-refund");
-        assert_eq!(answer.pointers(), [""], "{body}");
+        let response = server.request(Method::POST, &path, headers, body).await;
+        response.assert_problem(400, "invalid-refund");
+        assert_eq!(response.pointers(), [""], "{body}");
     }
     let mut wire = server.wire().await;
     let head = format!(
@@ -37,7 +37,7 @@ async fn a_body_without_amount_and_remaining_refunds_nothing_and_uses_no_key() {
          Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
     );
     wire.send(&head).await;
-    let (head, body) = wire.answer().await.unwrap();
+    let (head, body) = wire.response().await.unwrap();
     assert!(head.starts_with("http/1.1 400") && body.contains("invalid-refund"), "{head}{body}");
     assert_eq!(refunded(&server, &payment).await, 0);
     assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
@@ -55,9 +55,9 @@ async fn a_post_with_query_parameters_is_refused_and_uses_no_key() {
     ] {
         for query in ["amount=30", "amount", "=", "%ff"] {
             let path = format!("{path}?{query}");
-            let answer = server.request(Method::POST, &path, &headers, body).await;
-            answer.assert_problem(400, "invalid-query");
-            assert_eq!(answer.header("idempotency-key"), "k", "{path}");
+            let response = server.request(Method::POST, &path, &headers, body).await;
+            response.assert_problem(400, "invalid-query");
+            assert_eq!(response.header("idempotency-key"), "k", "{path}");
         }
     }
     assert_eq!(server.get("/payment").await.json()["payments"].as_array().unwrap().len(), 1);
@@ -73,7 +73,7 @@ async fn a_refund_of_more_than_is_left_is_refused_and_the_refusal_is_stored() {
     server.refund(&payment, "first", r#"{"amount": 40}"#).await;
     let refusal = server.refund(&payment, "too-much", r#"{"amount": 61}"#).await;
     assert_refused(&refusal, 60);
-    assert!(refusal.member("detail").contains("60"), "{}", refusal.body);
+    assert!(refusal.field("detail").contains("60"), "{}", refusal.body);
     assert_eq!(refusal.header("idempotent-replayed"), "false");
     assert_eq!(refusal.header("idempotency-key"), "too-much");
     let replay = server.refund(&payment, "too-much", r#"{"amount": 61}"#).await;
@@ -120,8 +120,8 @@ async fn a_refund_of_an_unknown_payment_is_not_found_and_the_refusal_is_stored()
     let refusal = server.refund(NO_SUCH_PAYMENT, "k", REMAINING).await;
     refusal.assert_problem(404, "not-found");
     assert_eq!(refusal.header("idempotent-replayed"), "false");
-    assert_eq!(refusal.member("retry"), "new_key");
-    assert!(refusal.member("detail").contains("with a new key"), "{}", refusal.body);
+    assert_eq!(refusal.field("retry"), "new_key");
+    assert!(refusal.field("detail").contains("with a new key"), "{}", refusal.body);
     let payment = server.paid("pay", 100).await;
     server
         .database
@@ -152,12 +152,12 @@ async fn a_payment_of_another_account_cannot_be_refunded() {
 async fn a_payment_id_that_is_no_uuid_is_not_found_and_uses_no_key() {
     let server = TestServer::start().await;
     for id in ["1", "not-a-uuid", "%00", "01a20b8e-f5ef-76cd-ab8e-bedcccfd17b"] {
-        let answer = server.refund(id, "k", REMAINING).await;
-        answer.assert_problem(404, "not-found");
-        assert_eq!(answer.header("idempotency-key"), "k");
-        assert_eq!(answer.header("idempotent-replayed"), "");
-        assert_eq!(answer.member("retry"), "corrected_request");
-        assert!(answer.member("detail").contains("has not used the key"), "{}", answer.body);
+        let response = server.refund(id, "k", REMAINING).await;
+        response.assert_problem(404, "not-found");
+        assert_eq!(response.header("idempotency-key"), "k");
+        assert_eq!(response.header("idempotent-replayed"), "");
+        assert_eq!(response.field("retry"), "corrected_request");
+        assert!(response.field("detail").contains("has not used the key"), "{}", response.body);
     }
     let payment = server.paid("pay", 100).await;
     assert_eq!(server.refund(&payment, "k", REMAINING).await.status, 201);
@@ -168,9 +168,9 @@ async fn an_invalid_refund_is_refused_and_uses_no_key() {
     let server = TestServer::start().await;
     let payment = server.paid("pay", 100).await;
     for amount in ["0", "-1", "1.0", "1e2", "\"40\"", "null", "9007199254740992", "[]"] {
-        let answer = server.refund(&payment, "k", &format!(r#"{{"amount": {amount}}}"#)).await;
-        answer.assert_problem(400, "invalid-refund");
-        assert_eq!(answer.pointers(), ["/amount"], "{amount}");
+        let response = server.refund(&payment, "k", &format!(r#"{{"amount": {amount}}}"#)).await;
+        response.assert_problem(400, "invalid-refund");
+        assert_eq!(response.pointers(), ["/amount"], "{amount}");
     }
     for (body, pointer) in [
         (r#"{"amount": 1, "amount": 1}"#, "/amount"),
@@ -184,9 +184,9 @@ async fn an_invalid_refund_is_refused_and_uses_no_key() {
         ("[]", ""),
         ("40", ""),
     ] {
-        let answer = server.refund(&payment, "k", body).await;
-        answer.assert_problem(400, "invalid-refund");
-        assert_eq!(answer.pointers(), [pointer], "{body}");
+        let response = server.refund(&payment, "k", body).await;
+        response.assert_problem(400, "invalid-refund");
+        assert_eq!(response.pointers(), [pointer], "{body}");
     }
     for body in [" ", "{", "amount=1"] {
         server.refund(&payment, "k", body).await.assert_problem(400, "malformed-json");
@@ -218,9 +218,9 @@ async fn a_refund_is_checked_in_the_documented_order() {
     send(&path, &[json, ("idempotency-key", "pay")], "{")
         .await
         .assert_problem(400, "malformed-json");
-    let answer = send(&path, &[json, ("idempotency-key", "pay")], REMAINING).await;
-    answer.assert_problem(422, "idempotency-key-reused");
-    assert_eq!(answer.member("members"), r#"["operation"]"#);
+    let response = send(&path, &[json, ("idempotency-key", "pay")], REMAINING).await;
+    response.assert_problem(422, "idempotency-key-reused");
+    assert_eq!(response.field("members"), r#"["operation"]"#);
     // A payment needs a body.
     let key = ("idempotency-key", "k");
     send("/payment", &[key], "").await.assert_problem(400, "malformed-json");
@@ -236,9 +236,9 @@ async fn a_refund_with_the_key_of_another_payments_refund_is_refused() {
         (&one, r#"{"amount": 41}"#, r#"["amount"]"#),
         (&two, REMAINING, r#"["transaction_id","amount","remaining"]"#),
     ] {
-        let answer = server.refund(payment, "k", body).await;
-        answer.assert_problem(422, "idempotency-key-reused");
-        assert_eq!(answer.member("members"), members);
+        let response = server.refund(payment, "k", body).await;
+        response.assert_problem(422, "idempotency-key-reused");
+        assert_eq!(response.field("members"), members);
     }
     server.pay("k", PAYMENT).await.assert_problem(422, "idempotency-key-reused");
     assert_eq!((refunded(&server, &one).await, refunded(&server, &two).await), (40, 0));
@@ -249,14 +249,15 @@ async fn a_payment_has_at_most_a_hundred_refunds_and_the_last_one_refunds_the_re
     let server = TestServer::start().await;
     let payment = server.paid("pay", 1000).await;
     for number in 1..100 {
-        let answer = server.refund(&payment, &format!("refund-{number}"), r#"{"amount": 1}"#).await;
-        assert_eq!(answer.status, 201, "{number}");
+        let response =
+            server.refund(&payment, &format!("refund-{number}"), r#"{"amount": 1}"#).await;
+        assert_eq!(response.status, 201, "{number}");
     }
     let refusal = server.refund(&payment, "one-more", r#"{"amount": 900}"#).await;
     assert_refused(&refusal, 901);
-    assert!(refusal.member("detail").contains("901"), "{}", refusal.body);
+    assert!(refusal.field("detail").contains("901"), "{}", refusal.body);
     let rest = server.refund(&payment, "rest", REMAINING).await;
-    assert_eq!((rest.status, rest.member("amount").as_str()), (201, "901"));
+    assert_eq!((rest.status, rest.field("amount").as_str()), (201, "901"));
     let shown = server.get(&format!("/payment/{payment}")).await.json();
     assert_eq!(
         (&shown["refunded"], shown["refunds"].as_array().unwrap().len()),

@@ -27,7 +27,7 @@ async fn the_body_limit_is_a_setting() {
         assert_eq!(server.pay("k", &padded(limit)).await.status, 201);
         let refused = server.pay("other", &padded(limit + 1)).await;
         refused.assert_problem(413, "body-too-large");
-        assert!(refused.member("detail").contains(&format!("{limit} bytes")), "{}", refused.body);
+        assert!(refused.field("detail").contains(&format!("{limit} bytes")), "{}", refused.body);
         assert_eq!(server.pay("other", PAYMENT).await.status, 201);
     }
 }
@@ -40,7 +40,7 @@ async fn a_body_with_too_large_a_content_length_is_refused_before_it_is_sent() {
         wire.send(head(999_999).replace("Host:", &format!("{expect}Host:"))).await;
         // The framework asks for the body before it calls the handler.
         assert!(expect.is_empty() || wire.status().await == 100);
-        let (head, problem) = wire.answer().await.unwrap();
+        let (head, problem) = wire.response().await.unwrap();
         assert!(head.starts_with("http/1.1 413") && problem.contains("16384 bytes"), "{problem}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         assert_eq!(wire.status().await, 0, "the connection is closed");
@@ -57,7 +57,7 @@ async fn a_client_that_sends_too_large_a_body_can_read_the_refusal() {
         wire.send(" ".repeat(333_333)).await;
         sleep(SECOND / 50).await;
     }
-    let (head, problem) = wire.answer().await.unwrap();
+    let (head, problem) = wire.response().await.unwrap();
     assert!(head.starts_with("http/1.1 413") && problem.contains("body-too-large"), "{problem}");
     assert_eq!(wire.status().await, 0, "the connection is closed");
 }
@@ -175,7 +175,7 @@ async fn an_invalid_chunk_is_refused_and_its_connection_closed() {
         let mut wire = server.wire().await;
         wire.send(CHUNKED).await;
         wire.send(chunks).await;
-        let (head, problem) = wire.answer().await.unwrap();
+        let (head, problem) = wire.response().await.unwrap();
         assert!(head.starts_with("http/1.1 400") && problem.contains("malformed-json"), "{head}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         assert!(problem.contains("chunks") && problem.contains("corrected_request"), "{problem}");
@@ -193,7 +193,7 @@ async fn a_request_whose_body_was_cut_off_may_be_repeated() {
         let mut wire = server.wire().await;
         wire.send(&request).await;
         wire.stream.shutdown().await.unwrap();
-        let (head, problem) = wire.answer().await.unwrap();
+        let (head, problem) = wire.response().await.unwrap();
         assert!(head.starts_with("http/1.1 408") && problem.contains("same_request"), "{head}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         assert_eq!(wire.status().await, 0, "the connection is closed");

@@ -21,7 +21,7 @@ async fn an_upgrade_request_is_answered_and_its_connection_closed() {
             "POST /payment HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{PAYMENT}GET /"
         ))
         .await;
-        let (head, payment) = wire.answer().await.unwrap();
+        let (head, payment) = wire.response().await.unwrap();
         assert!(head.starts_with("http/1.1 201") && payment.contains("success"), "{head}{payment}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
         assert_eq!(wire.status().await, 0, "the connection is closed");

@@ -31,7 +31,7 @@ async fn a_slow_body_times_out_while_others_are_served() {
     let mut slow = server.wire().await;
     slow.send(head(PAYMENT.len()) + &PAYMENT[..10]).await;
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
-    let (head, problem) = slow.answer().await.unwrap();
+    let (head, problem) = slow.response().await.unwrap();
     assert!(head.starts_with("http/1.1 408") && problem.contains("request-timeout"), "{problem}");
     let took = begun.elapsed();
     assert!((SECOND / 2..DEFAULT_TIMEOUT).contains(&took), "{took:?}");
