@@ -33,7 +33,7 @@ impl Command for Greet {
     }
 }
 
-async fn run(options: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error>> {
+pub async fn run(options: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error>> {
     let mut conn = PgConnection::connect_with(options).await?;
     migrate(&mut conn).await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS greetings (id uuid PRIMARY KEY, name text NOT NULL)")
