@@ -143,10 +143,7 @@ impl TestDatabase {
     /// Waits until the number that a query returns is right. All queries run on one connection.
     pub async fn until(&self, sql: &str, right: impl Fn(i64) -> bool) {
         let mut conn = self.connect().await;
-        until(sql, async || {
-            right(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap())
-        })
-        .await;
+        until_number(&mut conn, sql, right).await;
         conn.close().await.unwrap();
     }
 
@@ -159,13 +156,6 @@ impl TestDatabase {
                AND query LIKE '%api_key_changes%' AND query_start > '{now}'"
         );
         self.until(&looks, |count| count >= servers).await;
-    }
-
-    /// Waits until one of this database's sessions is in `pg_sleep`.
-    pub async fn until_a_session_sleeps(&self) {
-        let sleeping = "SELECT count(*) FROM pg_stat_activity
-                        WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        self.until(sleeping, |count| count > 0).await;
     }
 
     /// Begins a transaction that holds up every payment, until it is ended.
@@ -243,6 +233,14 @@ impl Drop for TestDatabase {
             conn.execute(AssertSqlSafe(drop)).await.map(|_| ())
         });
     }
+}
+
+/// Waits until the number that a query returns is right. For what is over soon, connect beforehand.
+pub async fn until_number(conn: &mut PgConnection, sql: &str, right: impl Fn(i64) -> bool) {
+    until(sql, async || {
+        right(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *conn).await.unwrap())
+    })
+    .await;
 }
 
 /// Runs a future to its end from code that is not async, inside a runtime or not.
