@@ -24,6 +24,7 @@ pub mod config;
 pub mod db;
 pub mod health;
 pub mod http;
+pub mod ids;
 pub mod keys;
 pub mod logs;
 pub mod metrics;

@@ -20,7 +20,7 @@ pub fn configure(routes: &mut ServiceConfig) {
     routes
         .service(
             resource("/payment", "GET, HEAD, POST")
-                .route(web::post().to(payments::http::take))
+                .route(web::post().to(payments::http::create))
                 .route(get(payments::http::list)),
         )
         .service(
@@ -28,7 +28,7 @@ pub fn configure(routes: &mut ServiceConfig) {
         )
         .service(
             resource("/payment/{transaction_id}/refund", "POST")
-                .route(web::post().to(refunds::http::give_back)),
+                .route(web::post().to(refunds::http::create)),
         )
         .service(resource("/idempotency-key", "GET, HEAD").route(get(keys::show)))
         .service(resource("/idempotency-key/void", "POST").route(web::post().to(keys::void)))

@@ -10,7 +10,6 @@ use actix_web::{
 };
 use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
 use super::{
     anonymous::AnonymousAccess,
@@ -22,11 +21,9 @@ use crate::{
         RequestContext,
         problem::{Kind, Problem},
     },
+    ids::AccountId,
     state::AppState,
 };
-
-/// The account of anonymous calls, and of everything that was taken before there were accounts.
-pub const DEFAULT_ACCOUNT: Uuid = Uuid::nil();
 
 /// How long a request waits for the database to be asked about a key that isn't known, at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -45,7 +42,7 @@ const SHOW_A_KEY: &str =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// The account that the request acts for.
-    pub account_id: Uuid,
+    pub account_id: AccountId,
 }
 
 /// What tells who is calling.
@@ -142,7 +139,7 @@ impl Claim {
             },
             Self::Anonymous if view.had_keys() => Some(Err(anonymous_calls_ended())),
             Self::Anonymous => {
-                view.is_fresh().then_some(Ok(Caller { account_id: DEFAULT_ACCOUNT }))
+                view.is_fresh().then_some(Ok(Caller { account_id: AccountId::DEFAULT }))
             }
         }
     }

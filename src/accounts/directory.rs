@@ -30,7 +30,7 @@ use super::{
     api_key::KeyHash,
     store::{self, ValidKey},
 };
-use crate::{db, idempotency::loggable};
+use crate::{db, idempotency::loggable, ids::AccountId};
 
 /// Within this time a revoked key is refused, at every server; and so long known keys are accepted
 /// while the database can't be asked.
@@ -66,7 +66,7 @@ const NOTE_INTERVAL: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 struct KnownKey {
     api_key_id: Uuid,
-    account_id: Uuid,
+    account_id: AccountId,
     /// Since that was written down last.
     used: AtomicBool,
 }
@@ -86,7 +86,7 @@ pub struct View {
 impl View {
     /// The account of a valid key. Notes that the key is in use.
     #[must_use]
-    pub fn account_of(&self, hash: KeyHash) -> Option<Uuid> {
+    pub fn account_of(&self, hash: KeyHash) -> Option<AccountId> {
         let key = self.keys.get(&hash)?;
         // Read first: written by every request, it would go from processor to processor.
         if !key.used.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@
 //!   afterwards it is `503`, never `401`.
 //! - Unknown, malformed and revoked keys are answered alike. Keys are stored as SHA-256, and looked up
 //!   by it, so that no comparison tells by its time how much of a key was right.
-//! - Calls without a key act for the [`DEFAULT_ACCOUNT`], where [`AnonymousAccess`] lets them, and never
+//! - Calls without a key act for the [default account](crate::ids::AccountId::DEFAULT), where [`AnonymousAccess`] lets them, and never
 //!   again once there has been an API key.
 //!
 //! # What is not
@@ -29,7 +29,7 @@ pub(crate) mod store;
 
 pub use anonymous::{AnonymousAccess, is_local_caller};
 pub use api_key::{ApiKey, InvalidApiKey, KeyHash};
-pub use caller::{Authenticator, Caller, DEFAULT_ACCOUNT};
+pub use caller::{Authenticator, Caller};
 pub(crate) use directory::MAX_KEYS;
 pub use directory::{Directory, REVOKED_WITHIN, View};
 pub use name::{InvalidName, Name};

@@ -7,13 +7,13 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{api_key::KeyHash, name::Name};
-use crate::db::timestamp::Timestamp;
+use crate::{db::timestamp::Timestamp, ids::AccountId};
 
 /// An account, as it stands in the table.
 #[derive(Debug, Clone, FromRow, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the names of the columns")]
 pub(crate) struct Account {
-    pub(crate) account_id: Uuid,
+    pub(crate) account_id: AccountId,
     pub(crate) name: String,
     pub(crate) created_at: Timestamp,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Account {
 #[derive(Debug, Clone, FromRow, Serialize)]
 pub(crate) struct ListedKey {
     pub(crate) api_key_id: Uuid,
-    pub(crate) account_id: Uuid,
+    pub(crate) account_id: AccountId,
     pub(crate) account: String,
     pub(crate) name: String,
     pub(crate) ending: String,
@@ -35,14 +35,14 @@ pub(crate) struct ListedKey {
 #[derive(Debug, Clone, FromRow)]
 pub(crate) struct ValidKey {
     pub(crate) api_key_id: Uuid,
-    pub(crate) account_id: Uuid,
+    pub(crate) account_id: AccountId,
     pub(crate) hash: Vec<u8>,
 }
 
 /// Inserts an account; nothing where the name is taken.
 pub(crate) async fn insert_account(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     name: &Name,
 ) -> Result<Option<Account>, sqlx::Error> {
     sqlx::query_as(
@@ -95,7 +95,7 @@ pub(crate) async fn hold_up_executions(conn: &mut PgConnection) -> Result<(), sq
 /// Whether an account has executed a request whose idempotency key is still kept: for `key_ttl`, or permanently.
 pub(crate) async fn has_used_keys(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     key_ttl: Option<Duration>,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
@@ -121,7 +121,7 @@ pub(crate) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sql
 pub(crate) async fn insert_key(
     conn: &mut PgConnection,
     api_key_id: Uuid,
-    account_id: Uuid,
+    account_id: AccountId,
     name: &Name,
     hash: KeyHash,
     ending: &str,
@@ -147,7 +147,7 @@ pub(crate) async fn insert_key(
 /// The API keys of an account, or all, the oldest first; revoked ones too.
 pub(crate) async fn keys(
     conn: &mut PgConnection,
-    account_id: Option<Uuid>,
+    account_id: Option<AccountId>,
 ) -> Result<Vec<ListedKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT k.api_key_id, k.account_id, a.name AS account, k.name, k.ending, k.created_at,

@@ -47,7 +47,7 @@ async fn create_account(
     name: &Name,
     json: bool,
 ) -> Result<(), CommandError> {
-    let account = store::insert_account(conn, Uuid::now_v7(), name).await?;
+    let account = store::insert_account(conn, Uuid::now_v7().into(), name).await?;
     let account = account.ok_or_else(|| CommandError::NameTaken(name.to_string()))?;
     if json {
         return Ok(print::json(&account)?);

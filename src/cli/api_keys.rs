@@ -17,11 +17,12 @@ use super::{
 };
 use crate::{
     accounts::{
-        ApiKey, DEFAULT_ACCOUNT, MAX_KEYS, Name, REVOKED_WITHIN,
+        ApiKey, MAX_KEYS, Name, REVOKED_WITHIN,
         store::{self, Account, ListedKey},
     },
     config::Settings,
     db::timestamp::Timestamp,
+    ids::AccountId,
 };
 
 /// Commands for API keys.
@@ -109,10 +110,10 @@ async fn insert_key(
         return Err(CommandError::TooManyKeys);
     }
     let first = store::changes(&mut transaction).await? == 0;
-    if first && account.account_id != DEFAULT_ACCOUNT && !abandon_anonymous_retries {
+    if first && account.account_id != AccountId::DEFAULT && !abandon_anonymous_retries {
         store::hold_up_executions(&mut transaction).await?;
         let key_ttl = settings.idempotency_key_ttl.0;
-        if store::has_used_keys(&mut transaction, DEFAULT_ACCOUNT, key_ttl).await? {
+        if store::has_used_keys(&mut transaction, AccountId::DEFAULT, key_ttl).await? {
             return Err(CommandError::AnonymousRetries);
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     accounts::MAX_KEYS,
     db::Unmigrated,
     idempotency::{self, Failure, InvalidKey, loggable},
+    ids::PaymentId,
     server::hint,
 };
 
@@ -46,7 +47,7 @@ pub(super) enum CommandError {
     AnonymousRetries,
     /// The account does not have this payment.
     #[error("the account {account:?} has no payment {transaction_id}")]
-    NoPayment { account: String, transaction_id: Uuid },
+    NoPayment { account: String, transaction_id: PaymentId },
     /// The text is not an idempotency key.
     #[error("{0}")]
     InvalidKey(#[from] InvalidKey),

@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sqlx::{Connection, postgres::PgConnectOptions};
-use uuid::Uuid;
 
 use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     config::Settings,
     db,
     idempotency::{self, Engine, IdempotencyKey, Outcome},
+    ids::AccountId,
     keys::{self, Shown},
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Asked {
 struct Found<'a> {
     #[serde(flatten)]
     shown: &'a Shown,
-    account_id: Uuid,
+    account_id: AccountId,
     account: &'a str,
     key_hash: &'a str,
 }
@@ -65,7 +65,7 @@ pub(super) async fn key(
     if matches!(command, KeyCommand::Void(_)) {
         void(settings, options, account_id, key.clone()).await?;
     }
-    let key_hash = key.hash_in(account_id);
+    let key_hash = key.hash_in(account_id.into());
     let key_ttl = settings.idempotency_key_ttl.0;
     let shown = keys::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
     conn.close().await?;
@@ -104,12 +104,12 @@ fn read(key: &str) -> Result<IdempotencyKey, CommandError> {
 async fn void(
     settings: &Settings,
     options: &PgConnectOptions,
-    account_id: Uuid,
+    account_id: AccountId,
     key: IdempotencyKey,
 ) -> Result<(), CommandError> {
     let settings = idempotency::Settings { committers: 1, ..settings.idempotency() };
     let engine = Engine::start(&db::named(options.clone(), "payonce"), &settings).await?;
-    let outcome = engine.void(account_id, key).await;
+    let outcome = engine.void(account_id.into(), key).await;
     engine.close(settings.request_deadline).await;
     if outcome? == Outcome::InFlight { Err(CommandError::InFlight) } else { Ok(()) }
 }

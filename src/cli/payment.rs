@@ -2,17 +2,17 @@
 
 use clap::{Subcommand, value_parser};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use uuid::Uuid;
 
 use super::{accounts::choose_account, connect, error::CommandError, print};
 use crate::{
     config::Settings,
     db,
+    ids::PaymentId,
     payments::{
         self,
         list::{Cursor, DEFAULT_LIMIT, Listing, MAX_LIMIT},
-        payment::UserId,
-        recorded::Payment,
+        payment::Payment,
+        user_id::UserId,
     },
 };
 
@@ -40,7 +40,7 @@ pub(super) enum PaymentCommand {
     /// Show one payment, with its refunds
     Show {
         /// Its id
-        transaction_id: Uuid,
+        transaction_id: PaymentId,
         /// Account by name or id; required where there are several
         #[arg(long)]
         account: Option<String>,
@@ -109,7 +109,7 @@ async fn list(
 async fn show(
     conn: &mut PgConnection,
     account: Option<&str>,
-    transaction_id: Uuid,
+    transaction_id: PaymentId,
     json: bool,
 ) -> Result<(), CommandError> {
     let account = choose_account(conn, account).await?;

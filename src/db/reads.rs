@@ -7,12 +7,12 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use super::{named, silent, turns::Places};
 use crate::{
     http::problem::{Kind, Problem},
     idempotency::{is_of_outdated_statement, loggable},
+    ids::AccountId,
 };
 
 /// Time for a released connection to answer a ping.
@@ -84,7 +84,7 @@ impl Reads {
     /// `too-many-requests` when too many reads of the account wait, and those of [`run`](Self::run).
     pub async fn run_for<T>(
         &self,
-        account_id: Uuid,
+        account_id: AccountId,
         read: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Problem> {
         let in_turn = async {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use uuid::Uuid;
+
+use crate::ids::AccountId;
 
 /// Too many of one account wait already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,9 @@ struct Turns<T> {
     /// Limit of waiters per account.
     waiting_limit: usize,
     /// The waiters of each account, in order of arrival.
-    waiting: HashMap<Uuid, BTreeMap<u64, T>>,
+    waiting: HashMap<AccountId, BTreeMap<u64, T>>,
     /// The accounts with waiters, in the order of their turns.
-    order: VecDeque<Uuid>,
+    order: VecDeque<AccountId>,
     next_number: u64,
 }
 
@@ -46,7 +47,7 @@ impl<T> Turns<T> {
     }
 
     /// Waits for a place. The number is for [`leave`](Self::leave).
-    fn wait(&mut self, account_id: Uuid, waiter: T) -> Result<u64, ShareExceeded> {
+    fn wait(&mut self, account_id: AccountId, waiter: T) -> Result<u64, ShareExceeded> {
         let waiting = self.waiting.entry(account_id).or_default();
         if waiting.len() >= self.waiting_limit {
             return Err(ShareExceeded);
@@ -61,7 +62,7 @@ impl<T> Turns<T> {
     }
 
     /// Removes a waiter.
-    fn leave(&mut self, account_id: Uuid, number: u64) {
+    fn leave(&mut self, account_id: AccountId, number: u64) {
         let Some(waiting) = self.waiting.get_mut(&account_id) else { return };
         waiting.remove(&number);
         if waiting.is_empty() {
@@ -98,7 +99,7 @@ pub(crate) struct Place(Arc<Places>);
 /// A waiter, removed when it is dropped.
 struct Waiting<'a> {
     places: &'a Places,
-    account_id: Uuid,
+    account_id: AccountId,
     number: u64,
 }
 
@@ -109,7 +110,10 @@ impl Places {
     }
 
     /// Waits for a place. Dropping the future leaves the queue.
-    pub(crate) async fn take(self: &Arc<Self>, account_id: Uuid) -> Result<Place, ShareExceeded> {
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        account_id: AccountId,
+    ) -> Result<Place, ShareExceeded> {
         let (waiting, turn) = {
             let mut turns = self.turns();
             if turns.take() {
@@ -152,6 +156,8 @@ mod tests {
     use futures_util::FutureExt;
     use proptest::prelude::*;
 
+    use uuid::Uuid;
+
     use super::*;
 
     #[derive(Debug, Clone)]
@@ -172,8 +178,8 @@ mod tests {
         ]
     }
 
-    fn account(number: u8) -> Uuid {
-        Uuid::from_u128(number.into())
+    fn account(number: u8) -> AccountId {
+        Uuid::from_u128(number.into()).into()
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::problem::{Problem, Report};
-use crate::{idempotency::IdempotencyKey, metrics::KeyedOutcome};
+use crate::{idempotency::IdempotencyKey, ids::AccountId, metrics::KeyedOutcome};
 
 /// What is known of a request besides its head. The middleware creates it in the request's extensions, and takes
 /// it out to finish the response and to log it.
@@ -16,7 +16,7 @@ pub struct RequestContext {
     /// The body, or the reason why there is none.
     pub(super) body: Result<Bytes, Problem>,
     /// The account that the request acts for.
-    pub(super) account_id: Option<Uuid>,
+    pub(super) account_id: Option<AccountId>,
     /// The idempotency key, and the value of its header.
     pub(super) key: Option<(IdempotencyKey, HeaderValue)>,
     /// The outcome of an idempotent request.
@@ -38,7 +38,7 @@ impl RequestContext {
     }
 
     /// Sets the account that the request acts for.
-    pub fn set_account(req: &HttpRequest, account_id: Uuid) {
+    pub fn set_account(req: &HttpRequest, account_id: AccountId) {
         Self::update(req, |context| context.account_id = Some(account_id));
     }
 

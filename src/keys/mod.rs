@@ -24,11 +24,12 @@ use crate::{
         problem::{Kind, Problem},
     },
     idempotency::{BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response},
+    ids::{AccountId, ExecutionId, PaymentId},
     payments::{
         self,
-        payment::{TakePayment, location},
+        command::{CreatePayment, location},
     },
-    refunds::{self, refund::GiveBack},
+    refunds::{self, command::CreateRefund},
     state::AppState,
 };
 
@@ -120,7 +121,7 @@ pub struct Shown {
     /// What was executed.
     pub operation: Option<String>,
     /// Names the execution.
-    pub execution_id: Option<Uuid>,
+    pub execution_id: Option<ExecutionId>,
     /// Where what was made can be read.
     pub resource: Option<String>,
     /// Of the first answer.
@@ -171,7 +172,7 @@ pub async fn void(
     let deadline = Instant::now() + state.request_deadline;
     read_nothing(request.body())?;
     let Caller { account_id } = request.caller();
-    let voided = state.engine.void(account_id, request.key().clone()).await;
+    let voided = state.engine.void(account_id.into(), request.key().clone()).await;
     request.note_outcome(&voided);
     if voided? == Outcome::InFlight {
         return Err(Kind::KeyInFlight.into());
@@ -209,12 +210,12 @@ async fn read(request: &IdempotentRequest, state: &AppState) -> Result<HttpRespo
 /// When the database fails.
 pub async fn look_up(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     key: IdempotencyKey,
     key_ttl: Option<Duration>,
     voiding: &str,
 ) -> Result<Shown, sqlx::Error> {
-    let shown = match Record::find(conn, account_id, key, key_ttl).await? {
+    let shown = match Record::find(conn, account_id.into(), key, key_ttl).await? {
         Some(record) => known(conn, account_id, record).await?,
         None => Shown::new(State::Unknown, None),
     };
@@ -224,10 +225,11 @@ pub async fn look_up(
 
 async fn known(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     record: Record,
 ) -> Result<Shown, sqlx::Error> {
     let Record { execution_id, operation, first_used_at, state, .. } = record;
+    let execution_id = ExecutionId::from(execution_id);
     let used = |state| Shown::new(state, Some(first_used_at));
     let executed = |state| Shown { execution_id: Some(execution_id), ..used(state) };
     Ok(match state {
@@ -263,15 +265,15 @@ fn stored_location(response: &Response) -> Option<String> {
 /// when the answer is not.
 async fn made_by(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     operation: &str,
-    execution_id: Uuid,
-) -> Result<Option<Uuid>, sqlx::Error> {
-    const PAY: &str = TakePayment::OPERATION.as_str();
-    const REFUND: &str = GiveBack::OPERATION.as_str();
+    execution_id: ExecutionId,
+) -> Result<Option<PaymentId>, sqlx::Error> {
+    const PAY: &str = CreatePayment::OPERATION.as_str();
+    const REFUND: &str = CreateRefund::OPERATION.as_str();
     match operation {
-        PAY => payments::taken_as(conn, account_id, execution_id).await,
-        REFUND => refunds::given_back_of(conn, account_id, execution_id).await,
+        PAY => payments::created_by(conn, account_id, execution_id).await,
+        REFUND => refunds::payment_of(conn, account_id, Uuid::from(execution_id).into()).await,
         _ => Ok(None),
     }
 }

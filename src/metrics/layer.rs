@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     idempotency::{BatchCommand, Event, Observer, Operation, Remedy, Resolution, Response, Step},
-    payments::{money::Amount, payment::TakePayment},
-    refunds::refund::GiveBack,
+    payments::command::CreatePayment,
+    refunds::command::{CreateRefund, Refunded},
 };
 
-const OPERATIONS: [Operation; 3] = [TakePayment::OPERATION, GiveBack::OPERATION, Operation::VOID];
+const OPERATIONS: [Operation; 3] =
+    [CreatePayment::OPERATION, CreateRefund::OPERATION, Operation::VOID];
 
 /// The number of payments or refunds, and their sum.
 struct Money {
@@ -49,9 +50,9 @@ impl Money {
         Ok(Self { count: count?, minor_units: minor_units? })
     }
 
-    fn count(&self, amount: Amount, currency: &str) {
+    fn count(&self, minor_units: i64, currency: &str) {
         self.count.with_label_values(&[currency]).inc();
-        let minor_units = u64::try_from(amount.minor_units()).unwrap_or(0);
+        let minor_units = u64::try_from(minor_units).unwrap_or(0);
         self.minor_units.with_label_values(&[currency]).inc_by(minor_units);
     }
 }
@@ -110,9 +111,11 @@ impl Layer {
         if response.status() >= 400 {
             return;
         }
-        if let Some(TakePayment { amount, currency, .. }) = command.downcast_ref() {
-            self.payments.count(*amount, currency.code());
-        } else if let Some((amount, currency)) = command.downcast_ref().and_then(GiveBack::given) {
+        if let Some(CreatePayment { amount, currency, .. }) = command.downcast_ref() {
+            self.payments.count(amount.minor_units(), currency.code());
+        } else if command.is::<CreateRefund>()
+            && let Some(Refunded { amount, currency }) = Refunded::read(response)
+        {
             self.refunds.count(amount, &currency);
         }
     }
@@ -191,9 +194,9 @@ impl Observer for Layer {
             Event::Executed { command, response } => self.executed(command, response),
             Event::Replayed { command, response } => {
                 if response.status() < 400
-                    && let Some(TakePayment { amount, currency, .. }) = command.downcast_ref()
+                    && let Some(CreatePayment { amount, currency, .. }) = command.downcast_ref()
                 {
-                    self.avoided.count(*amount, currency.code());
+                    self.avoided.count(amount.minor_units(), currency.code());
                 }
             }
             Event::Taken(waited) => self.queued.observe(waited.as_secs_f64()),

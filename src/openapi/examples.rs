@@ -24,7 +24,8 @@ pub(super) fn of(schema: &str) -> Value {
             "status": "success", "transaction_id": TRANSACTION_ID, "user_id": "user_1", "amount": 100
         }),
         "RefundGiven" => json!({
-            "status": "success", "refund_id": REFUND_ID, "transaction_id": TRANSACTION_ID, "amount": 40
+            "status": "success", "refund_id": REFUND_ID, "transaction_id": TRANSACTION_ID, "amount": 40,
+            "currency": "USD"
         }),
         "Payment" => payment,
         "PaymentPage" => json!({ "payments": [payment], "next_cursor": null }),

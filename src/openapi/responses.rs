@@ -195,7 +195,7 @@ pub(super) fn problem_examples() -> Value {
         (name, json!({ "summary": problem.kind().entry().title, "value": body }))
     };
     let kinds = Kind::ALL.into_iter().map(|kind| example(kind.entry().code, example_of(kind)));
-    kinds.chain([example(UNKNOWN_PAYMENT, refunds::refund::no_such_payment())]).collect()
+    kinds.chain([example(UNKNOWN_PAYMENT, refunds::command::no_such_payment())]).collect()
 }
 
 fn example_of(kind: Kind) -> Problem {

@@ -8,12 +8,9 @@ use crate::{
     http::problem::{Kind, Retry},
     idempotency::{BatchCommand, IdempotencyKey},
     payments::{
-        currency::Currency,
-        list::MAX_LIMIT,
-        money::Amount,
-        payment::{TakePayment, UserId},
+        command::CreatePayment, currency::Currency, list::MAX_LIMIT, money::Amount, user_id::UserId,
     },
-    refunds::refund::{GiveBack, MAX_REFUNDS},
+    refunds::{command::CreateRefund, refundable::MAX_REFUNDS},
     text::INVISIBLE,
 };
 
@@ -114,7 +111,8 @@ fn answers() -> Map<String, Value> {
             "status": success,
             "refund_id": uuid(),
             "transaction_id": uuid(),
-            "amount": reference("Amount")
+            "amount": reference("Amount"),
+            "currency": { "type": "string", "pattern": "^[A-Z]{3}$", "description": "The payment's (ISO 4217)." }
         })),
         "Payment": answer(&[], json!({
             "transaction_id": uuid(),
@@ -156,7 +154,7 @@ fn answers() -> Map<String, Value> {
                 "description": "`expired`: executed once, and its answer is kept no longer. `unknown` is no promise. What a \
                                 state has nothing to say about is null."
             },
-            "operation": { "enum": [TakePayment::OPERATION.as_str(), GiveBack::OPERATION.as_str(), null] },
+            "operation": { "enum": [CreatePayment::OPERATION.as_str(), CreateRefund::OPERATION.as_str(), null] },
             "execution_id": { "type": ["string", "null"], "format": "uuid" },
             "resource": {
                 "type": ["string", "null"], "format": "uri-reference",

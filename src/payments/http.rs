@@ -1,15 +1,17 @@
 //! The endpoints of payments.
 
+use std::str::FromStr;
+
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::{
+    command::{CreatePayment, location},
     currency::Currency,
     list::Listing,
     money::{self, Amount},
-    payment::{TakePayment, UserId, location},
     store,
+    user_id::UserId,
 };
 use crate::{
     accounts::Caller,
@@ -18,25 +20,31 @@ use crate::{
         json::Members,
         problem::{Kind, Problem},
     },
+    ids::PaymentId,
     state::AppState,
 };
 
-/// What a client is told when a body is no object.
-pub const EXPECTED: &str = "a JSON object with user_id and amount, and with currency if you like";
+/// The body of a payment, as errors describe it.
+pub const EXPECTED: &str = "a JSON object with user_id and amount, and optionally currency";
 
-/// `POST /payment`: takes a payment, once.
-pub async fn take(
+/// `POST /payment`: creates a payment, once.
+///
+/// # Errors
+/// The problems of an idempotent request; `invalid-payment`.
+pub async fn create(
     request: IdempotentRequest,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    request.execute(&state, |body| read(body, state.default_currency), location).await
+    request
+        .execute(&state, |body| read(body, state.default_currency), |id| location(id.into()))
+        .await
 }
 
 /// Reads a payment from a body.
 ///
 /// # Errors
 /// `malformed-json` or `invalid-payment`.
-pub fn read(body: &[u8], default: Currency) -> Result<TakePayment, Problem> {
+pub fn read(body: &[u8], default: Currency) -> Result<CreatePayment, Problem> {
     let mut members = Members::read(body, Kind::InvalidPayment, EXPECTED)?;
     let user_id = members.required(
         "user_id",
@@ -55,7 +63,7 @@ pub fn read(body: &[u8], default: Currency) -> Result<TakePayment, Problem> {
     let payment =
         user_id.zip(amount).zip(named_currency).map(|((user_id, amount), named_currency)| {
             let currency = named_currency.unwrap_or(default);
-            TakePayment { user_id, amount, named_currency, currency }
+            CreatePayment { user_id, amount, named_currency, currency }
         });
     members.finish(payment)
 }
@@ -69,7 +77,7 @@ pub async fn show(
     path: web::Path<String>,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    let transaction_id = Uuid::parse_str(&path).map_err(|_| Kind::NotFound)?;
+    let transaction_id = PaymentId::from_str(&path).map_err(|_| Kind::NotFound)?;
     let payment = state
         .reads
         .run_for(account_id, async |conn| store::find(conn, account_id, transaction_id).await)
@@ -95,7 +103,7 @@ pub async fn list(
     Ok(fresh(page))
 }
 
-/// What is true now, and may not be in a moment.
+/// A response that caches do not store.
 fn fresh(read: impl Serialize) -> HttpResponse {
     HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(read)
 }
@@ -121,7 +129,7 @@ mod tests {
                 body["currency"] = json!(code);
             }
             let named_currency = code.as_deref().and_then(Currency::from_code);
-            let expected = TakePayment {
+            let expected = CreatePayment {
                 user_id: UserId::parse(user).unwrap(),
                 amount: Amount::from_minor_units(amount).unwrap(),
                 named_currency,

@@ -14,8 +14,11 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use super::{payment::UserId, recorded::Payment};
-use crate::http::{problem::Problem, query};
+use super::{payment::Payment, user_id::UserId};
+use crate::{
+    http::{problem::Problem, query},
+    ids::PaymentId,
+};
 
 /// What a client needs to know of a page that it doesn't ask the size of.
 pub const DEFAULT_LIMIT: u8 = 50;
@@ -39,7 +42,7 @@ pub struct Listing {
 
 /// Where a page ended: at the payment of this id. Clients get it as text that means nothing to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor(pub Uuid);
+pub struct Cursor(pub PaymentId);
 
 /// A page of payments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,7 +81,8 @@ impl Cursor {
     pub fn parse(text: &str) -> Option<Self> {
         let id = text.strip_prefix(CURSOR_VERSION)?;
         // The only one of the ways to write a UUID that has this length.
-        (id.len() == uuid::fmt::Simple::LENGTH).then(|| Uuid::try_parse(id).ok().map(Self))?
+        (id.len() == uuid::fmt::Simple::LENGTH)
+            .then(|| Uuid::try_parse(id).ok().map(|id| Self(id.into())))?
     }
 }
 
@@ -90,7 +94,7 @@ impl Serialize for Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{CURSOR_VERSION}{}", self.0.simple())
+        write!(f, "{CURSOR_VERSION}{}", Uuid::from(self.0).simple())
     }
 }
 
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_cursor_comes_back_as_it_was() {
-        let cursor = Cursor(Uuid::now_v7());
+        let cursor = Cursor(Uuid::now_v7().into());
         let text: String = serde_json::from_value(serde_json::json!(cursor)).unwrap();
         assert_eq!(Cursor::parse(&text), Some(cursor));
         for text in

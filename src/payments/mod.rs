@@ -1,14 +1,15 @@
-//! Payments: what is taken, from whom, how much, and how it is shown.
+//! Payments: creating and reading them.
 //!
 //! `success` means recorded here, exactly once. No card network is called; ARCHITECTURE.md says how
 //! one is attached.
 
+pub mod command;
 pub mod currency;
 pub mod http;
 pub mod list;
 pub mod money;
 pub mod payment;
-pub mod recorded;
 mod store;
+pub mod user_id;
 
-pub use store::{find, list, taken_as};
+pub use store::{created_by, find, list};

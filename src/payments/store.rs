@@ -4,11 +4,15 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
+    command::CreatePayment,
     list::{Listing, Page},
-    payment::{TakePayment, UserId},
-    recorded::Payment,
+    payment::Payment,
+    user_id::UserId,
 };
-use crate::idempotency::{BatchEntry, Insert};
+use crate::{
+    idempotency::{BatchEntry, Insert},
+    ids::{AccountId, ExecutionId, PaymentId},
+};
 
 /// The refunds that a page of payments shows, but for those of its last payment: what a page costs, to read and
 /// to send, is bounded by them more than by its payments.
@@ -49,7 +53,7 @@ macro_rules! select_page {
 }
 
 /// Inserts payments.
-pub(super) fn insert(batch: &[BatchEntry<'_, TakePayment>]) -> Insert {
+pub(super) fn insert(batch: &[BatchEntry<'_, CreatePayment>]) -> Insert {
     Insert::new(
         "INSERT INTO payments (transaction_id, account_id, user_id, amount, currency)
          SELECT execution_id, account_id, user_id, amount, currency FROM claimed",
@@ -59,15 +63,15 @@ pub(super) fn insert(batch: &[BatchEntry<'_, TakePayment>]) -> Insert {
     .column("currency", batch.iter().map(|one| one.command.currency.code()).collect::<Vec<_>>())
 }
 
-/// The payment that this execution took, if it took one of this account's.
+/// The payment that this execution of the account created.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn taken_as(
+pub async fn created_by(
     conn: &mut PgConnection,
-    account_id: Uuid,
-    execution_id: Uuid,
-) -> Result<Option<Uuid>, sqlx::Error> {
+    account_id: AccountId,
+    execution_id: ExecutionId,
+) -> Result<Option<PaymentId>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT transaction_id FROM payments WHERE account_id = $1 AND transaction_id = $2",
     )
@@ -83,8 +87,8 @@ pub async fn taken_as(
 /// When the database fails.
 pub async fn find(
     conn: &mut PgConnection,
-    account_id: Uuid,
-    transaction_id: Uuid,
+    account_id: AccountId,
+    transaction_id: PaymentId,
 ) -> Result<Option<Payment>, sqlx::Error> {
     sqlx::query_as(select_payments!(
         " FROM payments AS p WHERE account_id = $1 AND transaction_id = $2"
@@ -101,10 +105,10 @@ pub async fn find(
 /// When the database fails.
 pub async fn list(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     listing: &Listing,
 ) -> Result<Page, sqlx::Error> {
-    let before = listing.cursor.map_or(Uuid::max(), |cursor| cursor.0);
+    let before = listing.cursor.map_or(Uuid::max().into(), |cursor| cursor.0);
     let limit = i64::from(listing.limit);
     let rows = match &listing.user_id {
         None => list_all(conn, account_id, before, limit).await?,
@@ -120,8 +124,8 @@ pub async fn list(
 /// of a frequent user, and would read all of the others' first where these are all that is new.
 async fn list_all(
     conn: &mut PgConnection,
-    account_id: Uuid,
-    before: Uuid,
+    account_id: AccountId,
+    before: PaymentId,
     limit: i64,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     sqlx::query(select_page!(
@@ -140,9 +144,9 @@ async fn list_all(
 /// hashes meet.
 async fn list_of_user(
     conn: &mut PgConnection,
-    account_id: Uuid,
+    account_id: AccountId,
     user_id: &UserId,
-    before: Uuid,
+    before: PaymentId,
     limit: i64,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     sqlx::query(select_page!(

@@ -1,35 +1,40 @@
 //! The endpoint of refunds.
 
-use actix_web::{HttpResponse, web};
-use uuid::Uuid;
+use std::str::FromStr;
 
-use super::refund::{GiveBack, Wanted};
+use actix_web::{HttpResponse, web};
+
+use super::{command::CreateRefund, refundable::Wanted};
 use crate::{
     http::{
         idempotent::IdempotentRequest,
         json::Members,
         problem::{Kind, Problem, Retry},
     },
+    ids::PaymentId,
     payments::{
+        command::location,
         money::{self, Amount},
-        payment::location,
     },
     state::AppState,
 };
 
-/// What the body of a refund contains.
+/// The body of a refund, as errors describe it.
 pub const EXPECTED: &str =
     "a JSON object with amount, or with remaining to refund everything that is left";
 
 /// `POST /payment/{transaction_id}/refund`: refunds a payment, in part or everything that is left, once.
 ///
 /// An id that is not a UUID names no payment, now or later: the request is refused before its key is used.
-pub async fn give_back(
+///
+/// # Errors
+/// The problems of an idempotent request; `invalid-refund`, `not-found`.
+pub async fn create(
     request: IdempotentRequest,
     path: web::Path<String>,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    let Ok(transaction_id) = Uuid::parse_str(&path) else {
+    let Ok(transaction_id) = PaymentId::from_str(&path) else {
         return Err(Problem::new(Kind::NotFound)
             .with_retry(Retry::CorrectedRequest)
             .with_detail(
@@ -40,12 +45,12 @@ pub async fn give_back(
     request.execute(&state, |body| read(transaction_id, body), |_| location(transaction_id)).await
 }
 
-/// Reads a refund from a body. The client says what to refund, by `amount` or by `remaining`: a body that got
-/// lost on the way refunds nothing.
+/// Reads a refund from a body. The client says what to refund, by `amount` or by `remaining`: a body that
+/// was lost on the way refunds nothing.
 ///
 /// # Errors
 /// `malformed-json` or `invalid-refund`.
-pub fn read(transaction_id: Uuid, body: &[u8]) -> Result<GiveBack, Problem> {
+pub fn read(transaction_id: PaymentId, body: &[u8]) -> Result<CreateRefund, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     let mut members = Members::read(body, Kind::InvalidRefund, EXPECTED)?;
     let amount = members.optional("amount", money::EXPECTED, Amount::from_json);
@@ -60,5 +65,5 @@ pub fn read(transaction_id: Uuid, body: &[u8]) -> Result<GiveBack, Problem> {
         (Some(Some(_)), Some(Some(()))) => members.refuse("expected amount or remaining, not both"),
         _ => None,
     };
-    members.finish(wanted.map(|wanted| GiveBack::new(transaction_id, wanted)))
+    members.finish(wanted.map(|wanted| CreateRefund { transaction_id, wanted }))
 }

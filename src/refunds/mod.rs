@@ -1,13 +1,13 @@
-//! Refunds: what is given back of payments.
+//! Refunds of payments.
 //!
-//! Never more than was paid, over any number of refunds at once, at however many servers: whoever
-//! refunds holds the payment's row, and reads there what is left. A refund that can't be made is refused
-//! for ever: its key keeps the refusal.
+//! Concurrent refunds at any number of servers never exceed the payment: a refund locks the payment's row, and reads
+//! there what is left. A refused refund stays refused: its key has the refusal as its response.
 //!
-//! As payments do, refunds happen here and nowhere else: no card network is called.
+//! A refund is recorded here and nowhere else. No card network is called.
 
+pub mod command;
 pub mod http;
-pub mod refund;
+pub mod refundable;
 mod store;
 
-pub use store::given_back_of;
+pub use store::payment_of;

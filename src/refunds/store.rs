@@ -3,26 +3,31 @@
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
-use super::refund::{GiveBack, Given, Refundable};
-use crate::idempotency::BatchEntry;
+use super::{
+    command::{CreateRefund, NewRefund},
+    refundable::Refundable,
+};
+use crate::{
+    idempotency::BatchEntry,
+    ids::{AccountId, PaymentId, RefundId},
+};
 
 /// An account, and the id of a payment of it.
-type PaymentOf = (Uuid, Uuid);
+type PaymentOf = (AccountId, PaymentId);
 
-/// Takes these payments' rows, for the transaction, and reads what they say once they are had: under READ
-/// COMMITTED that is what whoever had them before has committed.
+/// Locks these payments' rows for the transaction, and reads them as they are then: under READ COMMITTED, with what
+/// the previous holder of the lock has committed.
 ///
-/// In the order of their ids at every server: so two batches wait for each other in one direction only. Only payments of
-/// the account that asks: or whoever knows an id could hold up its owner. One at a time, by the primary key:
-/// a plan that joins the tables would do while they are small, and be kept.
+/// Every server locks in the order of ids, so two batches do not deadlock. Only payments of the requests' own accounts
+/// are locked: nobody holds up another account's payment by its id. Rows are found one at a time by the primary key. A
+/// plan that joins the tables would suit small ones, and be kept.
 ///
-/// Without LIMIT, each look to its end: where PostgreSQL breaks one off it remembers in which partition it
-/// had looked for a row that was waited for, looks for the next one there too, and doesn't find it.
+/// There is no LIMIT: after one, PostgreSQL looks for the next row in the partition in which it waited for the last
+/// one, and misses rows of other partitions.
 pub(super) async fn lock(
     conn: &mut PgConnection,
-    batch: &[BatchEntry<'_, GiveBack>],
+    batch: &[BatchEntry<'_, CreateRefund>],
 ) -> Result<HashMap<PaymentOf, Refundable>, sqlx::Error> {
     let payments: Vec<Refundable> = sqlx::query_as(
         "SELECT payment.*
@@ -34,7 +39,7 @@ pub(super) async fn lock(
              FOR NO KEY UPDATE
          ) AS payment",
     )
-    .bind(batch.iter().map(|one| one.execution.account_id).collect::<Vec<_>>())
+    .bind(batch.iter().map(|one| AccountId::from(one.execution.account_id)).collect::<Vec<_>>())
     .bind(batch.iter().map(|one| one.command.transaction_id).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
@@ -43,11 +48,13 @@ pub(super) async fn lock(
     Ok(keyed.collect())
 }
 
-/// Inserts refunds, and adds them to what their payments say.
+/// Inserts refunds, and adds them to their payments' sums.
 ///
-/// Adds, and doesn't set: where a row had been read before somebody else changed it, the constraint on it
-/// would still see the true sum.
-pub(super) async fn insert(conn: &mut PgConnection, given: &[Given]) -> Result<(), sqlx::Error> {
+/// Sums are added to and not set: the constraint on the row sees the true sum, whatever was read before.
+pub(super) async fn insert(
+    conn: &mut PgConnection,
+    refunds: &[NewRefund],
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "WITH refund AS (
              INSERT INTO refunds (refund_id, transaction_id, account_id, amount)
@@ -62,29 +69,29 @@ pub(super) async fn insert(conn: &mut PgConnection, given: &[Given]) -> Result<(
     )
     // Planned anew each time: a plan made for small tables would join them by reading all of them.
     .persistent(false)
-    .bind(given.iter().map(|given| given.refund_id).collect::<Vec<_>>())
-    .bind(given.iter().map(|given| given.transaction_id).collect::<Vec<_>>())
-    .bind(given.iter().map(|given| given.account_id).collect::<Vec<_>>())
-    .bind(given.iter().map(|given| given.amount.minor_units()).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|refund| refund.refund_id).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|refund| refund.transaction_id).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|refund| refund.account_id).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|refund| refund.amount.minor_units()).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// The payment of which this execution gave something back, if it did, of this account's.
+/// The payment that this execution of the account refunded.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn given_back_of(
+pub async fn payment_of(
     conn: &mut PgConnection,
-    account_id: Uuid,
-    execution_id: Uuid,
-) -> Result<Option<Uuid>, sqlx::Error> {
+    account_id: AccountId,
+    refund_id: RefundId,
+) -> Result<Option<PaymentId>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT transaction_id FROM refunds WHERE account_id = $1 AND refund_id = $2",
     )
     .bind(account_id)
-    .bind(execution_id)
+    .bind(refund_id)
     .fetch_optional(conn)
     .await
 }

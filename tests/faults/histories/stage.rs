@@ -13,7 +13,7 @@ use payonce::{
     db::sweep::{self, Pace},
     idempotency::{BatchCommand, Sweeper},
     payments::money::Amount,
-    refunds::refund::{GiveBack, Wanted},
+    refunds::{command::CreateRefund, refundable::Wanted},
 };
 use sqlx::{Executor, PgConnection};
 use tokio::{sync::Mutex, time::sleep};
@@ -268,7 +268,10 @@ impl Game {
     fn refused(&self, fingerprint: &[u8]) -> Request {
         let is = |amount: &u8| {
             let amount = Amount::from_minor_units((*amount).into());
-            let refund = GiveBack::new(self.payment, Wanted::Amount(amount.unwrap()));
+            let refund = CreateRefund {
+                transaction_id: self.payment.into(),
+                wanted: Wanted::Amount(amount.unwrap()),
+            };
             refund.fingerprint().as_bytes() == fingerprint
         };
         let amount = (1..=PAID).find(is).expect("nothing but a refund is refused");

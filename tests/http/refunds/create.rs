@@ -17,7 +17,7 @@ async fn a_payment_can_be_refunded_in_part() {
     let response = server.refund(&payment, "refund", r#"{"amount": 40}"#).await;
     let id = response.field("refund_id");
     let expected = format!(
-        r#"{{"status":"success","refund_id":"{id}","transaction_id":"{payment}","amount":40}}"#
+        r#"{{"status":"success","refund_id":"{id}","transaction_id":"{payment}","amount":40,"currency":"USD"}}"#
     );
     assert_eq!((response.status, response.body.as_str()), (201, expected.as_str()));
     assert_eq!(id.parse::<uuid::Uuid>().unwrap().get_version_num(), 7);
