@@ -1,11 +1,9 @@
-//! What can go wrong below the commands, sorted by what has to be done about it.
+//! Errors, sorted by what has to be done about them.
 
-use std::{error::Error as StdError, fmt, mem::discriminant, sync::Arc, time::Duration};
+use std::{error::Error as StdError, mem::discriminant, sync::Arc};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
-
-use super::observer::Step;
 
 /// Why a command, or one of the layer's own statements, failed.
 #[derive(Debug, Error)]
@@ -98,7 +96,7 @@ pub enum Remedy {
     /// Run it again, since it met another transaction; halve it when that happens again and again.
     Repeat,
     /// Halve it until the command that waits for a lock is alone, and quarantine that one.
-    Sidestep,
+    Quarantine,
     /// Run it again on a new connection; halve it when that happens again and again.
     Reconnect,
     /// Run it again as soon as there is a connection to a database that takes writes.
@@ -123,7 +121,7 @@ impl Remedy {
                     None => Self::Reconnect,
                 }
             }
-            // After these nobody knows what the connection will say next.
+            // After these the state of the connection is unknown.
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
@@ -133,20 +131,20 @@ impl Remedy {
         }
     }
 
-    /// A trigger can raise any of them, for one command alone: so each remedy comes to an end at that command.
+    /// A trigger can raise any of them for one command, so every remedy ends at a single command.
     fn of_sqlstate(code: &str, fatal: bool) -> Self {
         match code {
             "40001" | "40P01" => Self::Repeat,
-            "55P03" => Self::Sidestep,
+            "55P03" => Self::Quarantine,
             "57014" => Self::Refuse,
-            // A command swallowed a statement's error: its own fault, and not the connection's.
+            // A command ignored a statement's error: its own fault, and not the connection's.
             "25P02" => Self::Isolate,
-            // A prepared statement that a pooler has lost, or that another client made there before.
+            // A pooler has lost a prepared statement, or another client has prepared one with the same name.
             "26000" | "42P05" => Self::Reconnect,
             _ if fatal => Self::Reconnect,
             _ => match code.get(..2) {
                 Some("53") => Self::Refuse,
-                // Among them 25006: where it is the server that takes no writes, connecting tells.
+                // Among them 25006: if the database takes no writes, the next connection finds out.
                 Some("08" | "25" | "57") => Self::Reconnect,
                 _ => Self::Isolate,
             },
@@ -154,79 +152,16 @@ impl Remedy {
     }
 }
 
-/// Why a batch's transaction did not succeed, and at which step; none is that of a BEGIN, a ROLLBACK, or nothing
-/// that was sent.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) step: Option<Step>,
-    pub(super) cause: Cause,
-}
-
-#[derive(Debug)]
-pub(super) enum Cause {
-    Error(sqlx::Error),
-    /// There was no answer within this time.
-    NoAnswer(Duration),
-    /// A defect, whose message stands on stderr.
-    Panic,
-}
-
-impl Failed {
-    pub(super) fn remedy(&self) -> Remedy {
-        match &self.cause {
-            Cause::Error(error) => Remedy::of(error),
-            Cause::NoAnswer(_) => Remedy::Reconnect,
-            Cause::Panic if self.was_committing() => Remedy::Reconnect,
-            Cause::Panic => Remedy::Isolate,
-        }
-    }
-
-    /// Whether the connection is at rest, and can be used again.
-    pub(super) fn spares_the_connection(&self) -> bool {
-        matches!(self.cause, Cause::Error(_)) && self.remedy() != Remedy::Reconnect
-    }
-
-    /// Whether PostgreSQL may still be at the COMMIT, or have done it: it was sent, and PostgreSQL did not say
-    /// that it was rolled back.
-    pub(super) fn may_be_committing(&self) -> bool {
-        let rolled_back = matches!(&self.cause, Cause::Error(error) if rolled_back(error));
-        self.was_committing() && !self.spares_the_connection() && !rolled_back
-    }
-
-    /// A look-up commits, too, where a standby has to confirm what it read.
-    fn was_committing(&self) -> bool {
-        matches!(self.step, Some(Step::OneStatement | Step::Commit | Step::LookUp))
-    }
-
-    /// Whether the SQLSTATE says that a statement took too long.
-    pub(super) fn is_of_time(&self) -> bool {
-        let Cause::Error(error) = &self.cause else { return false };
-        error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()
-            == Some("57014")
-    }
-}
-
-/// In words that may stand in a log.
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Error(error) => f.write_str(&loggable(error)),
-            Cause::NoAnswer(limit) => write!(f, "no answer within {limit:?}"),
-            Cause::Panic => f.write_str("it panicked"),
-        }
-    }
-}
-
-/// Whether PostgreSQL itself says that a statement failed, and has rolled back its transaction. After anything
-/// else, an error that ends the connection too, it may have been committed.
-fn rolled_back(error: &sqlx::Error) -> bool {
+/// Whether PostgreSQL reports that a statement failed, and has rolled its transaction back. After any other error
+/// the transaction may be committed.
+pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     error
         .try_downcast_ref::<PgDatabaseError>()
         .is_some_and(|error| undoes(error.severity(), error.code()))
 }
 
-/// A connection that was lost (class 08) is what a pooler says of a server that it has lost itself.
+/// Not class 08: a pooler says so of its own connection to PostgreSQL, which may have committed.
 fn undoes(severity: PgSeverity, code: &str) -> bool {
     matches!(severity, PgSeverity::Error) && !code.starts_with("08")
 }
@@ -281,7 +216,7 @@ mod tests {
             ("25P02", Remedy::Isolate),
             ("40001", Remedy::Repeat),
             ("40P01", Remedy::Repeat),
-            ("55P03", Remedy::Sidestep),
+            ("55P03", Remedy::Quarantine),
             ("08006", Remedy::Reconnect),
             ("25P03", Remedy::Reconnect),
             ("57P01", Remedy::Reconnect),

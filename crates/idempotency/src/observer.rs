@@ -33,7 +33,7 @@ named!(Step:
     OneStatement => "one_statement",
     Claim => "claim",
     Execute => "execute",
-    Remember => "store",
+    Store => "store",
     Commit => "commit",
     LookUp => "look_up",
 );
@@ -41,7 +41,7 @@ named!(Step:
 named!(Remedy:
     Isolate => "isolate",
     Repeat => "repeat",
-    Sidestep => "quarantine",
+    Quarantine => "quarantine",
     Reconnect => "reconnect",
     AwaitServer => "await_server",
     Refuse => "refuse",
@@ -129,7 +129,7 @@ pub enum Step {
     /// Executing the commands.
     Execute,
     /// Storing the responses.
-    Remember,
+    Store,
     /// The COMMIT.
     Commit,
     /// Reading what used keys stand for.

@@ -1,4 +1,4 @@
-//! Commands whose outcome is known, and whose callers hear it while PostgreSQL has the next part.
+//! Commands whose outcome is known. Their callers hear it while PostgreSQL works on the next part.
 
 use std::collections::VecDeque;
 
@@ -7,14 +7,14 @@ use crate::{
     queue::{Queue, Running},
 };
 
-/// They stay here until they are answered, so that no panic can lose them.
+/// A command stays here until it is answered, so that a panic cannot lose it.
 #[derive(Default)]
 pub(super) struct Answers(VecDeque<Decided>);
 
 struct Decided {
     running: Running,
     record: Record,
-    /// Whether the record is of its own execution, just now.
+    /// Whether the record is of its own execution, in the last batch.
     executed: bool,
 }
 

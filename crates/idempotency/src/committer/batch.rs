@@ -1,8 +1,8 @@
 //! One batch, one transaction: claim the keys, execute what is new, store the responses, COMMIT.
 //!
-//! A batch that comes to one INSERT is one statement, which does all of it and is its own transaction. Another
-//! batch, or one that lost a race, is a BEGIN, a statement or more for each step, and a COMMIT. Used keys are
-//! read by a statement of their own: before any is claimed where most are likely to be used, else afterwards.
+//! A batch whose effect is one INSERT is one statement, which does all of it and is its own transaction. Another
+//! batch, or one that lost a race, is BEGIN, one or more statements for each step, and COMMIT. Used keys are looked
+//! up by a separate statement: before the claim if most keys are likely to be used, otherwise after it.
 
 use std::{
     any::TypeId,
@@ -17,31 +17,32 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use super::failed::{Cause, Failed};
 use crate::{
     Record, Response,
-    error::{Cause, Failed, breaks_unique_constraint},
+    error::breaks_unique_constraint,
     insert::Insert,
     observer::{Event, Observer, Step},
     queue::{Running, Submission},
     sql::{self, Claim, Committed, Remembered, Stored},
 };
 
-/// Said explicitly, since a role or database may default to something else: under REPEATABLE READ
-/// the loser of a race could not read what the winner committed.
+/// A role or database may have another default. Under REPEATABLE READ the loser of a race could not read what the
+/// winner committed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// How a batch is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// As one statement, where it comes to one.
+    /// As one statement, if its effect is one INSERT.
     Usual,
-    /// As a transaction with short time-outs, to find the command that holds up the others.
+    /// Step by step with short time-outs, to find the command that holds up the others.
     Searching,
-    /// As a transaction, so that an error tells the step that failed.
+    /// Step by step, so that an error tells which step failed.
     Stepwise,
 }
 
-/// What batches on one connection have in common.
+/// Settings of all batches on one connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
     /// How long a response can be replayed, in seconds; `None`: as long as its key.
@@ -52,17 +53,17 @@ pub(crate) struct Terms {
     pub(crate) synchronous_standby: bool,
     /// How long all steps of a batch may take together.
     pub(crate) limit: Duration,
-    /// How long a statement may take, and wait for a lock, while a command is searched for.
     pub(crate) search: SearchTimeouts,
 }
 
+/// Time-outs while a command is searched for that holds up the others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SearchTimeouts {
     pub(crate) statement: Duration,
     pub(crate) lock: Duration,
 }
 
-/// Runs the steps of a batch: each is timed, ends by the batch's limit, and gives its name to its failure.
+/// Runs the steps of a batch: measures each, enforces the batch's time limit, and adds the step to its error.
 struct Steps<'a> {
     observer: &'a dyn Observer,
     limit: Duration,
@@ -85,7 +86,7 @@ impl<'a> Steps<'a> {
         done.map_err(|cause| Failed { step: Some(step), cause })
     }
 
-    /// The same for BEGIN and ROLLBACK, which are no steps of their own.
+    /// The same for BEGIN and ROLLBACK, which are not steps.
     async fn untimed<T>(
         &self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -93,7 +94,7 @@ impl<'a> Steps<'a> {
         self.within_limit(work).await.map_err(|cause| Failed { step: None, cause })
     }
 
-    /// A panic, which only a defect in a command or in this layer can cause, fails the batch and nothing else.
+    /// A panic, which is a defect in a command or in this layer, fails the batch and nothing else.
     async fn within_limit<T>(
         &self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -106,8 +107,8 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Runs a batch, sorted by key with each key once, in one transaction, and returns what became of each of
-/// its members; `None` where the key was used, or is in flight elsewhere, and has to be looked up.
+/// Runs a batch, sorted by key with each key once, in one transaction. Returns the records of the executions;
+/// `None` for a key that was used or is in flight elsewhere, and has to be looked up.
 pub(crate) async fn run(
     conn: &mut PgConnection,
     batch: &[Running],
@@ -116,13 +117,13 @@ pub(crate) async fn run(
     observer: &dyn Observer,
 ) -> Result<Vec<Option<Record>>, Failed> {
     let steps = Steps::new(observer, terms.limit);
-    // Keys that are too old must be locked and deleted first.
+    // Where keys expire, old ones must be locked and deleted first.
     let plain = terms.key_ttl.is_none() && mode == Mode::Usual;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
         let run = in_one_statement(conn, batch, insert, terms.response_ttl);
         match steps.run(Step::OneStatement, run).await {
-            // A key was used since the statement began, and PostgreSQL rolled it back. In a transaction, which claims
-            // before it executes anything, that is no error; one that the effect made is one again.
+            // A key was used since the statement began, and PostgreSQL rolled it back. A transaction claims before it
+            // executes: there a used key is no error, and only a unique violation by the effect fails again.
             Err(Failed { cause: Cause::Error(error), .. }) if breaks_unique_constraint(&error) => {
                 debug!("a statement of {} lost a race, and is run as a transaction", batch.len());
             }
@@ -132,7 +133,7 @@ pub(crate) async fn run(
     in_a_transaction(conn, batch, terms, mode, &steps).await
 }
 
-/// The batch as an INSERT, if it is all of one type that comes to one.
+/// The effect of the batch, if all its commands have one type and the effect is one INSERT.
 fn insert_of(batch: &[Running]) -> Result<Option<Insert>, Failed> {
     let Some(Running { leader: first, .. }) = batch.first() else { return Ok(None) };
     if batch.iter().any(|running| running.leader.kind() != first.kind()) {
@@ -187,9 +188,9 @@ async fn in_a_transaction(
     let mut executed = match claim_and_execute(&mut transaction, batch, terms, steps).await {
         Ok(executed) => executed,
         Err(failed) => {
-            // After anything but an error the connection is given up, and PostgreSQL rolls back by itself.
+            // After anything but an error the connection is closed, and PostgreSQL rolls back by itself.
             if matches!(failed.cause, Cause::Error(_)) {
-                // A ROLLBACK that fails tells more than its cause: the connection is lost.
+                // If ROLLBACK fails, the connection is lost: that matters more than the first error.
                 steps.untimed(transaction.rollback()).await?;
             }
             return Err(failed);
@@ -213,10 +214,10 @@ async fn claim_and_execute(
         return Ok(HashMap::new());
     }
     let executed = steps.run(Step::Execute, execute(conn, &new)).await?;
-    steps.run(Step::Remember, remember(conn, executed, terms.response_ttl)).await
+    steps.run(Step::Store, remember(conn, executed, terms.response_ttl)).await
 }
 
-/// The execution ids of those whose key was new, and is theirs now.
+/// Claims the keys, and returns the execution ids of those that were new.
 async fn claim(
     conn: &mut PgConnection,
     batch: &[Running],
@@ -224,8 +225,8 @@ async fn claim(
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let mut claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
     if let Some(ttl) = key_ttl {
-        // Deciding that a key is too old, and deleting it, under its lock: without it two servers
-        // could both delete, and both execute.
+        // An expired key is found and deleted under its lock: otherwise two servers could both delete it, and both
+        // execute.
         let mut locked = sql::lock(conn, &claims).await?.into_iter();
         claims.retain(|_| locked.next().unwrap_or(false));
         let scopes: Vec<_> = claims.iter().map(|claim| claim.scope).collect();
@@ -244,10 +245,8 @@ fn claim_of(Running { leader, .. }: &Running) -> Claim<'_> {
     }
 }
 
-/// Executes the commands, those of one type at once, and returns each one's response.
-///
-/// The types take turns in the order of their operations' names, on every server, so that rows that
-/// several of them lock are locked in one order.
+/// Executes the commands, those of one type together, and returns their responses. Every server takes the types in
+/// the order of their operations' names, so that rows that several types lock are locked in one order.
 async fn execute<'a>(
     conn: &mut PgConnection,
     new: &[&'a Running],
@@ -291,18 +290,16 @@ async fn remember(
     records.collect()
 }
 
-/// When keys are looked up.
+/// The time of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Before any is claimed. What can't be read is passed by, and is an error the next time, to its own
-    /// request alone.
+    /// Before the claim. An unreadable record is skipped: its request alone fails, in the look-up after the claim.
     First,
-    /// Those that were not claimed.
+    /// After the claim, of the keys that were not new.
     Last,
 }
 
-/// What keys stand for that were used before; `None` for one that is new, or that somebody else is using right
-/// now.
+/// The records of used keys; `None` for a key that is new, or in flight elsewhere.
 pub(crate) async fn look_up(
     conn: &mut PgConnection,
     batch: &[Running],
@@ -326,8 +323,8 @@ async fn look_up_used(
         Look::First => found.flatten().collect(),
         Look::Last => found.collect::<Result<_, _>>()?,
     };
-    // What is about to be acknowledged again may have been committed by a connection that was lost, or
-    // a server that was restarted, before its standby had it.
+    // The record may have been committed by a connection that was lost, or a server that was restarted, before a
+    // standby had it. Nobody may hear of it until one has.
     if terms.synchronous_standby && !found.is_empty() {
         sql::write_to_log(conn).await?;
     }
@@ -348,7 +345,7 @@ fn one_for_each(operation: &str, responses: &[Response], wanted: usize) -> Resul
         .ok_or_else(|| defect(format!("{operation}: {given} responses to {wanted} commands")))
 }
 
-/// Something that can't happen, and of which nothing may be committed.
+/// An error that rolls the batch back because of a defect.
 fn defect(what: String) -> sqlx::Error {
     sqlx::Error::Encode(what.into())
 }

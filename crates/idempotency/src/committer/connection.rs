@@ -1,5 +1,5 @@
-//! A committer's connection to PostgreSQL: opened with everything that keeps one stuck server from
-//! holding up the others, never used again after an error that leaves its state in doubt.
+//! A committer's connection to PostgreSQL. Its time-outs keep a server that hangs from holding up others, and it is
+//! closed after an error that leaves its state unknown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,36 +8,35 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     batch::{self, Look, Mode, SearchTimeouts, Terms},
+    failed::Failed,
     server_check::{Requirements, Server, UnfitServer},
     used_share::UsedShare,
 };
 use crate::{
     Record, Settings,
-    error::{Failed, Remedy},
+    error::Remedy,
     observer::{Event, Observer, Step},
     queue::Running,
     sql::{self, TableLock},
 };
 
-/// How long a statement waits for a row that another transaction holds. Other servers' batches are
-/// passed by without waiting, so only somebody else's transaction can hold one.
+/// How long a statement waits for a lock. Keys that other servers are executing are skipped without waiting, so only
+/// a session that is not the layer's can hold one.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// When PostgreSQL ends the transaction of a server that stopped in the middle of it, and frees its
-/// keys.
+/// After this time PostgreSQL ends the transaction of a server that hangs, and frees its keys.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// TCP, TLS and a password take their time, however short the deadline is.
+/// TCP, TLS and a password take time, even if the deadline is shorter.
 const SHORTEST_CONNECT: Duration = Duration::from_secs(1);
 
-/// A tenth of the usual time-out for a lock; below a millisecond PostgreSQL would take it for none.
+/// PostgreSQL takes a time-out below a millisecond for none.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// The time-outs of a connection, below the deadline of a request; connecting, which holds no keys, may
-/// take longer than a very short one.
+/// The time-outs of a connection: all below the deadline of a request, except that of connecting.
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
     connect: Duration,
@@ -45,7 +44,6 @@ struct Timeouts {
     idle_in_transaction: Duration,
     statement: Duration,
     batch: Duration,
-    /// While a command is searched for that holds up the others, which wait meanwhile.
     search: SearchTimeouts,
 }
 
@@ -65,13 +63,13 @@ impl Timeouts {
     }
 }
 
-/// Why a batch has no outcome.
+/// The failure of a batch, as recovery needs it.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) remedy: Remedy,
-    /// Whether the batch may be committed all the same.
+    /// Whether the batch may be committed nevertheless.
     pub(crate) in_doubt: bool,
-    /// Whether it failed when it claimed keys, and had executed nothing yet.
+    /// Whether it failed while it claimed keys.
     pub(crate) while_claiming: bool,
     /// Whether a statement took too long.
     pub(crate) of_time: bool,
@@ -79,7 +77,7 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// The batch did not begin.
+    /// There is no database to run the batch on.
     pub(crate) fn no_server(unfit: &UnfitServer) -> Self {
         Self::before_it_began(unfit.to_string())
     }
@@ -101,12 +99,12 @@ struct Session {
     server: Server,
 }
 
-/// The same with a name by which PostgreSQL shows them, where they have none of their own.
+/// The options with an `application_name`, unless they have one.
 fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
     if options.get_application_name().is_some() { options } else { options.application_name(name) }
 }
 
-/// One connection, opened when it is needed.
+/// A connection that is opened when it is needed.
 pub(crate) struct Connector {
     options: PgConnectOptions,
     observer: Arc<dyn Observer>,
@@ -115,11 +113,11 @@ pub(crate) struct Connector {
     key_ttl: Option<f64>,
     requirements: Requirements,
     session: Option<Session>,
-    /// The backend of a connection that was given up during COMMIT, while it may still be at it.
+    /// The backend of a connection that was closed during COMMIT, and may still be committing.
     committing: Option<i32>,
-    /// How often in a row there was no usable server.
+    /// How often in a row a connection could not be used.
     setbacks: u32,
-    /// What the keys of the last batches were.
+    /// Of the last batches.
     used_share: UsedShare,
 }
 
@@ -148,10 +146,7 @@ impl Connector {
         self.session.is_some() && self.committing.is_none()
     }
 
-    /// Makes sure that there is a connection.
-    ///
-    /// # Errors
-    /// When the server can't be reached, or isn't fit.
+    /// Opens a connection if there is none.
     pub(crate) async fn connect(&mut self) -> Result<(), UnfitServer> {
         if self.is_connected() {
             return Ok(());
@@ -165,12 +160,12 @@ impl Connector {
         connected
     }
 
-    /// Whether the keys of the next batch had better be looked up before they are claimed.
+    /// Whether to look the keys of the next batch up before they are claimed.
     pub(crate) fn looks_up_first(&self) -> bool {
         self.used_share.look_up_first()
     }
 
-    /// Runs a batch, and returns what became of each of its members.
+    /// Runs a batch, and returns the record of each command that it executed.
     pub(crate) async fn run(
         &mut self,
         batch: &[Running],
@@ -184,7 +179,7 @@ impl Connector {
         Ok(records)
     }
 
-    /// Finds out what the keys of a batch stand for that are used.
+    /// Returns the records of the keys of a batch that are used.
     pub(crate) async fn look_up(
         &mut self,
         batch: &[Running],
@@ -194,15 +189,14 @@ impl Connector {
         let ended = batch::look_up(&mut session.conn, batch, look, terms, &*self.observer).await;
         let used = self.give_back(session, ended)?;
         if look == Look::First {
-            // Of the others it is known when they have been claimed.
+            // The others count when they are claimed.
             let found = used.iter().flatten().count();
             self.used_share.note(found, found);
         }
         Ok(used)
     }
 
-    /// The session, for as long as something runs on it: a panic or a cancelled future drops it, and
-    /// PostgreSQL ends what it had begun.
+    /// Takes the session for one run. A cancelled future drops it, and PostgreSQL rolls back.
     fn take(&mut self) -> Result<(Session, Terms), Fault> {
         let Some(session) = self.session.take() else {
             return Err(Fault::before_it_began("there is no connection".to_owned()));
@@ -217,8 +211,7 @@ impl Connector {
         Ok((session, terms))
     }
 
-    /// Keeps the session if it is known to be at rest: after success, or after an error that PostgreSQL
-    /// reported and rolled back.
+    /// Keeps the session after success, and after an error that left no transaction open on it.
     fn give_back<T>(&mut self, session: Session, ended: Result<T, Failed>) -> Result<T, Fault> {
         let failed = match ended {
             Ok(done) => {
@@ -238,7 +231,7 @@ impl Connector {
         }
         Err(Fault {
             remedy: failed.remedy(),
-            // What a look-up may commit claims nothing.
+            // A look-up commits no keys.
             in_doubt: may_be_committing && failed.step != Some(Step::LookUp),
             while_claiming: failed.step == Some(Step::Claim),
             of_time: failed.is_of_time(),
@@ -246,7 +239,7 @@ impl Connector {
         })
     }
 
-    /// A table that another session has locked, so that nothing can be written to it.
+    /// A table that another session has locked against writes.
     pub(crate) async fn locked_table(&mut self) -> Option<TableLock> {
         let mut session = self.session.take()?;
         let found = timeout(self.timeouts.statement, sql::locked_table(&mut session.conn)).await;
@@ -255,16 +248,15 @@ impl Connector {
         found
     }
 
-    /// Says goodbye to the server.
+    /// Closes the connection.
     pub(crate) async fn close(&mut self) {
         if let Some(session) = self.session.take() {
-            // What matters is committed; a server that is gone needs no goodbye.
+            // Everything is committed, and PostgreSQL notices a connection that is gone.
             let _ = timeout(self.timeouts.connect, session.conn.close()).await;
         }
     }
 
-    /// Finds out whether an idle connection still stands, before a command has to; and keeps
-    /// firewalls from forgetting it.
+    /// Pings an idle connection: a lost one is replaced before a command needs it, and firewalls keep a live one.
     pub(crate) async fn probe(&mut self) {
         if let Some(mut session) = self.session.take()
             && let Ok(Ok(())) = timeout(self.timeouts.connect, session.conn.ping()).await
@@ -273,8 +265,7 @@ impl Connector {
         }
     }
 
-    /// Waits before the next attempt at a server that can't be had: not at all after the first
-    /// setback (a connection that was cut is simply opened again), then longer and longer.
+    /// Waits before the next attempt to connect: not at all after the first setback, then longer each time.
     pub(crate) async fn pause(&self) {
         if let Some(doublings) = self.setbacks.checked_sub(2) {
             let (first, longest) = PAUSES;
@@ -304,9 +295,9 @@ impl Connector {
         let mut conn =
             PgConnection::connect_with(&self.options).await.map_err(UnfitServer::Unreachable)?;
         let Timeouts { lock, idle_in_transaction, statement, batch, .. } = self.timeouts;
-        // By SET, not as options of the connection, which some poolers refuse. No sequential scans: a
-        // plan made while the tables were small would go on reading all of them when they are large. And
-        // that plan, always: for a batch of one PostgreSQL may think it worth its while to plan anew each time.
+        // By SET, because some poolers refuse connection options. One plan is kept for each statement: PostgreSQL
+        // would otherwise plan a batch of one each time. It was made when the tables may have been small, so it
+        // must not read whole tables.
         let settings = format!(
             "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
              SET tcp_user_timeout = {}; SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; \

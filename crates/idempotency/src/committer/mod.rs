@@ -29,21 +29,20 @@ pub use server_check::{UnfitServer, unsafe_setting};
 mod answers;
 mod batch;
 mod connection;
+mod failed;
 mod quarantine;
 mod recovery;
 mod search;
 mod server_check;
 mod used_share;
 
-/// The first pause before looking again at a key that is in flight elsewhere, and the longest; each
-/// is twice the one before.
+/// The first pause before a delayed command is tried again, and the longest; each is twice the one before.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
-/// Up to so many keys a batch isn't split: that would save little, and costs a commit.
+/// A batch of up to so many keys is not split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
 
-/// How long a connection may idle before it is looked after: less than the time after which
-/// firewalls and load balancers forget a connection.
+/// How long a connection may be idle before it is pinged: less than firewalls and load balancers allow.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
 /// Where a committer's commands come from, and where it puts those that would hold up others.
@@ -102,8 +101,8 @@ pub(crate) fn committer(
 }
 
 impl Committer {
-    /// Works until the queue is closed and everything in it answered. A panic, which only a defect
-    /// in this layer can cause, ends the work on hand, and nothing else.
+    /// Works until the queue is closed and empty. A panic, which is a defect in this layer, fails the part at hand
+    /// and nothing else.
     pub(crate) async fn run(mut self) {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
             for running in self.parts.pop().unwrap_or_default() {
@@ -134,16 +133,16 @@ impl Committer {
         }
     }
 
-    /// The next batch: of what has queued by now, and of what is due for another look, as much as fits into one.
+    /// The next batch: commands from the queue, and delayed ones that are due.
     fn gather(&mut self) -> Vec<Running> {
         if let Role::Quarantine { admitted } = &mut self.role {
             let next = admitted.try_recv();
-            // A caller whose wait is over hears so, even while others are tried before its command.
+            // A caller whose wait is over hears so, even if other commands are tried first.
             let delayed = std::mem::take(&mut self.delayed).into_iter();
             self.delayed =
                 delayed.filter_map(|(due, running)| Some((due, self.relead(running)?))).collect();
             if let Ok(running) = next {
-                // Before those that were tried already: this one may be free by now.
+                // Before those that were tried already: its lock may be free by now.
                 return vec![running];
             }
         }
@@ -157,7 +156,7 @@ impl Committer {
         });
         let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
         if let Role::Main { quarantine } = &mut self.role {
-            // Until the batch is full, or nothing is left: a quarantined command makes room.
+            // A quarantined command leaves room for another.
             while batch.len() < most {
                 let taken = self.queue.take(most - batch.len());
                 if taken.is_empty() {
@@ -211,7 +210,7 @@ impl Committer {
 
     async fn run_next_part(&mut self) {
         if self.search.is_some() {
-            // The largest part: the sooner one succeeds, the sooner it is known that the database works.
+            // The largest part first: the sooner one succeeds, the sooner it is clear that the database works.
             self.parts.sort_by_key(Vec::len);
         }
         let part: Vec<Running> = self
@@ -244,7 +243,7 @@ impl Committer {
                 let Some(part) = self.parts.last() else { return };
                 let run = self.connector.run(part, mode);
                 let answers = async { self.answers.give(&self.queue) };
-                // In this order: the first of the two is sent before the second begins.
+                // In this order, the batch is sent before answering begins.
                 let (run, ()) = join(run, answers).await;
                 run
             }
@@ -272,8 +271,8 @@ impl Committer {
         }
     }
 
-    /// Says that the part at hand is begun, but for those whose deadline passed while a connection was
-    /// made: their callers hear that nothing was executed, and nothing may be. Whether any are left.
+    /// Marks the part at hand as begun, without commands whose deadline has passed: their callers hear that nothing
+    /// was executed. Returns whether any are left.
     fn begin(&mut self) -> bool {
         let Some(part) = self.parts.pop() else { return false };
         let (begun, late) = self.queue.begin(part);
@@ -289,8 +288,7 @@ impl Committer {
         any
     }
 
-    /// Takes those out of the part at hand whose keys were used before, to be answered. Whether any are left
-    /// to be claimed.
+    /// Answers the commands of the part at hand whose keys are used. Returns whether any are left to be claimed.
     async fn look_up_first(&mut self) -> bool {
         let open = self.look_up(Look::First).await;
         let any = !open.is_empty();
@@ -300,7 +298,7 @@ impl Committer {
         any
     }
 
-    /// Answers those whose keys were used before, and lets the others wait, whose keys another server is executing.
+    /// Answers the commands whose keys are used, and delays the others, whose keys are in flight elsewhere.
     async fn look_up_last(&mut self, part: Vec<Running>) {
         self.parts.push(part);
         for running in self.look_up(Look::Last).await {
@@ -308,8 +306,8 @@ impl Committer {
         }
     }
 
-    /// Looks up the keys of the part at hand, and returns the commands whose keys have no record; none where the
-    /// look-up failed, from which it recovers. Callers whose outcome is known hear it meanwhile.
+    /// Looks up the keys of the part at hand, answers the commands whose keys are used, and returns the others.
+    /// After a failure it recovers and returns none.
     async fn look_up(&mut self, look: Look) -> Vec<Running> {
         let Some(part) = self.parts.last() else { return Vec::new() };
         let look_up = self.connector.look_up(part, look);
@@ -342,7 +340,7 @@ impl Committer {
         }
     }
 
-    /// Leaves out whose callers are gone, or have waited for a lock for as long as they may.
+    /// Answers callers whose deadline has passed or who have waited long enough for a lock; see [`Queue::relead`].
     fn relead(&self, running: Running) -> Option<Running> {
         self.queue.relead(running, self.in_flight_wait)
     }

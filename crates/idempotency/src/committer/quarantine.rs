@@ -1,8 +1,8 @@
-//! The entrance to the quarantine, where the commands run one by one that would hold up a batch.
+//! The entrance to the quarantine, where commands that would hold up a batch run one by one.
 //!
-//! It knows the keys and rows that held up a batch not long ago: a command that comes with one is quarantined at
-//! once, instead of being found anew while all others wait. A key that is forgotten too soon is found again, and
-//! one that is kept for too long runs alone.
+//! It remembers the keys and rows that held up a batch recently: a command with one of them is quarantined at once,
+//! without another search while all others wait. If it forgets a key too soon, a search finds the key again; if it
+//! remembers one too long, the key's command runs alone.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
@@ -15,17 +15,17 @@ use crate::{
     queue::{Obstacle, Queue, Running},
 };
 
-/// A key is sent again by its own client alone, and holds up nobody else in the quarantine.
+/// Only its own client sends a key again, and in the quarantine it holds up nobody else.
 const KEY_FOR: Duration = Duration::from_mins(1);
 
-/// A row is wanted by many, who would all run one by one, long after it was let go.
+/// Many commands may want one row, and would run one by one long after its lock is released.
 const ROW_FOR: Duration = Duration::from_secs(2);
 
-/// How many of each are known at most.
+/// How many of each are remembered at most.
 const KNOWN: usize = 1024;
 
 pub(crate) struct Quarantine {
-    /// Unbounded, but each command in it has its place in the queue, whose limit counts it.
+    /// Unbounded, but the limit of the queue counts the commands in it.
     sender: UnboundedSender<Running>,
     keys: HashMap<ScopedKey, Entry>,
     rows: HashMap<Uuid, Entry>,
@@ -41,8 +41,8 @@ impl Quarantine {
         Self { sender, keys: HashMap::new(), rows: HashMap::new() }
     }
 
-    /// A command that waits there for a lock hears so when its wait is over, tried or not: of a hundred that want
-    /// one locked row, each would try for as long as a lock is waited for.
+    /// Quarantines a command. If it waits for a lock, its wait ends on time even if it was not tried: of a hundred
+    /// that want one row, each attempt takes as long as the lock time-out.
     pub(crate) fn admit(&self, queue: &Queue, mut running: Running, obstacle: Obstacle) {
         running.obstacle = obstacle;
         queue.rolled_back([&running]);
@@ -52,7 +52,7 @@ impl Quarantine {
         }
     }
 
-    /// What would keep a command with this key, which locks this row, from being executed, as far as is known.
+    /// The obstacle of a command with this key, which locks this row, if it is known.
     pub(crate) fn find(
         &self,
         key: &ScopedKey,
@@ -74,7 +74,7 @@ impl Quarantine {
     }
 }
 
-/// Where there is no room, the new one isn't kept: the others hold up batches, too.
+/// If there is no room, the new one is not remembered.
 fn add<K: Eq + Hash>(known: &mut HashMap<K, Entry>, name: K, now: Instant, entry: Entry) {
     if known.len() >= KNOWN {
         known.retain(|_, entry| entry.until > now);

@@ -1,4 +1,4 @@
-//! What is done about a batch whose transaction failed: the whole of the failure table.
+//! Recovery from a failed transaction: the whole failure table.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     error::Remedy,
     observer::Event,
     queue::{Obstacle, Running},
+    sql::TableLock,
 };
 
-/// From how many lost connections on a batch is suspected of killing them, and halved; and with how many a
-/// command alone is quarantined.
+/// After how many lost connections a batch is halved, and after how many a single command is quarantined.
 const LOSSES: (u32, u32) = (2, 4);
 
 /// The same for conflicts with other transactions.
@@ -27,26 +27,26 @@ const LOCK_LOGGED_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 struct Part {
     commands: usize,
-    /// Whether it runs where it holds up nobody.
+    /// Whether it runs in the quarantine.
     quarantined: bool,
     /// The most connections that one of its commands has lost.
     losses: u32,
     /// The most conflicts that one of them met in a row.
     conflicts: u32,
-    /// Whether so many parts of its batch failed, and none succeeded, that it is no command's fault.
+    /// Whether many parts of its batch failed and none succeeded, so that no command is to blame.
     fruitless: bool,
 }
 
-/// What is done about such a part.
+/// The way a failed part is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Action {
     RunAgain,
     Halve,
-    /// The same, with short time-outs, since all others wait meanwhile.
+    /// Halve it and run the parts with short time-outs, since all others wait meanwhile.
     Search,
-    /// All of it runs, command by command, where that holds up nobody.
+    /// Run each of its commands where it holds up no other.
     Quarantine(Obstacle),
-    /// All of it fails.
+    /// All its commands fail.
     Fail(Failure),
 }
 
@@ -67,20 +67,20 @@ fn decide(part: Part, fault: &Fault) -> Action {
         Remedy::Repeat => halved(part.conflicts, CONFLICTS, Obstacle::Conflict),
         Remedy::Reconnect => halved(part.losses, LOSSES, Obstacle::ConnectionLost),
         Remedy::AwaitServer => Action::RunAgain,
-        Remedy::Sidestep if alone || part.fruitless => Action::Quarantine(Obstacle::Locked),
+        Remedy::Quarantine if alone || part.fruitless => Action::Quarantine(Obstacle::Locked),
         Remedy::Refuse if part.quarantined || part.fruitless => Action::Fail(lack(fault)),
         Remedy::Refuse if alone => Action::Quarantine(Obstacle::NoDatabase),
-        Remedy::Sidestep | Remedy::Refuse => Action::Search,
+        Remedy::Quarantine | Remedy::Refuse => Action::Search,
     }
 }
 
-/// What the database lacked.
+/// The failure of a command for which the database lacked time or another resource.
 fn lack(fault: &Fault) -> Failure {
     if fault.of_time { Failure::TimedOut } else { Failure::OutOfResources }
 }
 
 impl Committer {
-    /// Does what has to be done about a batch whose transaction failed.
+    /// Handles a part whose transaction failed.
     pub(crate) async fn recover_from(&mut self, mut commands: Vec<Running>, fault: Fault) {
         for running in &mut commands {
             running.losses += u32::from(fault.remedy == Remedy::Reconnect);
@@ -130,7 +130,7 @@ impl Committer {
         match fault.remedy {
             Remedy::Repeat => sleep(Duration::from_millis(fastrand::u64(0..10))).await,
             Remedy::Reconnect | Remedy::AwaitServer => self.connector.pause().await,
-            Remedy::Isolate | Remedy::Sidestep | Remedy::Refuse => {}
+            Remedy::Isolate | Remedy::Quarantine | Remedy::Refuse => {}
         }
     }
 
@@ -140,58 +140,65 @@ impl Committer {
         self.parts.extend([second, part].into_iter().filter(|half| !half.is_empty()));
     }
 
-    /// Quarantines commands that wait for a lock of another session, with all that want the same row.
-    async fn wait_for_lock(&mut self, mut commands: Vec<Running>, fault: &Fault) {
-        let obstacle = match &mut self.role {
-            Role::Main { quarantine } => {
-                let search = self.search.as_ref();
-                let fruitless = search.is_some_and(Search::is_fruitless);
-                // Where others claimed theirs, the table isn't locked.
-                let others_did = search.is_some_and(Search::has_succeeded);
-                let obstacle = if fault.while_claiming && others_did {
-                    Obstacle::KeyInFlight
-                } else {
-                    Obstacle::Locked
-                };
-                let row = commands.first().and_then(|running| running.leader.row);
-                if fruitless {
-                    commands.extend(self.parts.drain(..).flatten());
-                } else if let Some(row) = row {
-                    quarantine.add_row(row, Obstacle::Locked, Instant::now());
-                    for part in &mut self.parts {
-                        commands
-                            .extend(part.extract_if(.., |running| running.leader.row == Some(row)));
-                    }
-                    self.parts.retain(|part| !part.is_empty());
-                }
-                let known = search.is_none_or(Search::has_succeeded);
-                for running in commands {
-                    self.quarantine(running, obstacle, known);
-                }
-                return;
+    /// Quarantines commands that wait for a lock of another session.
+    async fn wait_for_lock(&mut self, commands: Vec<Running>, fault: &Fault) {
+        if let Role::Main { .. } = self.role {
+            self.quarantine_locked(commands, fault);
+            return;
+        }
+        let obstacle = match self.connector.locked_table().await {
+            // Only a lock on the key itself or on the whole table prevents a claim.
+            None if fault.while_claiming => Obstacle::KeyInFlight,
+            None => Obstacle::Locked,
+            Some(lock) => {
+                self.report(&lock);
+                Obstacle::Locked
             }
-            // Nothing but a lock on the table keeps a key from being claimed, if it isn't on the key itself.
-            Role::Quarantine { .. } => match self.connector.locked_table().await {
-                None if fault.while_claiming => Obstacle::KeyInFlight,
-                None => Obstacle::Locked,
-                Some(lock) => {
-                    self.queue.observe(Event::TableLocked);
-                    let now = Instant::now();
-                    if self.lock_logged.is_none_or(|last| now >= last + LOCK_LOGGED_EVERY) {
-                        self.lock_logged = Some(now);
-                        warn!("{lock}; requests that need it wait, and are then answered 503");
-                    }
-                    Obstacle::Locked
-                }
-            },
         };
         for running in commands {
-            self.quarantine(running, obstacle, false);
+            self.delay(running, obstacle);
         }
     }
 
-    /// Moves a command where it can't hold up others; there, it tries again. `known`: the next time it goes there
-    /// at once. That is not so after a search in which no command succeeded.
+    /// The same for the main committer, with all other commands that want the same row; after a search in which
+    /// no command succeeded, with all of the batch.
+    fn quarantine_locked(&mut self, mut commands: Vec<Running>, fault: &Fault) {
+        let search = self.search.as_ref();
+        let succeeded = search.is_some_and(Search::has_succeeded);
+        let known = search.is_none() || succeeded;
+        // Other commands claimed their keys, so the table is not locked.
+        let obstacle = if fault.while_claiming && succeeded {
+            Obstacle::KeyInFlight
+        } else {
+            Obstacle::Locked
+        };
+        if search.is_some_and(Search::is_fruitless) {
+            commands.extend(self.parts.drain(..).flatten());
+        } else if let Some(row) = commands.first().and_then(|running| running.leader.row) {
+            if let Role::Main { quarantine } = &mut self.role {
+                quarantine.add_row(row, Obstacle::Locked, Instant::now());
+            }
+            for part in &mut self.parts {
+                commands.extend(part.extract_if(.., |running| running.leader.row == Some(row)));
+            }
+            self.parts.retain(|part| !part.is_empty());
+        }
+        for running in commands {
+            self.quarantine(running, obstacle, known);
+        }
+    }
+
+    fn report(&mut self, lock: &TableLock) {
+        self.queue.observe(Event::TableLocked);
+        let now = Instant::now();
+        if self.lock_logged.is_none_or(|last| now >= last + LOCK_LOGGED_EVERY) {
+            self.lock_logged = Some(now);
+            warn!("{lock}; commands that need it wait, and then fail");
+        }
+    }
+
+    /// Runs a command again where it can't hold up others. `known`: when its key comes again, it is quarantined at
+    /// once. Not after a search in which no command succeeded.
     fn quarantine(&mut self, running: Running, obstacle: Obstacle, known: bool) {
         match &mut self.role {
             Role::Main { quarantine } => {
@@ -205,7 +212,7 @@ impl Committer {
     }
 }
 
-/// Says what happened, and what is done about it.
+/// Logs what happened, and what is done about it.
 fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
     let Fault { remedy, in_doubt, message, .. } = fault;
     let size = part.commands;
@@ -215,21 +222,23 @@ fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
     match (remedy, action) {
         (Remedy::Isolate, Action::Fail(_)) => {
             let id = first.map(|leader| leader.execution_id).unwrap_or_default();
-            error!("{operation} {id} of key {key} can't be executed: {message}");
+            error!("{operation} {id} of key {key} cannot be executed: {message}");
         }
         (Remedy::Refuse, Action::Fail(_)) => {
-            error!("PostgreSQL refused a transaction of {size}: {message}");
+            error!("PostgreSQL refused a transaction of {size} commands: {message}");
         }
         (Remedy::Reconnect, _) => {
-            let when = if *in_doubt { "while it was committed" } else { "before it was committed" };
-            warn!("lost the connection with a transaction of {size}, {when}: {message}");
+            let when = if *in_doubt { "during COMMIT" } else { "before COMMIT" };
+            warn!("lost the connection {when}, with a transaction of {size} commands: {message}");
         }
-        (Remedy::AwaitServer, _) => warn!("no server to write to, {size} keys wait: {message}"),
+        (Remedy::AwaitServer, _) => {
+            warn!("no database to write to, {size} commands wait: {message}")
+        }
         (_, Action::Quarantine(_)) if size == 1 && !part.quarantined => {
             warn!("{operation} of key {key} is quarantined: {message}");
         }
         _ => debug!(
-            "a transaction of {size} was rolled back, to be run again ({remedy:?}): {message}"
+            "a transaction of {size} commands was rolled back, and runs again ({remedy:?}): {message}"
         ),
     }
 }
@@ -293,10 +302,10 @@ mod tests {
     #[test]
     fn a_command_that_waits_for_a_lock_is_searched_for_and_quarantined() {
         let quarantine = Action::Quarantine(Obstacle::Locked);
-        assert_decides(Remedy::Sidestep, MANY, &Action::Search);
-        assert_decides(Remedy::Sidestep, ALONE, &quarantine);
-        assert_decides(Remedy::Sidestep, QUARANTINED, &quarantine);
-        assert_decides(Remedy::Sidestep, Part { fruitless: true, ..MANY }, &quarantine);
+        assert_decides(Remedy::Quarantine, MANY, &Action::Search);
+        assert_decides(Remedy::Quarantine, ALONE, &quarantine);
+        assert_decides(Remedy::Quarantine, QUARANTINED, &quarantine);
+        assert_decides(Remedy::Quarantine, Part { fruitless: true, ..MANY }, &quarantine);
     }
 
     #[test]
@@ -314,7 +323,7 @@ mod tests {
     #[test]
     fn halving_always_comes_to_an_end() {
         for remedy in
-            [Remedy::Isolate, Remedy::Repeat, Remedy::Reconnect, Remedy::Sidestep, Remedy::Refuse]
+            [Remedy::Isolate, Remedy::Repeat, Remedy::Reconnect, Remedy::Quarantine, Remedy::Refuse]
         {
             for count in 0..20 {
                 let part = Part { losses: count, conflicts: count, ..ALONE };

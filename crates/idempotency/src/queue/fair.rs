@@ -5,8 +5,8 @@ use std::{
     hash::Hash,
 };
 
-/// What waits, by account and place. An account that has a thousand items waiting delays one that comes
-/// with its first by a single item.
+/// Items that wait, by account and place. An account with a thousand items delays the first item of another
+/// account by one item.
 pub(super) struct FairQueue<A, T> {
     lines: HashMap<A, Line<T>>,
     /// The accounts that have items, in the order of their turns.
@@ -37,7 +37,7 @@ impl<A: Clone + Eq + Hash, T> FairQueue<A, T> {
         }
     }
 
-    /// Takes an item out before its turn.
+    /// Removes an item before its turn.
     pub(super) fn remove(&mut self, account: &A, place: u64) -> Option<T> {
         let line = self.lines.get_mut(account)?;
         let item = line.items.remove(&place);
@@ -48,7 +48,7 @@ impl<A: Clone + Eq + Hash, T> FairQueue<A, T> {
         item
     }
 
-    /// Takes out the oldest item of the account whose turn it is, which then has the last turn.
+    /// Takes out the oldest item of the account whose turn it is. The account then gets the last turn.
     pub(super) fn pop(&mut self) -> Option<T> {
         let (_, account) = self.turns.pop_first()?;
         let line = self.lines.get_mut(&account)?;

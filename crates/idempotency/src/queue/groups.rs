@@ -1,4 +1,4 @@
-//! The keys in a queue: for each the request that leads, and those that follow it.
+//! The keys in a queue: for each, the request that leads and those that follow it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,17 +10,17 @@ use super::{
 };
 use crate::key::ScopedKey;
 
-/// A key in the queue, and the requests that came with it.
+/// A key in the queue, and the requests that have it.
 pub(super) struct Group {
     pub(super) stage: Stage,
-    /// Its place among those of its account that wait, kept when the group goes back there.
+    /// Its place among the waiting keys of its account. It keeps the place when it waits again.
     pub(super) place: u64,
-    /// `None` while it is out to be executed.
+    /// `None` while it is being executed.
     pub(super) leader: Option<(u64, Submission)>,
     pub(super) followers: BTreeMap<u64, Submission>,
 }
 
-/// What one account has in the queue.
+/// The part of the queue that one account has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Share {
     /// Its keys, waiting and being executed.
@@ -29,7 +29,7 @@ pub(super) struct Share {
     pub(super) copies: usize,
 }
 
-/// The keys of a queue, with what each account has of them.
+/// The keys of a queue, and the share of each account.
 #[derive(Default)]
 pub(super) struct Groups {
     by_key: HashMap<ScopedKey, Group>,
@@ -39,7 +39,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Numbers requests in their order.
+    /// The number of the next request.
     pub(super) fn number(&mut self) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -62,7 +62,7 @@ impl Groups {
         self.by_key.contains_key(scope)
     }
 
-    /// A group comes in, or goes back, and waits for its turn.
+    /// Adds a group, which waits for its turn.
     pub(super) fn insert(&mut self, scope: ScopedKey, group: Group) {
         let share = self.shares.entry(scope.account_id).or_default();
         share.keys += 1;
@@ -71,7 +71,7 @@ impl Groups {
         self.by_key.insert(scope, group);
     }
 
-    /// A group leaves, with its followers.
+    /// Removes a group with its followers.
     pub(super) fn remove(&mut self, scope: &ScopedKey) -> Option<Group> {
         let group = self.by_key.remove(scope)?;
         self.waiting.remove(&scope.account_id, group.place);
@@ -84,7 +84,7 @@ impl Groups {
         Some(group)
     }
 
-    /// The leader whose turn it is, taken out to be executed.
+    /// Takes out the leader whose turn it is.
     pub(super) fn next_leader(&mut self) -> Option<Submission> {
         loop {
             let scope = self.waiting.pop()?;
@@ -96,7 +96,7 @@ impl Groups {
         }
     }
 
-    /// A request joins a key that is there already.
+    /// Adds a follower to a key that is in the queue.
     pub(super) fn follow(&mut self, scope: &ScopedKey, number: u64, submission: Submission) {
         if let Some(group) = self.by_key.get_mut(scope) {
             group.followers.insert(number, submission);
@@ -104,7 +104,7 @@ impl Groups {
         }
     }
 
-    /// The first of a key's followers follows no longer.
+    /// Takes out the first follower of a key.
     pub(super) fn first_follower(&mut self, scope: &ScopedKey) -> Option<(u64, Submission)> {
         let follower = self.by_key.get_mut(scope)?.followers.pop_first()?;
         self.forget_copy(scope.account_id);
@@ -117,11 +117,11 @@ impl Groups {
         }
     }
 
-    /// A caller stops waiting. Says how far its request had come, as far as can be known.
+    /// Removes a request whose caller stops waiting. Returns how far its execution has come.
     pub(super) fn leave(&mut self, scope: &ScopedKey, number: u64) -> Stage {
         let Some(group) = self.by_key.get_mut(scope) else { return Stage::Begun };
         if number < group.place {
-            // Another group, made since this caller's was settled.
+            // This group is newer: that of the caller has been settled.
             return Stage::Begun;
         }
         let stage = group.stage;

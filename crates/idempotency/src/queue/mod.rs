@@ -33,8 +33,8 @@ mod groups;
 mod seat;
 mod submission;
 
-/// How many copies may wait for each key that an account may have in the queue: many more than well-meant
-/// retries come to, and a bound to what a crowd of them costs in memory.
+/// How many duplicates may wait for each key that an account may have in the queue: far more than normal retries
+/// need, and a bound on the memory that a crowd of them takes.
 pub const COPIES_FOR_A_KEY: usize = 4;
 
 /// One committer's queue.
@@ -54,7 +54,7 @@ struct State {
 }
 
 impl Queue {
-    /// The limits count keys, waiting and being executed: all of them, and those of one account.
+    /// The limits count keys that wait or are being executed: of all accounts, and of one.
     pub(crate) fn new((limit, account_limit): (usize, usize), observer: Arc<dyn Observer>) -> Self {
         Self { state: Mutex::default(), arrivals: Notify::new(), limit, account_limit, observer }
     }
@@ -63,12 +63,12 @@ impl Queue {
         self.observer.observe(event);
     }
 
-    /// How many keys are in it, waiting or being executed.
+    /// How many keys wait or are being executed.
     pub(crate) fn keys(&self) -> usize {
         self.state().groups.len()
     }
 
-    /// No code panics while it holds the lock, short of a defect here; the state is whole either way.
+    /// The state is consistent even if a panic, which would be a defect, poisoned the lock.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,8 +114,7 @@ impl Queue {
         stage
     }
 
-    /// Takes out up to `limit` leaders to be executed: the oldest of each account that has any, in turn,
-    /// and again.
+    /// Takes up to `limit` leaders out to be executed: accounts take turns, each with its oldest.
     pub(crate) fn take(&self, limit: usize) -> Vec<Running> {
         let taken: Vec<Running> = {
             let mut state = self.state();
@@ -129,16 +128,15 @@ impl Queue {
         taken
     }
 
-    /// Waits until [`take`](Self::take) may find something, or the queue has been closed.
+    /// Waits until [`take`](Self::take) may find something, or the queue is closed.
     pub(crate) async fn arrival(&self) {
         self.arrivals.notified().await;
     }
 
-    /// Says of these that a transaction has them from now on, but for those whose deadline has passed,
-    /// which come back apart.
+    /// Marks these as begun by a transaction, and returns those whose deadline has passed separately.
     pub(crate) fn begin(&self, part: Vec<Running>) -> (Vec<Running>, Vec<Running>) {
         let mut state = self.state();
-        // Read while no caller can leave: who leaves after this finds its command begun.
+        // Under the lock: a caller that leaves after this finds its command begun.
         let now = Instant::now();
         let (begun, late): (Vec<_>, Vec<_>) =
             part.into_iter().partition(|running| running.leader.deadline > now);
@@ -148,7 +146,7 @@ impl Queue {
         (begun, late)
     }
 
-    /// Says that no transaction has these any more, unless one may have committed them.
+    /// Marks these as waiting, except those that a transaction may have committed.
     pub(crate) fn rolled_back<'a>(&self, batch: impl IntoIterator<Item = &'a Running>) {
         let mut state = self.state();
         for running in batch.into_iter().filter(|running| !running.is_in_doubt()) {
@@ -187,7 +185,7 @@ impl Queue {
         }
     }
 
-    /// Says what of a command became known, and answers it.
+    /// Reports what became of a command, and answers its caller.
     fn answer(&self, submission: Submission, reply: Reply) {
         let command: &dyn Any = &*submission.command;
         match &reply {
@@ -202,7 +200,7 @@ impl Queue {
         submission.answer(reply);
     }
 
-    /// A COMMIT with this one in it was sent and never answered.
+    /// A COMMIT with this command was sent and not acknowledged.
     pub(crate) fn put_in_doubt(&self, running: &mut Running) {
         if !running.is_in_doubt() {
             self.observe(Event::InDoubt);
@@ -210,22 +208,21 @@ impl Queue {
         running.in_doubt = true;
     }
 
-    /// A key that was in doubt is so no longer.
+    /// If the key was in doubt, it is so no longer.
     fn settled(&self, running: &Running, resolution: Resolution) {
         if running.is_in_doubt() {
             self.observe(Event::Settled(resolution));
         }
     }
 
-    /// The key leaves the queue; these followed its leader.
+    /// Removes the key from the queue, and returns its followers.
     fn followers(&self, running: &Running) -> impl Iterator<Item = Submission> + use<> {
         let group = self.remove(&mut self.state(), &running.leader.scope);
         group.into_iter().flat_map(|group| group.followers.into_values())
     }
 
-    /// Fails the leader, and with it those who sent the same request; where a COMMIT with it was never
-    /// answered, none of them can be told more than that. Others with its key haven't been tried: the
-    /// first of them leads.
+    /// Fails the leader, and the followers that sent the same request; if the key is in doubt, they hear that. Of
+    /// the other followers, which were not tried, the first becomes the leader.
     pub(crate) fn fail(&self, running: Running, failure: &Failure) {
         self.settled(&running, Resolution::Unknown);
         let failure = if running.is_in_doubt() { &Failure::OutcomeUnknown } else { failure };
@@ -243,20 +240,18 @@ impl Queue {
             state.groups.insert(leader.scope.clone(), group);
             self.arrivals.notify_one();
         }
-        // Before anybody can find that the key waits again: whose deadline passes in this moment would hear that
-        // nothing of it was begun.
+        // While the lock is held: a caller whose deadline passes now must not find its key waiting again.
         for submission in std::iter::once(leader).chain(failed.into_values()) {
             submission.answer(Err(failure.clone()));
         }
     }
 
-    /// The same key with the next of its followers as leader, as long as the leader's caller is gone,
-    /// its deadline has passed, or it has waited `lock_wait` for a lock of another session.
-    /// `None`: nobody is left who waits for this key.
+    /// Answers a leader whose caller is gone, whose deadline has passed, or that has waited `lock_wait` for a lock
+    /// of another session; then the next follower leads, by the same rules. `None`: no caller is left.
     pub(crate) fn relead(&self, mut running: Running, lock_wait: Duration) -> Option<Running> {
         loop {
             let leader = &running.leader;
-            // A lock may be that of its own transaction, on a connection that was lost.
+            // The lock may be its own transaction's, on a connection that was lost.
             let own = running.losses > 0 || running.is_in_doubt();
             let waits_for_lock = running.obstacle.is_lock() && !own;
             let reply = if waits_for_lock && leader.arrived.elapsed() >= lock_wait {
@@ -279,7 +274,7 @@ impl Queue {
         }
     }
 
-    /// The first of a key's followers, taken out; where there is none, the key leaves the queue.
+    /// Takes out the first follower of a key; without one, the key leaves the queue.
     fn next_leader(&self, scope: &ScopedKey) -> Option<Submission> {
         let mut state = self.state();
         let next = state.groups.first_follower(scope);
@@ -289,13 +284,13 @@ impl Queue {
         next.map(|(_, follower)| follower)
     }
 
-    /// No more commands are taken in; what waits is still taken out.
+    /// Takes no more commands in; those that wait can still be taken out.
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.arrivals.notify_one();
     }
 
-    /// Whether it is closed, and every key in it was answered.
+    /// Whether it is closed and empty.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.state();
         state.closed && state.groups.is_empty()
@@ -308,7 +303,7 @@ impl Queue {
         group
     }
 
-    /// Wakes whoever waits for a closed queue to be drained.
+    /// Wakes the committer if the queue is closed and empty.
     fn tell_if_drained(&self, state: &State) {
         if state.closed && state.groups.is_empty() {
             self.arrivals.notify_one();

@@ -22,7 +22,7 @@ impl<'a> Seat<'a> {
         self.left = true;
     }
 
-    /// The caller stops waiting. Says how far its request had come, as far as can be known.
+    /// The caller stops waiting. Returns how far its execution has come.
     pub(crate) fn leave(mut self) -> Stage {
         self.left = true;
         self.queue.leave(&self.scope, self.number)

@@ -1,4 +1,4 @@
-//! One call of `submit`, and what its caller hears by the record of its key.
+//! A call of `submit`: its command, and the caller that waits for the outcome.
 
 use std::any::{Any, TypeId};
 
@@ -23,7 +23,7 @@ pub(crate) struct Submission {
     pub(crate) execution_id: Uuid,
     pub(crate) operation: &'static str,
     pub(crate) fingerprint: Fingerprint,
-    /// A row of others' that the command locks.
+    /// See [`BatchCommand::locks`](crate::BatchCommand::locks).
     pub(crate) row: Option<Uuid>,
     pub(crate) command: Box<dyn AnyCommand>,
     pub(crate) arrived: Instant,
@@ -32,7 +32,7 @@ pub(crate) struct Submission {
 }
 
 impl Submission {
-    /// What it is to be executed with: commands of one kind are executed together.
+    /// Commands of one kind are executed together.
     pub(crate) fn kind(&self) -> (&'static str, TypeId) {
         let command: &dyn Any = &*self.command;
         (self.operation, command.type_id())
@@ -46,12 +46,12 @@ impl Submission {
         }
     }
 
-    /// The caller may have gone; then nobody needs to hear it.
+    /// Does nothing if the caller is gone.
     pub(crate) fn answer(self, reply: Reply) {
         let _ = self.reply.send(reply);
     }
 
-    /// The record of its execution, which has just been committed.
+    /// The record of its execution, which is committed.
     pub(crate) fn record(
         &self,
         response: Response,
@@ -67,47 +67,47 @@ impl Submission {
         }
     }
 
-    /// What its caller hears if its key has this record, of another execution.
+    /// The reply if its key has this record of another execution.
     pub(crate) fn reply(&self, record: &Record) -> Reply {
         record.outcome_for(&self.fingerprint).map_err(|error| Failure::Internal(error.into()))
     }
 }
 
-/// A key's leader, taken out of the queue to be executed.
+/// A leader that was taken out of the queue to be executed.
 pub(crate) struct Running {
     pub(crate) leader: Submission,
-    /// How often the connection was lost with this one in the transaction.
+    /// How often the connection was lost while a transaction had it.
     pub(crate) losses: u32,
-    /// A COMMIT with this leader in it was sent and never answered.
+    /// A COMMIT with this leader was sent and not acknowledged.
     pub(crate) in_doubt: bool,
-    /// Those that led before, and of which the same is true.
+    /// Earlier leaders of which the same is true.
     pub(crate) left_in_doubt: Vec<LeftInDoubt>,
-    /// How often in a row it was run again since it conflicted with other transactions.
+    /// How often its transaction conflicted with others.
     pub(crate) conflicts: u32,
     /// How often it was delayed.
     pub(crate) delays: u32,
-    /// What keeps it from being executed, as far as is known.
+    /// What prevents its execution, as far as is known.
     pub(crate) obstacle: Obstacle,
 }
 
-/// What keeps a command from being executed.
+/// A reason why a command is not executed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// There is no database that takes writes; or nothing is known.
+    /// There is no database that takes writes, or the reason is unknown.
     #[default]
     NoDatabase,
-    /// Its connections get lost.
+    /// The connection is lost each time.
     ConnectionLost,
     /// Another server is executing its key, or another session has locked its key's row.
     KeyInFlight,
     /// Another session has locked a table, or another row.
     Locked,
-    /// It conflicts with other transactions.
+    /// Its transaction conflicts with others.
     Conflict,
 }
 
 impl Obstacle {
-    /// What a caller hears who waits no longer.
+    /// The reply to a caller whose wait is over.
     pub(crate) fn reply(self) -> Reply {
         match self {
             Self::NoDatabase => Err(Failure::DatabaseUnavailable),
@@ -118,20 +118,19 @@ impl Obstacle {
         }
     }
 
-    /// Whether another session has to let go of something.
+    /// Whether another session has to release a lock.
     pub(crate) fn is_lock(self) -> bool {
         matches!(self, Self::KeyInFlight | Self::Locked)
     }
 }
 
-/// What may have been executed, though nobody waits to hear it.
+/// An earlier leader whose caller is gone, and which may have been executed.
 pub(crate) struct LeftInDoubt {
     pub(crate) execution_id: Uuid,
     pub(crate) command: Box<dyn AnyCommand>,
 }
 
 impl Running {
-    /// One that nothing has been done about.
     pub(crate) fn new(leader: Submission) -> Self {
         Self {
             leader,
@@ -144,7 +143,7 @@ impl Running {
         }
     }
 
-    /// Lets another lead. The one that led hears this, if it hasn't gone.
+    /// Makes another request the leader. The caller of the former one gets this reply.
     pub(crate) fn hand_over(&mut self, next: Submission, reply: Reply) {
         let Submission { execution_id, command, reply: caller, .. } =
             std::mem::replace(&mut self.leader, next);
@@ -154,18 +153,18 @@ impl Running {
         }
     }
 
-    /// Whether its key may have been committed, by this one or by one that led before.
+    /// Whether its key may have been committed, by this leader or an earlier one.
     pub(crate) fn is_in_doubt(&self) -> bool {
         self.in_doubt || !self.left_in_doubt.is_empty()
     }
 }
 
-/// How far a key's leader has come.
+/// How far the execution of a key has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// No transaction that could still commit has it, because of this.
+    /// No transaction that could still commit has it, for this reason.
     Waiting(Obstacle),
-    /// It is in a transaction, or was in one whose fate isn't known.
+    /// A transaction has it, or had it and may have committed.
     Begun,
 }
 
