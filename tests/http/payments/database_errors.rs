@@ -2,21 +2,25 @@
 //! server's own.
 
 use futures_util::future::join_all;
-use payonce_testing::{PAYMENT, TestServer, client::Response, database::until_number};
+use payonce_testing::{PAYMENT, TestServer, client::Response, metrics::reaches};
+use sqlx::{Connection, raw_sql};
 
 /// The number of other payments.
 const OTHERS: usize = 40;
 
 const MALLORYS: &str = r#"{"user_id": "mallory", "amount": 100}"#;
 
-/// A server whose database executes this for each payment of one user, and is slow for another user's.
+/// A server whose database executes this for each payment of one user, and lets another user's wait for a lock.
 async fn with_trigger(flags: &[&str], statement: &str) -> TestServer {
     let server = TestServer::start_with(&[&["--committers", "1"], flags].concat()).await;
     let trigger = format!(
         "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
              IF NEW.user_id = 'mallory' THEN {statement}; END IF;
-             IF NEW.user_id = 'slow' THEN PERFORM pg_sleep(0.5); END IF;
+             IF NEW.user_id = 'waits' THEN
+                 SET LOCAL lock_timeout = 0;
+                 PERFORM pg_advisory_xact_lock(1);
+             END IF;
              RETURN NEW;
          END $$;
          CREATE TRIGGER fault BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION fault()"
@@ -27,17 +31,21 @@ async fn with_trigger(flags: &[&str], statement: &str) -> TestServer {
 
 /// Sends the requests while another payment is being executed, so that they share batches.
 async fn pay_together(server: &TestServer) -> (Response, Vec<Response>) {
-    let mut watcher = server.database.connect().await;
-    let sleeping = "SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND wait_event = 'PgSleep'";
     let keys: Vec<String> = (0..OTHERS).map(|number| format!("good-{number}")).collect();
-    let (_, (bad, good)) =
-        tokio::join!(server.pay("slow", r#"{"user_id": "slow", "amount": 100}"#), async {
-            until_number(&mut watcher, sleeping, |count| count > 0).await;
-            let good = join_all(keys.iter().map(|key| server.pay(key, PAYMENT)));
-            tokio::join!(server.pay("mallory", MALLORYS), good)
-        });
-    (bad, good)
+    let mut holder = server.database.connect().await;
+    raw_sql("SELECT pg_advisory_lock(1)").execute(&mut holder).await.unwrap();
+    let all = async {
+        server.database.until_locks_are_waited_for(1).await;
+        let good = join_all(keys.iter().map(|key| server.pay(key, PAYMENT)));
+        let release = async {
+            let all = u32::try_from(OTHERS).unwrap() + 2;
+            reaches(&server.metrics, "payonce_queue_keys", all).await;
+            holder.close().await.unwrap();
+        };
+        let (bad, good, ()) = tokio::join!(server.pay("mallory", MALLORYS), good, release);
+        (bad, good)
+    };
+    tokio::join!(server.pay("waits", r#"{"user_id": "waits", "amount": 100}"#), all).1
 }
 
 fn assert_taken(responses: &[Response]) {

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     Failure, Settings,
     observer::Event,
-    queue::{Obstacle, Queue, Running},
+    queue::{Obstacle, Patience, Queue, Running},
 };
 
 use answers::Answers;
@@ -57,7 +57,7 @@ pub(crate) struct Committer {
     queue: Arc<Queue>,
     connector: Connector,
     max_batch: usize,
-    in_flight_wait: Duration,
+    patience: Patience,
     /// How long a search may go on in which nothing succeeds.
     search_limit: Duration,
     /// Commands that were taken and are not answered yet, in parts to be run one after the other, the next one
@@ -85,7 +85,10 @@ pub(crate) fn committer(
         queue: Arc::clone(queue),
         connector,
         max_batch,
-        in_flight_wait: settings.in_flight_wait,
+        patience: Patience {
+            lock: settings.in_flight_wait,
+            margin: settings.request_deadline / 20,
+        },
         search_limit: settings.request_deadline / 5,
         parts: Vec::new(),
         answers: Answers::default(),
@@ -342,7 +345,7 @@ impl Committer {
 
     /// Answers callers whose deadline has passed or who have waited long enough for a lock; see [`Queue::relead`].
     fn relead(&self, running: Running) -> Option<Running> {
-        self.queue.relead(running, self.in_flight_wait)
+        self.queue.relead(running, self.patience)
     }
 
     fn delay(&mut self, mut running: Running, obstacle: Obstacle) {

@@ -46,6 +46,15 @@ pub(crate) struct Queue {
     observer: Arc<dyn Observer>,
 }
 
+/// How long commands wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For a lock of another session.
+    pub(crate) lock: Duration,
+    /// A command that was delayed is not tried again this shortly before its deadline.
+    pub(crate) margin: Duration,
+}
+
 #[derive(Default)]
 struct State {
     groups: Groups,
@@ -246,17 +255,19 @@ impl Queue {
         }
     }
 
-    /// Answers a leader whose caller is gone, whose deadline has passed, or that has waited `lock_wait` for a lock
+    /// Answers a leader whose caller is gone, whose deadline has passed, or that has waited long enough for a lock
     /// of another session; then the next follower leads, by the same rules. `None`: no caller is left.
-    pub(crate) fn relead(&self, mut running: Running, lock_wait: Duration) -> Option<Running> {
+    pub(crate) fn relead(&self, mut running: Running, patience: Patience) -> Option<Running> {
         loop {
             let leader = &running.leader;
+            // No further attempt at the last moment: the caller would only hear that the outcome is unknown.
+            let margin = if running.delays > 0 { patience.margin } else { Duration::ZERO };
             // The lock may be its own transaction's, on a connection that was lost.
             let own = running.losses > 0 || running.is_in_doubt();
             let waits_for_lock = running.obstacle.is_lock() && !own;
-            let reply = if waits_for_lock && leader.arrived.elapsed() >= lock_wait {
+            let reply = if waits_for_lock && leader.arrived.elapsed() >= patience.lock {
                 running.obstacle.reply()
-            } else if leader.reply.is_closed() || leader.deadline <= Instant::now() {
+            } else if leader.reply.is_closed() || leader.deadline <= Instant::now() + margin {
                 if running.is_in_doubt() {
                     Err(Failure::OutcomeUnknown)
                 } else {
