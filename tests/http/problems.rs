@@ -41,7 +41,7 @@ async fn an_unsupported_method_is_refused_with_the_supported_ones() {
 }
 
 #[tokio::test]
-async fn every_problem_has_a_page_for_people_and_a_list_links_them() {
+async fn every_problem_type_has_a_page_and_a_list_links_them() {
     let server = TestServer::start().await;
     for kind in Kind::ALL {
         let entry = kind.entry();

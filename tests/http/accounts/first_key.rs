@@ -73,8 +73,8 @@ async fn statements_that_create_no_api_key_leave_anonymous_access_open() {
 }
 
 #[tokio::test]
-async fn the_first_api_key_is_refused_to_another_account_while_anonymous_requests_may_be_repeated()
-{
+async fn the_first_api_key_must_belong_to_the_default_account_while_anonymous_requests_can_be_repeated()
+ {
     let server = TestServer::start().await;
     let database = &server.database;
     database.operate(&["account", "create", "ada", "--json"]);

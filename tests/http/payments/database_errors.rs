@@ -68,7 +68,7 @@ async fn assert_fails_alone(state: &str, code: &str, detail: &str) {
 }
 
 #[test]
-fn an_error_that_looks_like_the_servers_fails_the_one_request_that_provokes_it() {
+fn an_error_that_looks_like_the_servers_own_fails_only_the_request_that_causes_it() {
     let cases = [
         ("57014", "not-executed", "took too long"),
         ("53100", "overloaded", "has run out of"),
@@ -100,7 +100,7 @@ fn block_on(future: impl Future<Output = ()>) {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_fails_alone() {
+async fn a_request_that_takes_too_long_is_the_only_one_to_fail() {
     let server = with_trigger(&["--request-deadline", "10s"], "PERFORM pg_sleep(60)").await;
     let (bad, good) = pay_together(&server).await;
     assert_taken(&good);
@@ -109,7 +109,7 @@ async fn a_request_that_takes_too_long_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_slow_request_that_is_not_too_slow_succeeds_and_so_do_the_others() {
+async fn a_slow_request_within_the_time_limit_succeeds_and_so_do_the_others() {
     // Longer than a statement may take while the faulty command is searched for.
     let server = with_trigger(&["--request-deadline", "10s"], "PERFORM pg_sleep(1.2)").await;
     let (slow, good) = pay_together(&server).await;

@@ -33,7 +33,7 @@ async fn assert_locked_table_is_told(table: &str) {
 }
 
 #[tokio::test]
-async fn a_table_that_another_session_has_locked_is_no_key_in_flight() {
+async fn a_locked_table_is_not_reported_as_a_key_in_flight() {
     for table in ["idempotency_keys", "idempotency_responses", "payments"] {
         assert_locked_table_is_told(table).await;
     }
