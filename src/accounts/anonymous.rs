@@ -1,7 +1,7 @@
-//! Calls without an API key: when they are answered at all.
+//! Anonymous calls: calls without an API key.
 //!
-//! They are there so that a new installation works at once, and must never be open by accident. So
-//! whatever the setting, they end for good with the first API key.
+//! They let a new installation work at once, and must never be open by accident. So the first API key ends them
+//! permanently, whatever the setting.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -18,10 +18,10 @@ use actix_web::{
 
 use crate::http::middleware;
 
-/// Who may call without an API key, as long as there has never been one.
+/// The callers that need no API key, as long as there has never been one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum AnonymousAccess {
-    /// Programs on this machine that call it by a name of its own, without a proxy between.
+    /// Programs on this machine that call a loopback address without a proxy.
     #[default]
     Loopback,
     /// Everybody who reaches the server.
@@ -31,40 +31,39 @@ pub enum AnonymousAccess {
 }
 
 impl AnonymousAccess {
-    /// Why a request can't be anonymous here, and what would help, where there is a reason besides an
-    /// API key.
+    /// Returns why a request must not be anonymous, and what would help, or `None` if it may.
     #[must_use]
     pub fn refusal(self, req: &HttpRequest) -> Option<&'static str> {
         match self {
             Self::False => Some("Anonymous calls are switched off (ANONYMOUS_ACCESS=false)."),
             Self::Loopback if !is_local(req) => Some(
-                "Anonymous calls are answered on a loopback address alone, and this server listens on another: \
-                 start it with HOST=127.0.0.1, or with ANONYMOUS_ACCESS=true if everybody who reaches it may pay.",
+                "Anonymous calls work on a loopback address only, and this server listens on another one: start it with \
+                 HOST=127.0.0.1, or with ANONYMOUS_ACCESS=true if everybody who reaches it may pay.",
             ),
-            // A page in a browser can have its own host's name resolved to 127.0.0.1 (DNS rebinding).
+            // A web page can have its host's name resolved to 127.0.0.1 (DNS rebinding).
             Self::Loopback if !is_called_local(req) => Some(
-                "Anonymous calls are answered at http://localhost, http://127.0.0.1 and http://[::1] alone, and \
-                 the Host header names something else: call it by one of these.",
+                "Anonymous calls work at http://localhost, http://127.0.0.1 and http://[::1] only, and the Host header \
+                 names something else: use one of these addresses.",
             ),
             Self::Loopback if is_forwarded(req.headers()) => Some(
-                "Anonymous calls are answered without a proxy between, and this request has a header that a proxy \
-                 adds (Forwarded, Via, X-Forwarded-…, X-Real-IP and the like): call payonce directly.",
+                "Anonymous calls must not pass a proxy, and this request has a header that proxies add (Forwarded, Via, \
+                 X-Forwarded-…, X-Real-IP and the like): call payonce directly.",
             ),
-            // nginx as it comes speaks HTTP/1.0 to what is behind it, calls it 127.0.0.1, and adds none of those.
+            // By default nginx uses HTTP/1.0 behind it, sends Host: 127.0.0.1, and adds none of these headers.
             Self::Loopback if req.version() < Version::HTTP_11 => Some(
-                "Anonymous calls are answered without a proxy between, and this request came by HTTP/1.0, as a proxy \
-                 sends it: call payonce directly, by HTTP/1.1.",
+                "Anonymous calls must not pass a proxy, and this request came by HTTP/1.0, as some proxies send it: call \
+                 payonce directly, by HTTP/1.1.",
             ),
             _ if has_foreign_origin(req) => Some(
-                "Anonymous calls are refused to web pages of other servers: the Origin header is not the address of \
-                 this server, by IP address or as localhost.",
+                "Anonymous calls from web pages of other servers are refused: the Origin header must equal the Host \
+                 header, and be an IP address or localhost.",
             ),
             Self::True | Self::Loopback => None,
         }
     }
 }
 
-/// Whether a program on this machine is calling, by a name of its own and without a proxy that shows.
+/// Returns whether a program on this machine calls a loopback address without a visible proxy.
 #[must_use]
 pub fn is_local_caller(req: &HttpRequest) -> bool {
     is_local_peer(req)
@@ -77,13 +76,13 @@ fn is_local_peer(req: &HttpRequest) -> bool {
     req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
-/// Whether both ends of the connection are on this machine.
+/// Returns whether both ends of the connection are on this machine.
 fn is_local(req: &HttpRequest) -> bool {
     middleware::listener(req).is_some_and(|listener| listener.ip().to_canonical().is_loopback())
         && is_local_peer(req)
 }
 
-/// Whether the request is addressed to this machine, wherever it says to whom.
+/// Returns whether Host and target name this machine's loopback.
 fn is_called_local(req: &HttpRequest) -> bool {
     let mut hosts = req.headers().get_all(header::HOST);
     let host = hosts.next().and_then(|host| host.to_str().ok());
@@ -91,8 +90,8 @@ fn is_called_local(req: &HttpRequest) -> bool {
     target && hosts.next().is_none() && host.is_some_and(is_loopback)
 }
 
-/// Browsers send `Origin` with every `POST` of a page. A name in it proves nothing, even where it equals `Host`:
-/// its owner can have it resolved to this server (DNS rebinding). An IP address can't be rebound.
+/// Browsers send `Origin` with every `POST` of a page. A host name in it proves nothing, even if it equals `Host`: its
+/// owner can have it resolved to this server (DNS rebinding). An IP address cannot be rebound.
 fn has_foreign_origin(req: &HttpRequest) -> bool {
     let mut origins = req.headers().get_all(header::ORIGIN);
     let Some(origin) = origins.next() else { return false };
@@ -104,12 +103,12 @@ fn has_foreign_origin(req: &HttpRequest) -> bool {
     origins.next().is_some() || own != Some(true)
 }
 
-/// Whether a host, with or without a port, is this machine's own loopback.
+/// Returns whether a host, with or without a port, is a loopback address.
 fn is_loopback(authority: &str) -> bool {
     address(authority).is_some_and(|address| address.is_loopback())
 }
 
-/// The IP address that a host is, with or without a port; of names only localhost has one.
+/// Returns the IP address of a host, with or without a port. The only name that has one is localhost.
 fn address(authority: &str) -> Option<IpAddr> {
     let (address, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
@@ -123,13 +122,13 @@ fn address(authority: &str) -> Option<IpAddr> {
     is_port(port).then(|| address.to_canonical())
 }
 
-/// Nothing, or a colon and digits.
+/// Returns whether a text is empty, or a colon and digits.
 fn is_port(text: &str) -> bool {
     text.is_empty()
         || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether a proxy shows. One that adds nothing can't be told from a caller.
+/// Returns whether a proxy added headers. One that adds none can't be told from a caller.
 fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         let name = name.as_str();

@@ -1,40 +1,37 @@
-//! API keys: what callers show.
+//! API keys, the callers' credentials.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// By which people, and programs that look for leaked secrets, recognise a key.
+/// Lets people, and scanners for leaked secrets, recognise a key.
 const PREFIX: &str = "payonce_";
 
-/// As much as can't be guessed, however many keys there are and however long somebody tries.
+/// Enough bits that nobody guesses any of the keys.
 const SECRET_BYTES: usize = 32;
 
-/// Enough that a key which was cut off or mistyped is refused without asking anybody; it protects
-/// against nothing else.
+/// Lets a server refuse a truncated or mistyped key without a look-up. It protects against nothing else.
 const CHECKSUM_BYTES: usize = 4;
 
-/// How much of its end is kept readable, for people to tell keys apart; a part of the checksum.
+/// Characters of the key's end that stay readable, so that people can tell keys apart. They belong to the checksum.
 const ENDING_LENGTH: usize = 4;
 
-/// An API key that has just been made: `payonce_`, 256 random bits and a checksum over them, in
-/// hexadecimal, which has nothing to confuse in it and which a double click selects.
-///
-/// A secret: it is shown once, and stored as its [`KeyHash`] alone.
+/// A new API key: `payonce_`, 256 random bits and their checksum. Hexadecimal has no ambiguous characters, and a double
+/// click selects all of it. The key is printed once, and only its [`KeyHash`] is stored.
 pub struct ApiKey(String);
 
-/// SHA-256 of a well-formed API key: what is stored of it, and what it is looked up by.
+/// The SHA-256 of a well-formed API key, by which keys are stored and looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 
-/// What is not an API key. Nothing of it is repeated.
+/// A text that is not an API key. The error does not repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("not an API key")]
 pub struct InvalidApiKey;
 
 impl ApiKey {
-    /// A new key, from the operating system's random numbers.
+    /// Generates a key from the operating system's random numbers.
     ///
     /// # Errors
     /// When the operating system has none.
@@ -46,26 +43,26 @@ impl ApiKey {
         Ok(Self(format!("{PREFIX}{secret}{checksum}")))
     }
 
-    /// What is stored of it.
+    /// Returns the hash to store.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
         KeyHash(Sha256::digest(&self.0).into())
     }
 
-    /// Its last characters.
+    /// Returns the last characters.
     #[must_use]
     pub fn ending(&self) -> &str {
         self.0.len().checked_sub(ENDING_LENGTH).and_then(|at| self.0.get(at..)).unwrap_or_default()
     }
 
-    /// The key itself, to be shown once.
+    /// Returns the key itself, to be printed once.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 }
 
-/// Never the key.
+/// Never shows the key.
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(…)")
@@ -73,10 +70,10 @@ impl fmt::Debug for ApiKey {
 }
 
 impl KeyHash {
-    /// Hashes a key that a caller shows.
+    /// Hashes a key that a caller sends.
     ///
     /// # Errors
-    /// When it is none that [`ApiKey::generate`] can have made.
+    /// When [`ApiKey::generate`] cannot have generated the key.
     pub fn of_shown(text: &[u8]) -> Result<Self, InvalidApiKey> {
         let digits = text.strip_prefix(PREFIX.as_bytes()).ok_or(InvalidApiKey)?;
         let digits = std::str::from_utf8(digits).map_err(|_| InvalidApiKey)?;
@@ -85,13 +82,13 @@ impl KeyHash {
         whole.then(|| Self(Sha256::digest(text).into())).ok_or(InvalidApiKey)
     }
 
-    /// A hash as it is stored; `None` when it is of another length.
+    /// Reads a stored hash, or returns `None` if its length is wrong.
     #[must_use]
     pub fn of_stored(hash: &[u8]) -> Option<Self> {
         hash.try_into().ok().map(Self)
     }
 
-    /// The hash as it is stored.
+    /// Returns the hash to store.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -1,4 +1,4 @@
-//! Who is calling.
+//! Authentication of callers.
 
 use std::time::Duration;
 
@@ -25,27 +25,27 @@ use crate::{
     state::AppState,
 };
 
-/// How long a request waits for the database to be asked about a key that isn't known, at most.
+/// Longest time that a request with an unknown key waits for the directory's next look.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How to show a key, where none was shown (RFC 6750 §3).
+/// The challenge to requests without a key (RFC 6750 §3).
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// The same, where one was shown that isn't valid (RFC 6750 §3.1).
+/// The challenge to requests with an invalid key (RFC 6750 §3.1).
 const CHALLENGE_INVALID: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
 
-/// What to do when no key was shown.
+/// The advice to requests without a key.
 const SHOW_A_KEY: &str =
-    "Send Authorization: Bearer with an API key, which payonce api-key create makes";
+    "Send Authorization: Bearer with an API key, which payonce api-key create creates";
 
-/// Whose request this is. Keys, payments and lists of different accounts never meet.
+/// The authenticated caller of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// The account that the request acts for.
     pub account_id: AccountId,
 }
 
-/// What tells who is calling.
+/// Authenticates callers.
 #[derive(Debug)]
 pub struct Authenticator {
     directory: Directory,
@@ -53,23 +53,23 @@ pub struct Authenticator {
     longest_wait: Duration,
 }
 
-/// As whom a request wants to act, when nothing speaks against it but what the directory may know.
+/// The identity that a request claims, to be checked against the directory.
 #[derive(Debug, Clone, Copy)]
 enum Claim {
-    /// As the account that this key belongs to.
+    /// The account of this key.
     Key(KeyHash),
-    /// As nobody in particular.
+    /// The default account, without a key.
     Anonymous,
 }
 
 impl Authenticator {
-    /// Goes by what `directory` knows. `deadline` is when a request is answered at the latest.
+    /// Authenticates by `directory`. `deadline` is the request deadline.
     #[must_use]
     pub fn new(directory: Directory, anonymous: AnonymousAccess, deadline: Duration) -> Self {
         Self { directory, anonymous, longest_wait: LONGEST_WAIT.min(deadline / 2) }
     }
 
-    /// Whether there has ever been an API key.
+    /// Returns whether there has ever been an API key.
     #[must_use]
     pub fn had_keys(&self) -> bool {
         self.directory.view().had_keys()
@@ -86,7 +86,7 @@ impl Authenticator {
         }
     }
 
-    /// As whom the request wants to act.
+    /// Reads the identity that a request claims.
     fn claim(&self, req: &HttpRequest) -> Result<Claim, Problem> {
         if let Some(hash) = shown_key(req)? {
             return Ok(Claim::Key(hash));
@@ -103,7 +103,7 @@ impl Authenticator {
         }
     }
 
-    /// Waits until the directory has looked again, after this moment.
+    /// Waits until the directory has looked again.
     async fn ask(&self, claim: Claim) -> Result<Caller, Problem> {
         let asked = Instant::now();
         let mut views = self.directory.look_again();
@@ -121,20 +121,20 @@ impl Authenticator {
         })
     }
 
-    /// Writes down which keys were used, and stops keeping up with them.
+    /// Stores the last use of keys, and stops following their changes.
     pub async fn close(&self) {
         self.directory.close().await;
     }
 }
 
 impl Claim {
-    /// Whose the request is, as far as that can be said by what was known at a time: `None` where it
-    /// must be looked up again. `asked` is when the request came.
+    /// Checks the claim by a view of the directory. `None` means that a newer view is needed. `asked` is the time of the
+    /// request.
     fn judged_by(self, view: &View, asked: Instant) -> Option<Result<Caller, Problem>> {
         match self {
             Self::Key(hash) => match view.account_of(hash) {
                 Some(account_id) => view.is_fresh().then_some(Ok(Caller { account_id })),
-                // It may have been made a moment ago.
+                // The key may be newer than the view.
                 None => view.shows(asked).then(|| Err(invalid_key())),
             },
             Self::Anonymous if view.had_keys() => Some(Err(anonymous_calls_ended())),
@@ -162,7 +162,7 @@ impl FromRequest for Caller {
     }
 }
 
-/// The key in the Authorization header, well-formed; `None` where there is no such header.
+/// Returns the well-formed key in the Authorization header, or `None` without that header.
 fn shown_key(req: &HttpRequest) -> Result<Option<KeyHash>, Problem> {
     let mut values = req.headers().get_all(header::AUTHORIZATION);
     let Some(value) = values.next() else { return Ok(None) };
@@ -182,7 +182,7 @@ fn unauthorized(challenge: HeaderValue) -> Problem {
     Problem::new(Kind::Unauthorized).with_header(header::WWW_AUTHENTICATE, challenge)
 }
 
-/// The answer to unknown, malformed and revoked keys alike.
+/// The response to unknown, malformed and revoked keys.
 fn invalid_key() -> Problem {
     unauthorized(CHALLENGE_INVALID).with_detail(
         "This is not a valid API key: it was never created here, is incomplete, or was revoked. Send a valid key of the \

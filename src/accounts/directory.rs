@@ -1,12 +1,10 @@
-//! What a server knows of API keys: all valid ones, in memory, so that no request waits for the
-//! database to tell whose it is.
+//! The valid API keys in memory, so that no request waits for the database to authenticate.
 //!
-//! One task on one connection of its own looks every second whether keys have changed, which is one row
-//! to read, and reads them again if they have, or every 15 seconds. Nobody else asks: whoever shows a key that isn't known
-//! waits until the task has looked once more, and all who wait at that time wait for the same look. So
-//! a flood of made-up keys takes no connection from anybody, and puts no known key out of memory.
+//! One task with its own connection checks every second whether keys have changed, by reading one row. It reads the keys
+//! again after a change, and every 15 seconds. A request with an unknown key waits for the task's next look, together
+//! with all other such requests. So a flood of made-up keys takes no connection from others, and evicts no known key.
 //!
-//! Memory is bounded by how many valid keys there may be (`MAX_KEYS`), which only an operator makes.
+//! `MAX_KEYS` bounds the memory, and only operators create keys.
 
 use std::{
     collections::HashMap,
@@ -32,34 +30,32 @@ use super::{
 };
 use crate::{db, idempotency::loggable, ids::AccountId};
 
-/// Within this time a revoked key is refused, at every server; and so long known keys are accepted
-/// while the database can't be asked.
+/// Time until every server refuses a revoked key, and for which known keys are accepted while the database is unavailable.
 pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How many valid keys there may be in all: more than anybody has, in some ten megabytes.
+/// Limit of valid keys: more than anybody needs, in about ten megabytes.
 pub(crate) const MAX_KEYS: i64 = 100_000;
 
-/// How often the task looks. Together with a look that fails and a new connection it fits into
-/// [`REVOKED_WITHIN`].
+/// Interval of the task's looks. With a failed look and a new connection it fits into [`REVOKED_WITHIN`].
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The shortest time between two looks, however many unknown keys are shown.
+/// Shortest time between two looks, however many unknown keys arrive.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a look may take before the connection counts as lost.
+/// Time-out of a look, after which the connection counts as lost.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
-/// The pause after a look that failed.
+/// Pause after a failed look.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often all keys are read again, whatever the count of changes says. Replication, and sessions with triggers off,
-/// change keys without counting.
+/// Interval at which all keys are read again, whatever the count of changes says. Replication, and sessions with
+/// triggers off, change keys without counting.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 
-/// A number of changes that no table says: what is known of no server.
+/// A number of changes that no table has, for a server that was not asked yet.
 const UNKNOWN: i64 = -1;
 
-/// How often it is written down which keys were used.
+/// Interval of storing the last use of keys.
 const NOTE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A valid key.
@@ -67,54 +63,54 @@ const NOTE_INTERVAL: Duration = Duration::from_mins(1);
 struct KnownKey {
     api_key_id: Uuid,
     account_id: AccountId,
-    /// Since that was written down last.
+    /// Used since the last use was stored.
     used: AtomicBool,
 }
 
-/// What is known at a time.
+/// The keys at one time.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// When the look began that found it so.
+    /// Start of the look that confirmed it.
     seen_at: Instant,
-    /// When the keys were read from their table last.
+    /// Start of the look that read the keys.
     read_at: Instant,
     keys: Arc<HashMap<KeyHash, Arc<KnownKey>>>,
-    /// How often keys had changed.
+    /// Number of changes of keys until then.
     changes: i64,
 }
 
 impl View {
-    /// The account of a valid key. Notes that the key is in use.
+    /// Returns the account of a valid key, and marks the key as used.
     #[must_use]
     pub fn account_of(&self, hash: KeyHash) -> Option<AccountId> {
         let key = self.keys.get(&hash)?;
-        // Read first: written by every request, it would go from processor to processor.
+        // Read first: if every request wrote it, its cache line would move between cores.
         if !key.used.load(Ordering::Relaxed) {
             key.used.store(true, Ordering::Relaxed);
         }
         Some(key.account_id)
     }
 
-    /// Whether there has ever been an API key, valid or revoked or deleted.
+    /// Returns whether there has ever been an API key, even a revoked or deleted one.
     #[must_use]
     pub fn had_keys(&self) -> bool {
         self.changes > 0
     }
 
-    /// Whether what it says may still be gone by.
+    /// Returns whether the view is recent enough to accept keys.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.seen_at.elapsed() < REVOKED_WITHIN
     }
 
-    /// Whether it shows everything that was committed before this moment.
+    /// Returns whether the view shows everything committed before a moment.
     #[must_use]
     pub fn shows(&self, moment: Instant) -> bool {
         self.seen_at >= moment
     }
 }
 
-/// What a server knows of API keys.
+/// A server's view of API keys, and the task that updates it.
 #[derive(Debug)]
 pub struct Directory {
     views: watch::Receiver<View>,
@@ -124,10 +120,10 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Reads all valid keys and starts the task that keeps up with them.
+    /// Reads all valid keys, and starts the task that follows their changes.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database fails.
     pub async fn start(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         let mut conn = db::connect(options).await?;
         let now = Instant::now();
@@ -140,20 +136,20 @@ impl Directory {
         Ok(Self { views, wish, stop, task: Mutex::new(Some(task)) })
     }
 
-    /// What is known now.
+    /// Returns the current view.
     #[must_use]
     pub fn view(&self) -> watch::Ref<'_, View> {
         self.views.borrow()
     }
 
-    /// Has the task look soon, and gives what it will see.
+    /// Asks the task for a look, and returns the views to come.
     #[must_use]
     pub fn look_again(&self) -> watch::Receiver<View> {
         self.wish.notify_one();
         self.views.clone()
     }
 
-    /// Writes down which keys were used, and ends the task.
+    /// Stores the last use of keys, and ends the task.
     pub async fn close(&self) {
         self.stop.notify_one();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -189,10 +185,10 @@ impl Reader {
                 () = stop.notified() => break,
             }
             match self.look_once().await {
-                Ok(()) if failing => info!("API keys can be read again"),
+                Ok(()) if failing => info!("reading API keys works again"),
                 Ok(()) => {}
-                Err(error) if failing => debug!("API keys can't be read: {}", loggable(&error)),
-                Err(error) => warn!("API keys can't be read: {}", loggable(&error)),
+                Err(error) if failing => debug!("could not read API keys: {}", loggable(&error)),
+                Err(error) => warn!("could not read API keys: {}", loggable(&error)),
             }
             failing = self.conn.is_none();
             if noted.elapsed() >= NOTE_INTERVAL {
@@ -206,13 +202,13 @@ impl Reader {
         }
     }
 
-    /// Publishes what is there now. The connection is gone after an error.
+    /// Publishes a new view. After an error the connection is dropped.
     async fn look_once(&mut self) -> Result<(), sqlx::Error> {
         let mut known = self.publish.borrow().clone();
         let mut conn = if let Some(conn) = self.conn.take() {
             conn
         } else {
-            // It may be to another server than the last one.
+            // The new connection may lead to another server.
             known.changes = UNKNOWN;
             db::connect(&self.options).await?
         };
@@ -222,8 +218,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Writes down which keys were used since the last time. Only people read that: what can't be
-    /// written is dropped.
+    /// Stores the last use of keys. Only people read it, so a failure drops it.
     async fn note_use(&mut self) {
         let view = self.publish.borrow().clone();
         let used = view.keys.values().filter(|key| key.used.swap(false, Ordering::Relaxed));
@@ -234,15 +229,15 @@ impl Reader {
         let Some(mut conn) = self.conn.take() else { return };
         match within(store::note_use(&mut conn, &used)).await {
             Ok(()) => self.conn = Some(conn),
-            Err(error) => debug!("the use of API keys can't be noted: {}", loggable(&error)),
+            Err(error) => debug!("could not store the last use of API keys: {}", loggable(&error)),
         }
     }
 }
 
-/// What is there. The keys are read only if they have changed since they were `known`, or that was a while ago.
+/// Looks at the database. It reads the keys only if they have changed since `known`, or if that was long ago.
 async fn look(conn: &mut PgConnection, known: View) -> Result<View, sqlx::Error> {
     let seen_at = Instant::now();
-    // Before the keys: those that change in between are read again next time.
+    // Before the keys: changes in between are read by the next look.
     let changes = store::changes(conn).await?;
     if known.changes == changes && known.read_at.elapsed() < READ_INTERVAL {
         return Ok(View { seen_at, ..known });

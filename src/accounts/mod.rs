@@ -1,24 +1,23 @@
-//! Whose payments are whose, and who is calling.
+//! Accounts, API keys and authentication.
 //!
-//! A caller shows an API key (`Authorization: Bearer payonce_…`) and acts for the account that the key
-//! belongs to. Idempotency keys, payments and lists of different accounts never meet.
+//! A caller sends an API key (`Authorization: Bearer payonce_…`) and acts for the key's account. Idempotency keys,
+//! payments and lists of different accounts are separate.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! - A request costs no round trip to the database for its API key: every server knows all valid keys
-//!   ([`Directory`]). A flood of made-up keys costs the database a look at one row, now and then.
-//! - A key is accepted from the moment it was shown, and refused within [`REVOKED_WITHIN`] after it was
-//!   revoked, at every server. That is also how long keys are accepted while the database is away;
-//!   afterwards it is `503`, never `401`.
-//! - Unknown, malformed and revoked keys are answered alike. Keys are stored as SHA-256, and looked up
-//!   by it, so that no comparison tells by its time how much of a key was right.
-//! - Calls without a key act for the [default account](crate::ids::AccountId::DEFAULT), where [`AnonymousAccess`] lets them, and never
-//!   again once there has been an API key.
+//! - Authentication needs no query: every server has all valid keys in memory ([`Directory`]). However many unknown keys
+//!   arrive, they share one look at a row of the database.
+//! - A key is accepted as soon as it was printed. Every server refuses it within [`REVOKED_WITHIN`] after its revocation.
+//!   Keys are accepted as long while the database is unavailable. Then requests get `503`, never `401`.
+//! - Unknown, malformed and revoked keys get the same response. Keys are stored and looked up by their SHA-256, so the
+//!   time of a comparison reveals nothing about them.
+//! - Calls without a key act for the [default account](crate::ids::AccountId::DEFAULT) if [`AnonymousAccess`] allows them. The first API key ends them
+//!   permanently.
 //!
-//! # What is not
+//! # Not guaranteed
 //!
-//! - Rights: whoever has a key of an account may do whatever the account may.
-//! - Protection of the key on its way: that is TLS, which something before payonce does.
+//! - Permissions: a key of an account may do everything that the account may.
+//! - Secrecy of keys on the network: something in front of payonce has to terminate TLS.
 
 mod anonymous;
 mod api_key;

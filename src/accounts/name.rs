@@ -1,4 +1,4 @@
-//! Names that people give to accounts and to API keys.
+//! Names of accounts and API keys.
 
 use std::{fmt, str::FromStr};
 
@@ -7,27 +7,27 @@ use uuid::Uuid;
 
 use crate::text::is_blank;
 
-/// Fits on a line of a list.
+/// Characters that fit on a line of a list.
 const MAX_LENGTH: usize = 100;
 
-/// 1 to 100 characters, on one line, without space around them, and not like an id: where either may
-/// stand, it is clear which one is meant.
+/// A name: 1 to 100 characters on one line, without surrounding space. It is never a UUID, so an argument can be a name
+/// or an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(String);
 
-/// Why a text is no name.
+/// Reasons why a text is not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidName {
-    /// Nothing, or too much.
+    /// The text is empty or too long.
     #[error("a name has 1 to 100 characters")]
     Length,
-    /// A character that is not to be seen, or space at an end.
+    /// The text contains a control character or surrounding space.
     #[error("a name has no control characters, and no space before or after it")]
     Characters,
-    /// Nothing to see.
+    /// The text is invisible.
     #[error("a name has at least one visible character")]
     Blank,
-    /// A UUID.
+    /// The text is a UUID.
     #[error("a name is not a UUID: that would be taken for an id")]
     Id,
 }

@@ -1,4 +1,4 @@
-//! The statements of accounts and API keys.
+//! SQL statements for accounts and API keys.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{api_key::KeyHash, name::Name};
 use crate::{db::timestamp::Timestamp, ids::AccountId};
 
-/// An account, as it stands in the table.
+/// A row of `accounts`.
 #[derive(Debug, Clone, FromRow, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the names of the columns")]
 pub(crate) struct Account {
@@ -18,7 +18,7 @@ pub(crate) struct Account {
     pub(crate) created_at: Timestamp,
 }
 
-/// What may be told of an API key, and of whose it is.
+/// The public fields of an API key and its account.
 #[derive(Debug, Clone, FromRow, Serialize)]
 pub(crate) struct ListedKey {
     pub(crate) api_key_id: Uuid,
@@ -31,7 +31,7 @@ pub(crate) struct ListedKey {
     pub(crate) revoked_at: Option<Timestamp>,
 }
 
-/// A valid key, as servers know it.
+/// A valid key, as the directory keeps it.
 #[derive(Debug, Clone, FromRow)]
 pub(crate) struct ValidKey {
     pub(crate) api_key_id: Uuid,
@@ -39,7 +39,7 @@ pub(crate) struct ValidKey {
     pub(crate) hash: Vec<u8>,
 }
 
-/// Inserts an account; nothing where the name is taken.
+/// Inserts an account, or returns `None` if the name is taken.
 pub(crate) async fn insert_account(
     conn: &mut PgConnection,
     account_id: AccountId,
@@ -55,7 +55,7 @@ pub(crate) async fn insert_account(
     .await
 }
 
-/// All accounts, the oldest first.
+/// Returns all accounts, oldest first.
 pub(crate) async fn accounts(conn: &mut PgConnection) -> Result<Vec<Account>, sqlx::Error> {
     sqlx::query_as(
         "SELECT account_id, name, created_at FROM accounts ORDER BY created_at, account_id",
@@ -64,7 +64,7 @@ pub(crate) async fn accounts(conn: &mut PgConnection) -> Result<Vec<Account>, sq
     .await
 }
 
-/// The account of this name or id.
+/// Finds an account by name or id.
 pub(crate) async fn find_account(
     conn: &mut PgConnection,
     name_or_id: &str,
@@ -78,7 +78,7 @@ pub(crate) async fn find_account(
     .await
 }
 
-/// The account, where there is one alone.
+/// Returns the only account, or `None` if there are several.
 pub(crate) async fn only_account(conn: &mut PgConnection) -> Result<Option<Account>, sqlx::Error> {
     sqlx::query_as(
         "SELECT account_id, name, created_at FROM accounts WHERE (SELECT count(*) FROM accounts) = 1",
@@ -87,12 +87,12 @@ pub(crate) async fn only_account(conn: &mut PgConnection) -> Result<Option<Accou
     .await
 }
 
-/// Waits for executions in progress, and lets no other begin until the transaction ends.
+/// Waits for executions in progress, and blocks new ones until the transaction ends.
 pub(crate) async fn hold_up_executions(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE").execute(conn).await.map(drop)
 }
 
-/// Whether an account has executed a request whose idempotency key is still kept: for `key_ttl`, or permanently.
+/// Returns whether an account has executed a request whose idempotency key is still kept: for `key_ttl`, or permanently.
 pub(crate) async fn has_used_keys(
     conn: &mut PgConnection,
     account_id: AccountId,
@@ -110,7 +110,7 @@ pub(crate) async fn has_used_keys(
     .await
 }
 
-/// How many valid keys there are.
+/// Counts the valid keys.
 pub(crate) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL")
         .fetch_one(conn)
@@ -144,7 +144,7 @@ pub(crate) async fn insert_key(
     .await
 }
 
-/// The API keys of an account, or all, the oldest first; revoked ones too.
+/// Returns the API keys of one account or of all, oldest first, including revoked ones.
 pub(crate) async fn keys(
     conn: &mut PgConnection,
     account_id: Option<AccountId>,
@@ -160,7 +160,7 @@ pub(crate) async fn keys(
     .await
 }
 
-/// Revokes a key; one that was revoked before stays as it is. Nothing where there is no such key.
+/// Revokes a key, if it is not revoked yet. Returns `None` for an unknown key.
 pub(crate) async fn revoke(
     conn: &mut PgConnection,
     api_key_id: Uuid,
@@ -179,8 +179,8 @@ pub(crate) async fn revoke(
     .await
 }
 
-/// How often API keys have changed; 0 when there has never been one. A key whose insertion was not counted, because
-/// triggers were off, counts as a change.
+/// Returns the number of changes of API keys: 0 if there has never been one. A key that was inserted while triggers were
+/// off counts as a change.
 pub(crate) async fn changes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT CASE WHEN changes = 0 AND EXISTS (SELECT FROM api_keys) THEN 1 ELSE changes END
@@ -190,15 +190,15 @@ pub(crate) async fn changes(conn: &mut PgConnection) -> Result<i64, sqlx::Error>
     .await
 }
 
-/// All valid keys.
+/// Returns all valid keys.
 pub(crate) async fn valid_keys(conn: &mut PgConnection) -> Result<Vec<ValidKey>, sqlx::Error> {
     sqlx::query_as("SELECT api_key_id, account_id, hash FROM api_keys WHERE revoked_at IS NULL")
         .fetch_all(conn)
         .await
 }
 
-/// Notes that these keys are in use, now. One that somebody else is changing is left out: most likely
-/// another server is noting the same, and two that waited for each other's would be a deadlock.
+/// Stores the time of these keys' last use. Locked rows are skipped: another server is probably storing the same, and
+/// two servers that wait for each other would deadlock.
 pub(crate) async fn note_use(
     conn: &mut PgConnection,
     api_key_ids: &[Uuid],

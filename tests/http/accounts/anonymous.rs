@@ -86,7 +86,7 @@ async fn an_anonymous_request_has_no_proxy_headers() {
         "True-Client-IP",
         "x-envoy-external-address",
     ] {
-        assert_refused(&get(&server, &[(header, "127.0.0.1")]).await, "without a proxy between");
+        assert_refused(&get(&server, &[(header, "127.0.0.1")]).await, "must not pass a proxy");
     }
 }
 
