@@ -11,9 +11,22 @@ use actix_web::{
 use crate::{
     health,
     http::problem::{self, Kind, Problem},
-    keys, metrics, openapi, payments, refunds,
+    keys, metrics,
+    openapi::{self, part::Part},
+    payments, refunds,
     state::AppState,
 };
+
+/// The description of each feature's operations, which stands in the feature's folder.
+pub(crate) const DESCRIBED: [Part; 7] = [
+    payments::openapi::PART,
+    refunds::openapi::PART,
+    keys::openapi::PART,
+    problem::openapi::PART,
+    health::openapi::PART,
+    metrics::openapi::PART,
+    openapi::own::PART,
+];
 
 /// Registers every route but the metrics'.
 pub fn configure(routes: &mut ServiceConfig) {

@@ -1,5 +1,6 @@
 //! For clients that lost an answer: what became of a request, and making sure that it never happens.
 
+pub(crate) mod openapi;
 pub mod policy;
 
 use std::time::Duration;

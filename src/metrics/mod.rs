@@ -14,6 +14,7 @@ pub mod access;
 mod exposition;
 mod labels;
 mod layer;
+pub(crate) mod openapi;
 mod process;
 mod requests;
 mod sweeps;

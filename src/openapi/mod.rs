@@ -12,12 +12,13 @@ use std::sync::LazyLock;
 use actix_web::{HttpResponse, http::header};
 use serde_json::{Value, json};
 
-mod examples;
-mod operations;
+pub(crate) mod operation;
+pub(crate) mod own;
 pub mod page;
 mod parameters;
-mod responses;
-mod schemas;
+pub(crate) mod part;
+pub(crate) mod responses;
+pub(crate) mod schemas;
 
 /// The description: the same at every server of this version, whatever its settings.
 static OPENAPI: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", openapi()));
@@ -63,7 +64,7 @@ fn openapi() -> Value {
             { "name": "keys", "description": "What became of a request whose answer was lost." },
             { "name": "about", "description": "This server: its rules, its health, its description." }
         ],
-        "paths": operations::paths(),
+        "paths": operation::paths(),
         "components": {
             "schemas": schemas::schemas(),
             "parameters": parameters::parameters(),

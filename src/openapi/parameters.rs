@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{examples, page, schemas};
+use super::{page, part::TRANSACTION_ID, schemas};
 use crate::{
     http::problem::Kind,
     payments::list::{DEFAULT_LIMIT, MAX_LIMIT},
@@ -33,7 +33,7 @@ pub(super) fn parameters() -> Value {
         "TransactionId": {
             "name": "transaction_id", "in": "path", "required": true,
             "schema": { "type": "string", "format": "uuid" },
-            "example": examples::TRANSACTION_ID
+            "example": TRANSACTION_ID
         },
         "UserId": {
             "name": "user_id", "in": "query",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{examples, schemas};
+use super::{part::example_of as example_of_schema, schemas};
 use crate::{
     http::{
         json,
@@ -18,16 +18,16 @@ use crate::{
 const UNKNOWN_PAYMENT: &str = "refund-of-unknown-payment";
 
 /// An answer besides problems.
-pub(super) struct Success {
-    pub(super) status: u16,
-    pub(super) means: &'static str,
-    pub(super) content: Content,
+pub(crate) struct Success {
+    pub(crate) status: u16,
+    pub(crate) means: &'static str,
+    pub(crate) content: Content,
     /// By their names in [`headers`].
-    pub(super) headers: &'static [&'static str],
+    pub(crate) headers: &'static [&'static str],
 }
 
 /// What an answer's body is.
-pub(super) enum Content {
+pub(crate) enum Content {
     /// JSON of the schema of this name, which has an example.
     Json(&'static str),
     /// Text of one of these media types.
@@ -50,7 +50,7 @@ impl Success {
 /// A body of JSON.
 pub(super) fn json(schema: &str) -> Value {
     json!({ "application/json": {
-        "schema": schemas::reference(schema), "example": examples::of(schema)
+        "schema": schemas::reference(schema), "example": example_of_schema(schema)
     } })
 }
 

@@ -56,6 +56,14 @@ impl Serialize for Currency {
     }
 }
 
+/// Every currency that a payment may name.
+pub(crate) fn all() -> impl Iterator<Item = Currency> {
+    let letters = || 'A'..='Z';
+    let pairs = letters().flat_map(move |a| letters().map(move |b| [a, b]));
+    let codes = pairs.flat_map(move |[a, b]| letters().map(move |c| String::from_iter([a, b, c])));
+    codes.filter_map(|code| Currency::from_code(&code))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Currency;

@@ -8,6 +8,7 @@ pub mod currency;
 pub mod http;
 pub mod list;
 pub mod money;
+pub(crate) mod openapi;
 pub mod payment;
 mod store;
 pub mod user_id;

@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod http;
+pub(crate) mod openapi;
 pub mod refundable;
 mod store;
 

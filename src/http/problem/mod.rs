@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::idempotency::{Failure, Response};
 
 mod kind;
+pub(crate) mod openapi;
 pub mod pages;
 
 pub use kind::{Entry, Kind, Retry};

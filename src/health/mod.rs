@@ -1,5 +1,7 @@
 //! What watches over processes asks: is this one up, and can it do its work?
 
+pub(crate) mod openapi;
+
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
