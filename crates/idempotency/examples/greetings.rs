@@ -1,5 +1,7 @@
 //! Greets a person once per key, however often the request arrives.
 
+#![expect(clippy::print_stdout, reason = "an example")]
+
 use payonce_idempotency::{
     Command, Engine, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome, Response,
     Settings, migrate,
@@ -33,7 +35,7 @@ impl Command for Greet {
     }
 }
 
-pub async fn run(options: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) async fn run(options: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error>> {
     let mut conn = PgConnection::connect_with(options).await?;
     migrate(&mut conn).await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS greetings (id uuid PRIMARY KEY, name text NOT NULL)")

@@ -1,6 +1,6 @@
 //! README's example runs, and is the one in `examples`.
 
-#[expect(dead_code, unreachable_pub, clippy::print_stdout, reason = "a program of its own")]
+#[expect(dead_code, reason = "a program of its own")]
 #[path = "../examples/greetings.rs"]
 mod greetings;
 

@@ -232,7 +232,7 @@ fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
             warn!("lost the connection {when}, with a transaction of {size} commands: {message}");
         }
         (Remedy::AwaitServer, _) => {
-            warn!("no database to write to, {size} commands wait: {message}")
+            warn!("no database to write to, {size} commands wait: {message}");
         }
         (_, Action::Quarantine(_)) if size == 1 && !part.quarantined => {
             warn!("{operation} of key {key} is quarantined: {message}");
