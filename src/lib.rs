@@ -1,4 +1,4 @@
-//! payonce takes payments exactly once.
+//! payonce creates payments exactly once.
 //!
 //! A client sends `POST /payment` with an `Idempotency-Key`, as often as it likes, through any server, across any
 //! crash: one payment is created, and every duplicate of the request gets the same response.
@@ -36,4 +36,5 @@ pub mod server;
 pub mod state;
 mod text;
 
+/// The layer that executes commands exactly once: `crates/idempotency`.
 pub use payonce_idempotency as idempotency;

@@ -72,7 +72,7 @@ impl<T> Turns<T> {
     }
 
     /// Frees a place, or returns the waiter that gets it.
-    fn give_back(&mut self) -> Option<T> {
+    fn release(&mut self) -> Option<T> {
         let Some(account_id) = self.order.pop_front() else {
             self.free += 1;
             return None;
@@ -92,7 +92,7 @@ impl<T> Turns<T> {
 #[derive(Debug)]
 pub(crate) struct Places(Mutex<Turns<oneshot::Sender<Place>>>);
 
-/// A place, given back when it is dropped.
+/// A place, released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Places>);
 
@@ -137,7 +137,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let next = self.0.turns().give_back();
+        let next = self.0.turns().release();
         if let Some(next) = next {
             // A waiter that has just left drops the place, which passes it on.
             let _ = next.send(Self(Arc::clone(&self.0)));
@@ -166,15 +166,15 @@ mod tests {
         Arrive(u8),
         /// One that waits leaves.
         Leave(prop::sample::Index),
-        /// A place is given back.
-        GiveBack,
+        /// A place is released.
+        Release,
     }
 
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
             4 => (0..4_u8).prop_map(Act::Arrive),
             1 => any::<prop::sample::Index>().prop_map(Act::Leave),
-            3 => Just(Act::GiveBack),
+            3 => Just(Act::Release),
         ]
     }
 
@@ -211,8 +211,8 @@ mod tests {
                         let (who, number, _) = waiting.remove(which.index(waiting.len()));
                         turns.leave(account(who), number);
                     }
-                    Act::GiveBack if taken == 0 => {}
-                    Act::GiveBack => match turns.give_back() {
+                    Act::Release if taken == 0 => {}
+                    Act::Release => match turns.release() {
                         None => {
                             prop_assert!(waiting.is_empty());
                             taken -= 1;

@@ -30,7 +30,7 @@ use crate::{
     state::AppState,
 };
 
-/// With what status a stored `201` is replayed.
+/// The status of a replayed `201`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ReplayStatus {
     /// `200 OK`, since the retry created nothing.
@@ -63,7 +63,7 @@ impl FromRequest for IdempotentRequest {
 impl IdempotentRequest {
     fn read(request: HttpRequest, caller: Result<Caller, Problem>) -> Result<Self, Problem> {
         let key = read_key(&request);
-        // Before anything is refused: a refusal echoes a valid key.
+        // First, because every response echoes a valid key.
         if let Ok(key) = &key {
             RequestContext::update(&request, |context| context.key = Some(key.clone()));
         }
@@ -100,6 +100,7 @@ impl IdempotentRequest {
                 Ok(self.respond(&response, replayable_until, false))
             }
             Outcome::Replay { execution_id, response, replayable_until } => {
+                // The specification of the service asks for this wording. There is no cache.
                 debug!(
                     "Cached response: {} {execution_id}, status {}",
                     C::OPERATION,
@@ -141,7 +142,7 @@ impl IdempotentRequest {
         &self.key
     }
 
-    /// The body; empty where there is none.
+    /// The body; empty if there is none.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body
@@ -172,7 +173,7 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     Ok((key, value.clone()))
 }
 
-/// A `POST` takes no query parameters: a client that puts an amount there means it.
+/// A query on a `POST` is the client's mistake: an amount there would be ignored.
 fn refuse_query(req: &HttpRequest) -> Result<(), Problem> {
     if req.method().is_safe() {
         return Ok(());
@@ -180,7 +181,7 @@ fn refuse_query(req: &HttpRequest) -> Result<(), Problem> {
     query::read(req.query_string())?.finish(Some(()))
 }
 
-/// `application/json`, said once, in UTF-8 where it says a charset, and as it is. Nothing needs no type.
+/// Accepts one `application/json` in UTF-8, without encoding. An empty body needs no type.
 fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
     let refuse =
         |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
@@ -197,7 +198,7 @@ fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
 }
 
 fn is_json(content_type: &str) -> bool {
-    // By far the most frequent, and nothing to be parsed.
+    // The usual value, without parsing.
     if content_type == "application/json" {
         return true;
     }

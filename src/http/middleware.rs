@@ -1,6 +1,5 @@
-//! What every exchange goes through, whatever its route: the body is read, `X-Request-Id` echoed,
-//! problems and requests are logged, and connections are closed one by one while the server stops, or
-//! when nothing is asked for on them.
+//! The middleware of every request: it reads the body, echoes `X-Request-Id`, renders problems, logs the request, and
+//! closes connections while the server stops.
 
 use std::{
     net::SocketAddr,
@@ -40,12 +39,12 @@ use super::{
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// How much of a body is read, and how long it is waited for.
+/// Limits for reading a body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
-    /// Bytes at most.
+    /// Size in bytes.
     pub size: usize,
-    /// From the end of the head to the end of the body at most.
+    /// Time from the end of the head to the end of the body.
     pub time: Duration,
 }
 
@@ -59,14 +58,13 @@ impl BodyLimits {
 
 /// The middleware around every handler.
 ///
-/// The body is read before anything else is looked at, so that a request which is refused early
-/// leaves the connection where the next request begins. After a body that isn't read to its end the
-/// connection is closed.
+/// It reads the body first, so that after an early refusal the connection is at the start of the next request. A
+/// connection whose body was not read to its end is closed.
 ///
-/// Who asks to change to another protocol is answered in this one, as a server may (RFC 9110 §7.8).
+/// Upgrade requests get an HTTP/1.1 response (RFC 9110 §7.8).
 ///
 /// # Errors
-/// Those of what it wraps.
+/// The errors of the handler.
 pub async fn middleware(
     state: web::Data<AppState>,
     mut req: ServiceRequest,
@@ -110,7 +108,7 @@ pub async fn middleware(
     if let Some((_, value)) = &context.key {
         headers.insert(IDEMPOTENCY_KEY, value.clone());
     }
-    // Of a body without an end nobody knows where the next request would begin.
+    // After a body without an end, the start of the next request is unknown.
     let closes = broken_off || is_endless || state.stopping.has_begun();
     if closes || asked_for != ConnectionType::KeepAlive {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
@@ -131,13 +129,13 @@ fn with_problem(response: ServiceResponse, context: &mut RequestContext) -> Serv
     response.into_response(rendered)
 }
 
-/// The address that the server listens on, of the connection of this request.
+/// The listening address that accepted the request's connection.
 #[must_use]
 pub fn listener(req: &HttpRequest) -> Option<SocketAddr> {
     req.conn_data::<Rc<Turn>>().map(|turn| turn.listener())
 }
 
-/// A body whole: up to its end, or to where it is known to end.
+/// Reads a body to its end, or up to `end` bytes.
 async fn read(mut payload: Payload, end: usize, limits: BodyLimits) -> Result<Bytes, Problem> {
     let mut left = end;
     let whole = async {
@@ -170,13 +168,12 @@ async fn read(mut payload: Payload, end: usize, limits: BodyLimits) -> Result<By
     })
 }
 
-/// How long the body is, where the head says it. No number gets here that isn't one.
+/// The `Content-Length`. actix has already refused malformed ones.
 fn declared_length(req: &ServiceRequest) -> Option<usize> {
     req.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Whether actix takes everything that follows for the body. Who asks for WebSocket, or a tunnel, is to get the
-/// connection itself.
+/// Tells whether actix treats the rest of the connection as the body, as it does for WebSocket and `CONNECT`.
 fn is_endless(req: &ServiceRequest) -> bool {
     let headers = req.headers();
     let asks_for_websocket = || {
@@ -188,14 +185,13 @@ fn is_endless(req: &ServiceRequest) -> bool {
     !headers.contains_key(header::TRANSFER_ENCODING) && (asks_for_websocket() || asks_for_tunnel())
 }
 
-/// The next part of a body of which so many bytes are left; nothing at its end.
+/// The next part of a body with `left` bytes; `None` at its end.
 async fn part(payload: &mut Payload, left: &mut usize) -> Result<Option<Bytes>, Kind> {
     if *left == 0 {
         return Ok(None);
     }
     let mut part = payload.next().await.transpose().map_err(|error| match error {
-        // actix has one error for a client that breaks off and for what are no chunks. Only a body that is
-        // broken off has an end.
+        // actix reports an aborted body and malformed chunks as the same error. Only an aborted body ends after it.
         PayloadError::Incomplete(_) if payload.next().now_or_never().is_none() => {
             Kind::MalformedJson
         }
@@ -210,7 +206,7 @@ async fn part(payload: &mut Payload, left: &mut usize) -> Result<Option<Bytes>, 
     Ok(part)
 }
 
-/// A client's own id for its request, where it may stand in a header and in a log.
+/// The client's `X-Request-Id`, if it is safe in a header and a log.
 fn request_id(req: &ServiceRequest) -> Option<HeaderValue> {
     let id = req.headers().get(X_REQUEST_ID)?;
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');

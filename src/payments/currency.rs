@@ -6,8 +6,8 @@ use serde::{Serialize, Serializer};
 
 /// A currency of ISO 4217 that counts in minor units. So not gold (`XAU`), nor drawing rights (`XDR`),
 /// nor the codes for tests and for none: of these nobody could say what an amount of 100 is. Nor those that
-/// were withdrawn, as far as the table knows: nobody can pay in them any more. Payments that were taken
-/// before that are read from the database as they are, and can be given back.
+/// were withdrawn, as far as the table knows: nobody can pay in them any more. Payments that were created
+/// before that can still be read and refunded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Currency(iso_currency::Currency);
 

@@ -119,9 +119,8 @@ pub async fn list(
     Ok(Page::new(payments, more))
 }
 
-/// Said in the order of its index, the primary key, as is [`list_of_user`] in that of its own, so that no
-/// other index can give it: PostgreSQL thinks that going back through the primary key soon finds the payments
-/// of a frequent user, and would read all of the others' first where these are all that is new.
+/// Ordered like the primary key, so that PostgreSQL uses no other index. [`list_of_user`] is ordered like its own index
+/// for the same reason: docs/design/lists.md.
 async fn list_all(
     conn: &mut PgConnection,
     account_id: AccountId,
@@ -140,8 +139,7 @@ async fn list_all(
     .await
 }
 
-/// By the hash of account and user, which is what the index has, and by both themselves, since
-/// hashes meet.
+/// Compares the indexed hash of account and user, and also both themselves, because hashes collide.
 async fn list_of_user(
     conn: &mut PgConnection,
     account_id: AccountId,
