@@ -35,7 +35,7 @@ mod storm;
 /// The exit code of a usage or configuration error. clap has the same.
 const USAGE: u8 = 2;
 
-/// Takes payments exactly once.
+/// Creates payments exactly once.
 ///
 /// Settings are read from flags, then the environment, then a file .env in the working directory.
 #[derive(Debug, Parser)]

@@ -1,4 +1,4 @@
-//! Reading the JSON object in a request's body, strictly, and saying of each member what was expected.
+//! Reads the JSON object in a request's body, strictly: each wrong field is an error that names the expected value.
 
 use std::{borrow::Cow, fmt};
 
@@ -8,49 +8,48 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::http::problem::{Kind, MemberError, Problem};
+use crate::http::problem::{FieldError, Kind, Problem};
 
-/// So many things that are wrong are named: a body of nothing but mistakes would else be answered with twenty times as
-/// much.
-const MOST_ERRORS: usize = 20;
+/// Limit of listed errors. Without it, a body of many errors gets a response twenty times as large.
+const MAX_ERRORS: usize = 20;
 
-/// The members of a JSON object, or of a [query](crate::http::query), to be taken one by one. What is wrong is
-/// gathered, so that one answer names it, up to twenty mistakes.
+/// The fields of a JSON object, or the parameters of a [query](crate::http::query), read one by one. The errors are
+/// collected, so that one response lists them.
 #[derive(Debug)]
-pub struct Members<'a> {
-    /// Names with values: the JSON of each as it is written, or the text of a query's parameter.
-    left: Vec<(String, Cow<'a, str>)>,
-    /// Those that were asked for.
+pub struct Fields<'a> {
+    /// The unread fields: name and value, as JSON or as the text of a parameter.
+    unread: Vec<(String, Cow<'a, str>)>,
+    /// The names of the expected fields.
     names: Vec<&'static str>,
-    errors: Vec<MemberError>,
-    /// How many more there are.
-    unnamed: usize,
-    /// Of what problem the errors are.
+    errors: Vec<FieldError>,
+    /// The number of errors beyond the limit.
+    unlisted: usize,
+    /// The problem that reports the errors.
     kind: Kind,
 }
 
-impl<'a> Members<'a> {
-    /// Reads a body. `expected` says what object it should be.
+impl<'a> Fields<'a> {
+    /// Reads a body. `expected` describes the expected object.
     ///
     /// # Errors
-    /// `malformed-json` when it isn't JSON; `kind` when it is JSON, but not an object.
+    /// `malformed-json` for a body that is not JSON; `kind` for JSON that is not an object.
     pub fn read(body: &'a [u8], kind: Kind, expected: &str) -> Result<Self, Problem> {
         let malformed = |error: serde_json::Error| malformed(&error.to_string(), expected);
         let json: &RawValue = serde_json::from_slice(body).map_err(malformed)?;
         if !json.get().starts_with('{') {
             return Err(wrong_as_a_whole(kind, format!("expected {expected}")));
         }
-        let Object(left) = serde_json::from_str(json.get()).map_err(malformed)?;
-        Ok(Self::new(left, kind))
+        let Object(unread) = serde_json::from_str(json.get()).map_err(malformed)?;
+        Ok(Self::new(unread, kind))
     }
 
-    /// Members that were read elsewhere.
-    pub(crate) fn new(left: Vec<(String, Cow<'a, str>)>, kind: Kind) -> Self {
-        Self { left, names: Vec::new(), errors: Vec::new(), unnamed: 0, kind }
+    /// Fields with their values.
+    pub(crate) fn new(unread: Vec<(String, Cow<'a, str>)>, kind: Kind) -> Self {
+        Self { unread, names: Vec::new(), errors: Vec::new(), unlisted: 0, kind }
     }
 
-    /// Takes the member of this name and reads its value with `read`, which gives nothing when it
-    /// isn't what was `expected`. A member that is missing, or there twice, is an error too.
+    /// Reads the field of this name with `read`, which returns `None` for a value that is not as `expected`. A missing
+    /// or repeated field is also an error.
     pub fn required<T>(
         &mut self,
         name: &'static str,
@@ -58,12 +57,12 @@ impl<'a> Members<'a> {
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
         match self.optional(name, expected, read) {
-            Some(None) => self.wrong(name, &format!("is missing: expected {expected}")),
-            taken => taken.flatten(),
+            Some(None) => self.wrong(name, &format!("missing; expected {expected}")),
+            read => read.flatten(),
         }
     }
 
-    /// The same for a member that may be missing: `None` where it is wrong, `Some(None)` where it is missing.
+    /// Reads a field that may be absent: `None` is an error, `Some(None)` an absent field.
     pub fn optional<T>(
         &mut self,
         name: &'static str,
@@ -71,19 +70,22 @@ impl<'a> Members<'a> {
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<Option<T>> {
         self.names.push(name);
-        let named: Vec<Cow<'a, str>> =
-            self.left.extract_if(.., |(found, _)| found == name).map(|(_, value)| value).collect();
+        let named: Vec<Cow<'a, str>> = self
+            .unread
+            .extract_if(.., |(found, _)| found == name)
+            .map(|(_, value)| value)
+            .collect();
         match named.as_slice() {
             [] => Some(None),
             [value] => match read(value) {
                 None => self.wrong(name, &format!("expected {expected}")),
                 right => Some(right),
             },
-            [..] => self.wrong(name, "occurs more than once: expected it once"),
+            [..] => self.wrong(name, "repeated; expected once"),
         }
     }
 
-    /// Adds an error of the object as a whole.
+    /// Adds an error that concerns no single field.
     pub fn refuse<T>(&mut self, detail: &str) -> Option<T> {
         self.wrong_at(String::new(), detail)
     }
@@ -93,29 +95,31 @@ impl<'a> Members<'a> {
     }
 
     fn wrong_at<T>(&mut self, pointer: String, detail: &str) -> Option<T> {
-        if self.errors.len() < MOST_ERRORS {
-            self.errors.push(MemberError { pointer, detail: detail.to_owned() });
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(FieldError { pointer, detail: detail.to_owned() });
         } else {
-            self.unnamed += 1;
+            self.unlisted += 1;
         }
         None
     }
 
-    /// Ends the reading: `complete` is what was made of the members.
+    /// Returns `complete`, the result of reading all fields.
     ///
     /// # Errors
-    /// When anything was wrong, or members are left that nobody took.
+    /// The errors so far, and one for each unknown field.
     pub fn finish<T>(mut self, complete: Option<T>) -> Result<T, Problem> {
-        for (name, _) in std::mem::take(&mut self.left) {
-            let unknown = match self.names.as_slice() {
-                [] => "is not known here: expected nothing".to_owned(),
-                names => format!("is not known here: expected no others than {}", names.join(", ")),
+        let noun = if self.kind == Kind::InvalidQuery { "parameter" } else { "field" };
+        for (name, _) in std::mem::take(&mut self.unread) {
+            let expected = match self.names.as_slice() {
+                [] => "none".to_owned(),
+                names => names.join(", "),
             };
+            let unknown = format!("unknown {noun}; expected {expected}");
             self.wrong::<()>(&name, &unknown);
         }
-        if self.unnamed > 0 {
-            let detail = format!("{} more are wrong: expected none", self.unnamed);
-            self.errors.push(MemberError { pointer: String::new(), detail });
+        if self.unlisted > 0 {
+            let detail = format!("{} further errors not listed", self.unlisted);
+            self.errors.push(FieldError { pointer: String::new(), detail });
         }
         match complete {
             Some(complete) if self.errors.is_empty() => Ok(complete),
@@ -124,27 +128,27 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A body that isn't JSON: what is wrong, and where it is, and what was expected.
-pub(crate) fn malformed(wrong: &str, expected: &str) -> Problem {
+/// The problem of a body that is not JSON.
+pub(crate) fn malformed(cause: &str, expected: &str) -> Problem {
     let detail = format!(
-        "The body is not JSON: {wrong}. Send {expected}. This request has not used the key: send the corrected one with the \
+        "The body is not JSON: {cause}. Send {expected}. This request has not used the key: send the corrected one with the \
          same key."
     );
-    let error = format!("is not JSON ({wrong}): expected {expected}");
+    let error = format!("not JSON ({cause}); expected {expected}");
     wrong_as_a_whole(Kind::MalformedJson, error).with_detail(detail)
 }
 
-/// A body or a query of which no single member is wrong.
+/// The problem of a body or query that is wrong as a whole.
 pub(crate) fn wrong_as_a_whole(kind: Kind, detail: String) -> Problem {
-    Problem::new(kind).with_errors(vec![MemberError { pointer: String::new(), detail }])
+    Problem::new(kind).with_errors(vec![FieldError { pointer: String::new(), detail }])
 }
 
-/// The JSON Pointer to a member of the body (RFC 6901 §3).
+/// The JSON Pointer to a field of the body (RFC 6901 §3).
 fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// The members of an object as they are written, repeated ones included.
+/// The fields of an object in order, with repeated ones.
 struct Object<'a>(Vec<(String, Cow<'a, str>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
@@ -159,11 +163,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut members = Vec::with_capacity(2);
+                let mut fields = Vec::with_capacity(2);
                 while let Some((name, json)) = map.next_entry::<_, &RawValue>()? {
-                    members.push((name, json.get().into()));
+                    fields.push((name, json.get().into()));
                 }
-                Ok(Object(members))
+                Ok(Object(fields))
             }
         }
 
@@ -193,7 +197,7 @@ mod tests {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
                 prop::collection::btree_map(".*", inner, 0..3)
-                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
             ]
         })
     }
@@ -201,29 +205,29 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(mut members) = Members::read(&body, Kind::InvalidPayment, "JSON") {
-                let a = members.optional("a", "JSON", value);
-                let _ = members.finish(a);
+            if let Ok(mut fields) = Fields::read(&body, Kind::InvalidPayment, "JSON") {
+                let a = fields.optional("a", "JSON", value);
+                let _ = fields.finish(a);
             }
         }
 
         #[test]
         fn nothing_that_looks_like_json_makes_it_panic(body in r#"\{("a"|"b"|:|,|[0-9]|\\|"|\[|\]|\{|\}| ){0,12}\}"#) {
-            if let Ok(mut members) = Members::read(body.as_bytes(), Kind::InvalidPayment, "JSON") {
-                let a = members.optional("a", "JSON", value);
-                let _ = members.finish(a);
+            if let Ok(mut fields) = Fields::read(body.as_bytes(), Kind::InvalidPayment, "JSON") {
+                let a = fields.optional("a", "JSON", value);
+                let _ = fields.finish(a);
             }
         }
 
         #[test]
-        fn members_are_read_as_they_were_written(a in json(), b in prop::option::of(json())) {
+        fn fields_are_read_as_they_were_written(a in json(), b in prop::option::of(json())) {
             let mut object = Map::from_iter([("a".to_owned(), a.clone())]);
             object.extend(b.clone().map(|b| ("b".to_owned(), b)));
             let body = Value::Object(object).to_string();
-            let mut members = Members::read(body.as_bytes(), Kind::InvalidPayment, "JSON").unwrap();
-            let read = members.required("a", "JSON", value);
-            let read = read.zip(members.optional("b", "JSON", value));
-            prop_assert_eq!(members.finish(read), Ok((a, b)));
+            let mut fields = Fields::read(body.as_bytes(), Kind::InvalidPayment, "JSON").unwrap();
+            let read = fields.required("a", "JSON", value);
+            let read = read.zip(fields.optional("b", "JSON", value));
+            prop_assert_eq!(fields.finish(read), Ok((a, b)));
         }
     }
 }

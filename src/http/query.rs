@@ -1,34 +1,34 @@
-//! Reading a query, as strictly as a body: unknown and repeated parameters are refused.
+//! Reads a query, as strictly as a body: unknown and repeated parameters are errors.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
 use crate::http::{
-    json::{Members, wrong_as_a_whole},
+    json::{Fields, wrong_as_a_whole},
     problem::{Kind, Problem},
 };
 
-/// What the longest user id takes, each of its bytes escaped, and some.
+/// Enough for the longest user id with every byte escaped.
 const MAX_LENGTH: usize = 4096;
 
-/// Reads what stands after the `?`, percent-encoded with `+` for a space, as forms send it.
+/// Reads the part after `?`: percent-encoded, with `+` for a space, as forms send it.
 ///
 /// # Errors
-/// `invalid-query` when it is too long, or not UTF-8.
-pub fn read(query: &str) -> Result<Members<'_>, Problem> {
+/// `invalid-query` for a query that is too long or not UTF-8.
+pub fn read(query: &str) -> Result<Fields<'_>, Problem> {
     if query.len() > MAX_LENGTH {
-        let detail = format!("is too long: expected at most {MAX_LENGTH} characters");
+        let detail = format!("too long; expected at most {MAX_LENGTH} characters");
         return Err(wrong_as_a_whole(Kind::InvalidQuery, detail));
     }
     let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
-    let members = parameters.map(|parameter| {
+    let fields = parameters.map(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         Some((decoded(name)?, decoded(value)?.into()))
     });
-    match members.collect() {
-        Some(members) => Ok(Members::new(members, Kind::InvalidQuery)),
-        None => Err(wrong_as_a_whole(Kind::InvalidQuery, "is not text: expected UTF-8".to_owned())),
+    match fields.collect() {
+        Some(fields) => Ok(Fields::new(fields, Kind::InvalidQuery)),
+        None => Err(wrong_as_a_whole(Kind::InvalidQuery, "expected UTF-8".to_owned())),
     }
 }
 
@@ -47,9 +47,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_makes_it_panic(query in ".{0,64}") {
-            if let Ok(mut members) = read(&query) {
-                let a = members.optional("a", "text", |text| Some(text.to_owned()));
-                let _ = members.finish(a);
+            if let Ok(mut fields) = read(&query) {
+                let a = fields.optional("a", "text", |text| Some(text.to_owned()));
+                let _ = fields.finish(a);
             }
         }
 
@@ -57,9 +57,9 @@ mod tests {
         fn parameters_are_read_as_they_were_escaped(value in ".{0,64}") {
             let escaped: String = percent_encode(value.as_bytes(), NON_ALPHANUMERIC).collect();
             let query = format!("a={escaped}");
-            let mut members = read(&query).unwrap();
-            let read = members.required("a", "text", |text| Some(text.to_owned()));
-            prop_assert_eq!(members.finish(read), Ok(value));
+            let mut fields = read(&query).unwrap();
+            let read = fields.required("a", "text", |text| Some(text.to_owned()));
+            prop_assert_eq!(fields.finish(read), Ok(value));
         }
     }
 }

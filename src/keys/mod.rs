@@ -1,4 +1,4 @@
-//! For clients that lost an answer: what became of a request, and making sure that it never happens.
+//! For clients that received no response: look up a key, and void it so that its request is never executed.
 
 pub(crate) mod openapi;
 pub mod policy;
@@ -21,7 +21,7 @@ use crate::{
     db::timestamp::Timestamp,
     http::{
         idempotent::IdempotentRequest,
-        json::Members,
+        json::Fields,
         problem::{Kind, Problem},
     },
     idempotency::{BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response},
@@ -37,32 +37,32 @@ use crate::{
 /// How clients void a key.
 const VOIDING: &str = "POST /idempotency-key/void";
 
-/// What to say where a key can't be looked up: nothing of what its request did.
-const UNREAD: &str = "It could not be read what became of this key. That says nothing of the request that was sent \
-                      with it. Ask again after Retry-After.";
+/// The detail of a failed look-up, which says nothing about the request.
+const UNREAD: &str = "The key could not be read. Its request may or may not have been executed. Ask again after \
+                      Retry-After.";
 
-/// The same after the key was voided, or was found used.
-const UNREAD_VOIDED: &str = "Either the key is voided or a request was executed with it, and which of them could not be \
-                             read. Void it again after Retry-After: that changes nothing, and tells.";
+/// The detail of a failed look-up after the key was voided or found used.
+const UNREAD_VOIDED: &str = "Either the key is voided, or a request was executed with it: its state could not be read. \
+                             Void it again after Retry-After: that changes nothing, and shows the state.";
 
-/// What a key stands for, for its client.
+/// The state of a key, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing is committed with it.
+    /// Nothing is committed with the key.
     Unknown,
     /// Its request was executed.
     Completed,
-    /// Its request was refused, for good.
+    /// Its request was refused permanently.
     Refused,
-    /// Its request was executed, and its answer is kept no longer.
+    /// Its request was executed, and its response is no longer stored.
     Expired,
-    /// Nothing was executed with it, nor will be.
+    /// No request was or will be executed with the key.
     Voided,
 }
 
 impl State {
-    /// Its name, as clients get it.
+    /// The name in responses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -74,7 +74,7 @@ impl State {
         }
     }
 
-    /// What it means, where keys are `kept` for so long, to whoever voids them by `voiding`.
+    /// The meaning in words. `kept` is the key lifetime, if any; `voiding` is how to void a key.
     fn meaning(self, kept: Option<&str>, voiding: &str) -> String {
         let meaning = match self {
             Self::Unknown => {
@@ -83,60 +83,62 @@ impl State {
                     |kept| format!("Nothing was committed with this key in the last {kept}."),
                 );
                 format!(
-                    "{nothing} That is no promise: the request may still be under way. To make sure that it is never \
-                     executed, void the key ({voiding}); or send the same request again."
+                    "{nothing} The request may still be in progress. To make sure that it is never executed, void the \
+                     key ({voiding}). Or send the same request again."
                 )
             }
             Self::Completed => {
-                "It was executed, once. The same request with this key gets the stored answer."
+                "The request was executed once. Sent again with this key, it gets the stored response."
                     .to_owned()
             }
             Self::Refused => {
-                "It was refused, for good. The same request with this key gets the same refusal."
+                "The request was refused permanently. Sent again with this key, it gets the same refusal."
                     .to_owned()
             }
             Self::Expired => {
-                "It was executed, once; `resource` is what it made. Its answer is kept no longer, and nothing is ever \
-                 executed again with this key."
+                "The request was executed once, and created `resource`. Its response is no longer stored. No request is \
+                 executed with this key again."
                     .to_owned()
             }
             Self::Voided => kept.map_or_else(
-                || "Nothing was executed with this key, and nothing ever will be.".to_owned(),
-                |kept| format!("Nothing was executed with this key in the {kept} before it was voided."),
+                || "No request was executed with this key, and none ever will be.".to_owned(),
+                |kept| format!("No request was executed with this key in the {kept} before it was voided."),
             ),
         };
         match kept {
             None => meaning,
             Some(kept) => {
-                format!("{meaning} (Keys are kept for {kept} here, and are new after that.)")
+                format!(
+                    "{meaning} This server keeps keys for {kept}; after that, a key counts as new."
+                )
             }
         }
     }
 }
 
-/// The answer. What a state has nothing to say about is null.
+/// The response. A field that does not apply to the state is null.
 #[derive(Debug, Serialize)]
 pub struct Shown {
-    /// What the key stands for.
+    /// The state.
     pub state: State,
-    /// What was executed.
+    /// The operation that was executed.
     pub operation: Option<String>,
-    /// Names the execution.
+    /// The id of the execution.
     pub execution_id: Option<ExecutionId>,
-    /// Where what was made can be read.
+    /// The path of the payment that was created or refunded.
     pub resource: Option<String>,
-    /// Of the first answer.
+    /// The status of the first response.
     pub status: Option<u16>,
     /// When the key was used.
     pub first_used_at: Option<Timestamp>,
-    /// Until when the answer can be replayed.
+    /// The time until which the response can be replayed.
     pub replayable_until: Option<Timestamp>,
-    /// What all of that means.
+    /// The meaning in words.
     pub detail: String,
 }
 
 impl Shown {
-    /// Without words yet.
+    /// A state without any other field.
     fn new(state: State, first_used_at: Option<DateTime<Utc>>) -> Self {
         Self {
             state,
@@ -151,7 +153,7 @@ impl Shown {
     }
 }
 
-/// `GET /idempotency-key`: what became of the request that was sent with the key in the header.
+/// `GET /idempotency-key`: looks up the key in the header.
 ///
 /// # Errors
 /// `unauthorized`, `idempotency-key-missing`, `idempotency-key-invalid`, `too-many-requests`, `database-unavailable`.
@@ -162,7 +164,7 @@ pub async fn show(
     read(&request, &state).await.map_err(|problem| problem.with_detail(UNREAD))
 }
 
-/// `POST /idempotency-key/void`: uses the key up, unless a request with it was executed; and says which.
+/// `POST /idempotency-key/void`: voids the key in the header, unless a request was executed with it, and shows its state.
 ///
 /// # Errors
 /// Those of [`show`], and those of every idempotent request that waits for the database.
@@ -178,7 +180,7 @@ pub async fn void(
     if voided? == Outcome::InFlight {
         return Err(Kind::KeyInFlight.into());
     }
-    // From here on no problem may say that nothing was done.
+    // From here on, a problem must not claim that nothing happened.
     let unread = |cause: &str| {
         Problem::new(Kind::OutcomeUnknown).with_detail(UNREAD_VOIDED).caused_by(cause)
     };
@@ -192,7 +194,7 @@ pub async fn void(
 fn read_nothing(body: &[u8]) -> Result<(), Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
     let expected = "an empty JSON object, or no body at all";
-    Members::read(body, Kind::MalformedJson, expected)?.finish(Some(()))
+    Fields::read(body, Kind::MalformedJson, expected)?.finish(Some(()))
 }
 
 async fn read(request: &IdempotentRequest, state: &AppState) -> Result<HttpResponse, Problem> {
@@ -204,8 +206,7 @@ async fn read(request: &IdempotentRequest, state: &AppState) -> Result<HttpRespo
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
 }
 
-/// What became of the request that was sent with a key; keys are kept for `key_ttl`, and whoever asks voids
-/// them by `voiding`.
+/// Looks up a key. `key_ttl` is the key lifetime; `voiding` tells the reader how to void a key.
 ///
 /// # Errors
 /// When the database fails.
@@ -246,11 +247,11 @@ async fn known(
             }
         }
         RecordState::Expired => {
-            let made = made_by(conn, account_id, &operation, execution_id).await?;
+            let payment = payment_of(conn, account_id, &operation, execution_id).await?;
             Shown {
                 operation: Some(operation),
-                status: made.is_some().then_some(StatusCode::CREATED.as_u16()),
-                resource: made.map(location),
+                status: payment.is_some().then_some(StatusCode::CREATED.as_u16()),
+                resource: payment.map(location),
                 ..executed(State::Expired)
             }
         }
@@ -262,9 +263,9 @@ fn stored_location(response: &Response) -> Option<String> {
     headers.find(|(name, _)| *name == "location").map(|(_, value)| value.to_owned())
 }
 
-/// The payment at which an execution's effect can be read, from the operation's own tables: these are kept
-/// when the answer is not.
-async fn made_by(
+/// The payment that an execution created or refunded. It is read from the operation's table, which outlives the stored
+/// response.
+async fn payment_of(
     conn: &mut PgConnection,
     account_id: AccountId,
     operation: &str,

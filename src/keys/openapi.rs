@@ -103,7 +103,7 @@ fn policy() -> Value {
             },
             "compared": texts("What makes two requests the same."),
             "not_compared": texts("What two requests with one key may differ in."),
-            "answers_replayable_seconds": ttl("Lifetime of a stored success; then `410`. Null is permanent."),
+            "responses_replayable_seconds": ttl("Lifetime of a stored success; then `410`. Null is permanent."),
             "keys_kept_seconds": ttl("Lifetime of a key, and of its stored refusal. Null is permanent."),
             "replay_header": text("The header that is `true` on a replay."),
             "replay_status_of_201": { "enum": [200, 201], "description": "The status of the replay of a `201`." },
@@ -130,7 +130,7 @@ fn examples() -> Value {
             "state": "completed", "operation": "pay", "execution_id": TRANSACTION_ID,
             "resource": format!("/payment/{TRANSACTION_ID}"), "status": 201,
             "first_used_at": "2026-11-24T09:00:00.000Z", "replayable_until": "2026-11-25T09:00:00.000Z",
-            "detail": "It was executed once. A retry with this key gets the stored response."
+            "detail": "The request was executed once. Sent again with this key, it gets the stored response."
         },
         "IdempotencyPolicy": {
             "key_header": "Idempotency-Key", "key_forms": ["structured_field_string", "bare"], "key_min_length": 1,
@@ -138,7 +138,7 @@ fn examples() -> Value {
             "scope": "account", "shared_by_operations": true,
             "compared": ["operation", "path_parameters", "members"],
             "not_compared": ["white_space", "member_order", "escapes", "other_headers"],
-            "answers_replayable_seconds": 86400, "keys_kept_seconds": null, "replay_header": "Idempotent-Replayed",
+            "responses_replayable_seconds": 86400, "keys_kept_seconds": null, "replay_header": "Idempotent-Replayed",
             "replay_status_of_201": 200, "in_flight_wait_seconds": 2, "request_deadline_seconds": 10,
             "max_body_bytes": 16384, "retry": {
                 "same_request": [408, 409, 429, 500, 503], "corrected_request": [400, 401, 404, 413, 415],

@@ -1,4 +1,4 @@
-//! `GET /idempotency-policy`: what a client may rely on at this server, for programs.
+//! `GET /idempotency-policy`: the rules for keys at this server, for programs.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     state::AppState,
 };
 
-/// How keys are treated, by the settings that this server runs with.
+/// The rules for keys that follow from this server's settings.
 #[derive(Debug, Clone, Serialize)]
 pub struct IdempotencyPolicy {
     key_header: &'static str,
@@ -32,19 +32,19 @@ pub struct IdempotencyPolicy {
     shared_by_operations: bool,
     compared: [&'static str; 3],
     not_compared: [&'static str; 4],
-    answers_replayable_seconds: Option<Seconds>,
+    responses_replayable_seconds: Option<Seconds>,
     keys_kept_seconds: Option<Seconds>,
     replay_header: &'static str,
     replay_status_of_201: u16,
     in_flight_wait_seconds: Seconds,
     request_deadline_seconds: Seconds,
     max_body_bytes: u32,
-    /// The statuses of the problems that say it.
+    /// The statuses of the problems with each `retry`.
     retry: BTreeMap<Retry, Vec<u16>>,
     detail: String,
 }
 
-/// A time, in seconds: a whole number where it is one.
+/// A time in seconds, as a whole number if possible.
 #[derive(Debug, Clone, Copy)]
 struct Seconds(Duration);
 
@@ -62,7 +62,7 @@ impl IdempotencyPolicy {
     /// The policy of these settings.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        let Settings { idempotency_response_ttl: answers, idempotency_key_ttl: keys, .. } =
+        let Settings { idempotency_response_ttl: responses, idempotency_key_ttl: keys, .. } =
             *settings;
         Self {
             key_header: "Idempotency-Key",
@@ -75,7 +75,7 @@ impl IdempotencyPolicy {
             shared_by_operations: true,
             compared: ["operation", "path_parameters", "members"],
             not_compared: ["white_space", "member_order", "escapes", "other_headers"],
-            answers_replayable_seconds: answers.0.map(Seconds),
+            responses_replayable_seconds: responses.0.map(Seconds),
             keys_kept_seconds: keys.0.map(Seconds),
             replay_header: "Idempotent-Replayed",
             replay_status_of_201: match settings.idempotency_replay_status {
@@ -86,7 +86,7 @@ impl IdempotencyPolicy {
             request_deadline_seconds: Seconds(settings.request_deadline),
             max_body_bytes: settings.body_limit,
             retry: statuses_by_retry(),
-            detail: detail(answers, keys),
+            detail: detail(responses, keys),
         }
     }
 }
@@ -107,25 +107,26 @@ fn statuses_by_retry() -> BTreeMap<Retry, Vec<u16>> {
     statuses
 }
 
-fn detail(answers: Ttl, keys: Ttl) -> String {
+fn detail(responses: Ttl, keys: Ttl) -> String {
     let most = IdempotencyKey::MAX_LENGTH;
-    let replayable = match answers.0 {
+    let replayable = match responses.0 {
         Some(_) => format!(
-            "A successful answer is replayed for {answers}; after that the same request gets 410, and nothing executes again."
+            "Successful responses can be replayed for {responses}. After that, the same request gets 410 and is not executed \
+             again."
         ),
-        None => "A successful answer is replayed for ever.".to_owned(),
+        None => "Successful responses can be replayed permanently.".to_owned(),
     };
     let kept = match keys.0 {
         Some(_) => format!(
-            "A key stays used up for {keys}, and is new after that; so long is its refusal stored."
+            "A used key is kept for {keys}, with its refusal if there is one, and counts as new after that."
         ),
-        None => "A key stays used up for ever, and so long is its refusal stored.".to_owned(),
+        None => "A used key is kept permanently, with its refusal if there is one.".to_owned(),
     };
     format!(
         "Send 1 to {most} printable ASCII characters in Idempotency-Key: in double quotes, or bare without space, comma, \
-         semicolon and double quote. Take a new random key for each request that you intend, and send the same one \
-         whenever you send the same request. {replayable} {kept} Where no answer came, or a 5xx, 408, 409 or 429, send \
-         the very same request again, with the same key, after Retry-After."
+         semicolon and double quote. Create a new random key for each new request, and send the same key with each \
+         retry. {replayable} {kept} After no response, or a 5xx, 408, 409 or 429, send the unchanged request again with \
+         the same key, after Retry-After."
     )
 }
 

@@ -1,11 +1,11 @@
 //! What describes the API to programs and to people: `GET /openapi.json` (OpenAPI 3.1), and `GET /docs`, a page
 //! on which it can be tried.
 //!
-//! The description stands beside the handlers, not on them: they read requests member by member, and answer
+//! The description stands beside the handlers, not on them: they read requests field by field, and respond
 //! with stored bytes, so there are no types that a macro could look at. Bounds are the constants that keep
 //! them, and problems come from their table. A new route gets an entry in `operations`, and what is new in
 //! its bodies one in `schemas`: tests/http/openapi/document.rs misses both, and scripts/contract-tests sends what
-//! is described and holds the answers against it.
+//! is described and checks the responses against it.
 
 use std::sync::LazyLock;
 
@@ -33,19 +33,19 @@ pub async fn show() -> HttpResponse {
 
 const ABOUT: &str = "\
 Name each payment that you intend with an `Idempotency-Key`, and send the request as \
-often as you like: one payment is made, and every copy of the request gets the same answer.
+often as you like: one payment is created, and every duplicate of the request gets the same response.
 
-A client needs three rules. **No answer, `5xx`, `408`, `409` or `429`: the same request with the same key again, \
-after `Retry-After`. `2xx`: done. Anything else: a person, or a corrected request.** The member `retry` of a problem \
+A client needs three rules. **No response, `5xx`, `408`, `409` or `429`: the same request with the same key again, \
+after `Retry-After`. `2xx`: done. Anything else: a person, or a corrected request.** The field `retry` of a problem \
 says which.
 
 - `HEAD` works wherever `GET` does. Other methods of a path are `405 method-not-allowed`, with `Allow`; other paths \
 are `404 not-found`.
-- A keyed request is judged in this order: who is calling, media type and size, the key, the body, and then what the \
-key stands for. Whatever is refused before that leaves the key free.
-- Members that you don't know may come in answers: ignore them.
-- What the paths `/health/…`, `/problems/…`, `/idempotency-policy`, `/openapi.json` and `/docs` answer needs no API \
-key. The rest does, but for anonymous calls to an installation that has never had one.";
+- A request with a key is checked in this order: caller, media type and size, key, body, and then the stored state of \
+the key. A refusal before that last check does not use the key.
+- Responses may get new fields: ignore unknown ones.
+- The paths `/health/…`, `/problems/…`, `/idempotency-policy`, `/openapi.json` and `/docs` need no API key. All others \
+do, except for anonymous calls to an installation that has never had a key.";
 
 fn openapi() -> Value {
     json!({
@@ -53,15 +53,15 @@ fn openapi() -> Value {
         "info": {
             "title": "payonce",
             "version": env!("CARGO_PKG_VERSION"),
-            "summary": "Takes payments exactly once",
+            "summary": "Creates payments exactly once",
             "description": ABOUT,
             "contact": { "name": "The operator of this server" },
             "license": { "name": "MIT OR Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0" }
         },
         "servers": [{ "url": "/" }],
         "tags": [
-            { "name": "payments", "description": "Taking them, giving them back, reading them." },
-            { "name": "keys", "description": "What became of a request whose answer was lost." },
+            { "name": "payments", "description": "Create, refund and read payments." },
+            { "name": "keys", "description": "Look up and void keys." },
             { "name": "about", "description": "This server: its rules, its health, its description." }
         ],
         "paths": operation::paths(),
@@ -76,7 +76,7 @@ fn openapi() -> Value {
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "payonce_…",
-                    "description": "An API key, which `payonce api-key create` makes. Calls without one are answered only \
+                    "description": "An API key, which `payonce api-key create` makes. Calls without one are accepted only \
                                     while an installation has never had one, and by default only on its own machine."
                 },
                 "metrics_token": {

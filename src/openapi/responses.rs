@@ -1,4 +1,4 @@
-//! What is described of answers: their headers, and the problems from their table.
+//! The described responses: their headers, and the problems from their table.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{part::example_of as example_of_schema, schemas};
 use crate::{
     http::{
         json,
-        problem::{Entry, Kind, MemberError, Problem, Retry},
+        problem::{Entry, FieldError, Kind, Problem, Retry},
     },
     payments, refunds,
 };
@@ -17,7 +17,7 @@ use crate::{
 /// The example of a stored `not-found`.
 const UNKNOWN_PAYMENT: &str = "refund-of-unknown-payment";
 
-/// An answer besides problems.
+/// A response besides problems.
 pub(crate) struct Success {
     pub(crate) status: u16,
     pub(crate) means: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Success {
     pub(crate) headers: &'static [&'static str],
 }
 
-/// What an answer's body is.
+/// The body of a response.
 pub(crate) enum Content {
     /// JSON of the schema of this name, which has an example.
     Json(&'static str),
@@ -60,14 +60,14 @@ fn described(means: &str, names: &[&str], content: &Value) -> Value {
     json!({ "description": means, "headers": headers, "content": content })
 }
 
-/// A header by its name; with a `?` where it isn't always there.
+/// A header by its name, which ends with `?` if the header is optional.
 fn header(name: &str) -> (String, Value) {
     let component = name.replace('?', "-where-there-is-one");
     let reference = json!({ "$ref": format!("#/components/headers/{component}") });
     (name.trim_end_matches('?').to_owned(), reference)
 }
 
-/// Every header of an answer that means something to a client of this API.
+/// Every response header with a meaning for clients of this API.
 pub(super) fn headers() -> Value {
     let text = json!({ "type": "string" });
     let key = schemas::idempotency_key();
@@ -76,43 +76,43 @@ pub(super) fn headers() -> Value {
     let seconds = json!({ "type": "integer", "minimum": 1, "maximum": 10 });
     let replayed = json!({ "type": "string", "enum": ["true", "false"] });
     let described = [
-        ("Allow", &text, "The methods that this path takes."),
+        ("Allow", &text, "The methods of this path."),
         (
             "Cache-Control",
             &text,
-            "Whether the answer may be kept: `no-store` for whatever may change.",
+            "Permission to cache the response: `no-store` for everything that can change.",
         ),
-        (
-            "Content-Security-Policy",
-            &text,
-            "Allows the page what it brings with it, and nothing else.",
-        ),
-        ("Idempotency-Key", &key, "The key as it came."),
-        ("Idempotency-Key?", &key, "The key as it came, where a valid one did."),
+        ("Content-Security-Policy", &text, "Allows the page its own files only."),
+        ("Idempotency-Key", &key, "The key as it was sent."),
+        ("Idempotency-Key?", &key, "The key as it was sent, if it is valid."),
         (
             "Idempotency-Key-Expires?",
             &text,
-            "Until when this answer can be replayed (an HTTP date); missing where that is for ever.",
+            "The time until which this response can be replayed, as an HTTP date; absent if it never expires.",
         ),
         (
             "Idempotent-Replayed",
             &replayed,
-            "`true` where this answers a copy of a request that was executed before; `false` the first time.",
+            "`true` if this is a stored response, `false` otherwise.",
         ),
-        ("Idempotent-Replayed?", &replayed, "The same, on a refusal that is stored."),
-        ("Location", &location, "Where the payment can be read."),
+        ("Idempotent-Replayed?", &replayed, "The same, on a stored refusal."),
+        ("Location", &location, "The path of the payment."),
         (
             "Location?",
             &location,
-            "Where the payment can be read, where the key made or refunded one.",
+            "The path of the payment that the key created or refunded, if any.",
         ),
-        ("Retry-After", &seconds, "After how many seconds to send the same request again."),
+        (
+            "Retry-After",
+            &seconds,
+            "The number of seconds to wait before the same request is sent again.",
+        ),
         (
             "WWW-Authenticate",
             &text,
-            "`Bearer`, with `error=\"invalid_token\"` where a key was shown that isn't valid (RFC 6750).",
+            "`Bearer`, with `error=\"invalid_token\"` if the API key is not valid (RFC 6750).",
         ),
-        ("X-Request-Id?", &id, "The request's own, where it had a valid one."),
+        ("X-Request-Id?", &id, "The request's own id, if it is valid."),
     ];
     let component = |(name, schema, means): (&str, &Value, &str)| {
         let required = !name.ends_with('?');
@@ -122,7 +122,7 @@ pub(super) fn headers() -> Value {
     described.into_iter().map(component).collect()
 }
 
-/// The problems that an operation can answer, by their statuses; `keyed` where it echoes a key.
+/// The problems of an operation, by status. `keyed` operations echo a key.
 pub(super) fn problems(kinds: impl Iterator<Item = Kind>, keyed: bool) -> Map<String, Value> {
     let mut by_status = BTreeMap::<u16, Vec<Kind>>::new();
     for kind in kinds {
@@ -186,7 +186,7 @@ fn headers_of(kind: Kind, keyed: bool) -> Vec<&'static str> {
     headers
 }
 
-/// Every problem, as it is answered.
+/// An example of every problem.
 pub(super) fn problem_examples() -> Value {
     let example = |name: &'static str, problem: Problem| {
         let stored = problem.stored(Uuid::nil());
@@ -200,7 +200,7 @@ pub(super) fn problem_examples() -> Value {
 
 fn example_of(kind: Kind) -> Problem {
     let wrong = |pointer: &str, detail: &str| {
-        let error = MemberError { pointer: pointer.to_owned(), detail: detail.to_owned() };
+        let error = FieldError { pointer: pointer.to_owned(), detail: detail.to_owned() };
         Problem::new(kind).with_errors(vec![error])
     };
     match kind {
@@ -208,13 +208,10 @@ fn example_of(kind: Kind) -> Problem {
             "EOF while parsing an object at line 1 column 21",
             payments::http::EXPECTED,
         ),
-        Kind::InvalidPayment => wrong(
-            "/ammount",
-            "is not known here: expected no others than user_id, amount, currency",
-        ),
-        Kind::InvalidRefund => {
-            wrong("", "is missing what to refund: expected amount, or remaining")
+        Kind::InvalidPayment => {
+            wrong("/ammount", "unknown field; expected user_id, amount, currency")
         }
+        Kind::InvalidRefund => wrong("", "expected amount or remaining"),
         Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),
         Kind::KeyReused => Problem::new(kind).with_members(vec!["amount"]),
         Kind::RefundRefused => Problem::new(kind).with_refundable(60),

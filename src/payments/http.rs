@@ -17,7 +17,7 @@ use crate::{
     accounts::Caller,
     http::{
         idempotent::IdempotentRequest,
-        json::Members,
+        json::Fields,
         problem::{Kind, Problem},
     },
     ids::PaymentId,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The body of a payment, as errors describe it.
-pub const EXPECTED: &str = "a JSON object with user_id and amount, and optionally currency";
+pub const EXPECTED: &str = "a JSON object with user_id, amount and, optionally, currency";
 
 /// `POST /payment`: creates a payment, once.
 ///
@@ -45,27 +45,24 @@ pub async fn create(
 /// # Errors
 /// `malformed-json` or `invalid-payment`.
 pub fn read(body: &[u8], default: Currency) -> Result<CreatePayment, Problem> {
-    let mut members = Members::read(body, Kind::InvalidPayment, EXPECTED)?;
-    let user_id = members.required(
+    let mut fields = Fields::read(body, Kind::InvalidPayment, EXPECTED)?;
+    let user_id = fields.required(
         "user_id",
         "a string of 1 to 255 characters, at least one of them visible, without control characters",
         |json| serde_json::from_str(json).ok().and_then(UserId::parse),
     );
-    let amount = members.required("amount", money::EXPECTED, Amount::from_json);
-    let named_currency = members.optional(
-        "currency",
-        "a string: the code of a currency (ISO 4217) in upper case",
-        |json| {
+    let amount = fields.required("amount", money::EXPECTED, Amount::from_json);
+    let named_currency =
+        fields.optional("currency", "an ISO 4217 currency code in upper case", |json| {
             let code: String = serde_json::from_str(json).ok()?;
             Currency::from_code(&code)
-        },
-    );
+        });
     let payment =
         user_id.zip(amount).zip(named_currency).map(|((user_id, amount), named_currency)| {
             let currency = named_currency.unwrap_or(default);
             CreatePayment { user_id, amount, named_currency, currency }
         });
-    members.finish(payment)
+    fields.finish(payment)
 }
 
 /// `GET /payment/{transaction_id}`: one payment, with its refunds.

@@ -8,7 +8,7 @@ use super::{command::CreateRefund, refundable::Wanted};
 use crate::{
     http::{
         idempotent::IdempotentRequest,
-        json::Members,
+        json::Fields,
         problem::{Kind, Problem, Retry},
     },
     ids::PaymentId,
@@ -45,25 +45,25 @@ pub async fn create(
     request.execute(&state, |body| read(transaction_id, body), |_| location(transaction_id)).await
 }
 
-/// Reads a refund from a body. The client says what to refund, by `amount` or by `remaining`: a body that
-/// was lost on the way refunds nothing.
+/// Reads a refund from a body. One of `amount` and `remaining` is required, so a body that was lost on the way
+/// refunds nothing.
 ///
 /// # Errors
 /// `malformed-json` or `invalid-refund`.
 pub fn read(transaction_id: PaymentId, body: &[u8]) -> Result<CreateRefund, Problem> {
     let body = if body.is_empty() { b"{}" } else { body };
-    let mut members = Members::read(body, Kind::InvalidRefund, EXPECTED)?;
-    let amount = members.optional("amount", money::EXPECTED, Amount::from_json);
-    let remaining = members
-        .optional("remaining", "true, or no such field", |json| (json == "true").then_some(()));
+    let mut fields = Fields::read(body, Kind::InvalidRefund, EXPECTED)?;
+    let amount = fields.optional("amount", money::EXPECTED, Amount::from_json);
+    let remaining =
+        fields.optional("remaining", "true; omit the field to refund an amount", |json| {
+            (json == "true").then_some(())
+        });
     let wanted = match (amount, remaining) {
         (Some(Some(amount)), Some(None)) => Some(Wanted::Amount(amount)),
         (Some(None), Some(Some(()))) => Some(Wanted::Remaining),
-        (Some(None), Some(None)) => {
-            members.refuse("is missing what to refund: expected amount, or remaining")
-        }
-        (Some(Some(_)), Some(Some(()))) => members.refuse("expected amount or remaining, not both"),
+        (Some(None), Some(None)) => fields.refuse("expected amount or remaining"),
+        (Some(Some(_)), Some(Some(()))) => fields.refuse("expected amount or remaining, not both"),
         _ => None,
     };
-    members.finish(wanted.map(|wanted| CreateRefund { transaction_id, wanted }))
+    fields.finish(wanted.map(|wanted| CreateRefund { transaction_id, wanted }))
 }

@@ -158,7 +158,7 @@ problems! {
 
     ShuttingDown: SERVICE_UNAVAILABLE "shutting-down" SameRequest
         "Server is shutting down"
-        "The server answers for a moment longer, and closes each connection with its response. Send further requests to \
+        "The server responds for a moment longer, and closes each connection with its response. Send further requests to \
          another server."
 
     DatabaseUnavailable: SERVICE_UNAVAILABLE "database-unavailable" SameRequest

@@ -1,4 +1,4 @@
-//! Every answer besides success: one table, rendered as RFC 9457 problem details.
+//! Every response besides success: one table, rendered as RFC 9457 problem details.
 
 use std::{borrow::Cow, fmt};
 
@@ -23,10 +23,10 @@ pub use kind::{Entry, Kind, Retry};
 /// The media type of problems (RFC 9457 §3).
 const MEDIA_TYPE: &str = "application/problem+json";
 
-/// One thing that is wrong with a body, or a query.
+/// An error in a body or query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct MemberError {
-    /// Which member or parameter (a JSON Pointer, RFC 6901); empty for the whole.
+pub struct FieldError {
+    /// The field or parameter, as a JSON Pointer (RFC 6901); empty for the whole.
     pub pointer: String,
     /// What was expected.
     pub detail: String,
@@ -38,7 +38,7 @@ pub struct Problem {
     kind: Kind,
     retry: Retry,
     detail: Option<Cow<'static, str>>,
-    errors: Vec<MemberError>,
+    errors: Vec<FieldError>,
     members: Vec<&'static str>,
     refundable: Option<i64>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
@@ -76,7 +76,7 @@ impl Report {
 }
 
 impl Problem {
-    /// A problem of which there is no more to say than its kind does.
+    /// A problem with the texts of its kind.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Self {
@@ -91,19 +91,19 @@ impl Problem {
         }
     }
 
-    /// Says what exactly is wrong, and what to do.
+    /// Replaces the detail.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { detail: Some(detail.into()), ..self }
     }
 
-    /// Says what may be sent next, where that is not what it is for the kind.
+    /// Replaces the advice on retries.
     #[must_use]
     pub fn with_retry(self, retry: Retry) -> Self {
         Self { retry, ..self }
     }
 
-    /// Says what an error says, as a sentence.
+    /// Uses an error's message as the detail, as a sentence.
     #[must_use]
     pub fn with_message(self, error: &impl fmt::Display) -> Self {
         let message = error.to_string();
@@ -112,25 +112,25 @@ impl Problem {
         self.with_detail(first.into_iter().chain(rest).chain(['.']).collect::<String>())
     }
 
-    /// Names what is wrong with the body, or the query.
+    /// Lists the errors in the body or query.
     #[must_use]
-    pub fn with_errors(self, errors: Vec<MemberError>) -> Self {
+    pub fn with_errors(self, errors: Vec<FieldError>) -> Self {
         Self { errors, ..self }
     }
 
-    /// Names the members that differ.
+    /// Lists the fields that differ.
     #[must_use]
     pub fn with_members(self, members: Vec<&'static str>) -> Self {
         Self { members, ..self }
     }
 
-    /// Says what could still be refunded, in minor units.
+    /// States the refundable amount, in minor units.
     #[must_use]
     pub fn with_refundable(self, minor_units: i64) -> Self {
         Self { refundable: Some(minor_units), ..self }
     }
 
-    /// Adds a header to the answer.
+    /// Adds a header to the response.
     #[must_use]
     pub fn with_header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -247,7 +247,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The body, with its members in the order of RFC 9457 and then our own.
+/// The body: the fields of RFC 9457 in its order, then our own.
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -260,7 +260,7 @@ struct Body<'a> {
     error: &'a str,
     retry: Retry,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [MemberError],
+    errors: &'a [FieldError],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     members: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]

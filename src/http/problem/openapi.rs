@@ -69,7 +69,7 @@ fn schemas() -> Value {
                                 retry gets the same response."
             },
             "errors": {
-                "type": "array", "minItems": 1, "items": reference("MemberError"),
+                "type": "array", "minItems": 1, "items": reference("FieldError"),
                 "description": "All errors in the body or the query."
             },
             "members": {
@@ -81,7 +81,7 @@ fn schemas() -> Value {
                 "description": "The amount that was left to refund."
             }
         })),
-        "MemberError": response(&[], json!({
+        "FieldError": response(&[], json!({
             "pointer": text("The field or parameter (JSON Pointer, RFC 6901); empty for the whole."),
             "detail": text("The expectation.")
         }))

@@ -38,7 +38,7 @@ async fn an_unused_key_is_unknown_and_the_response_warns_that_this_can_change() 
     let server = TestServer::start().await;
     let response = server.state("k").await;
     assert_eq!(said(&response), nothing_but("unknown"));
-    assert!(response.field("detail").contains("no promise"), "{}", response.body);
+    assert!(response.field("detail").contains("may still be in progress"), "{}", response.body);
     assert!(response.field("detail").contains("/idempotency-key/void"), "{}", response.body);
     assert_eq!(response.header("idempotency-key"), "k");
     // Reading the state does not use the key.
@@ -97,7 +97,7 @@ async fn the_key_of_a_refund_names_the_payment_and_that_of_a_refusal_nothing() {
 async fn an_expired_key_is_unknown_even_if_it_was_voided() {
     let server = TestServer::start_with(&["--idempotency-key-ttl", "24h"]).await;
     let voided = server.void("k").await;
-    assert!(voided.field("detail").contains("kept for 1day"), "{}", voided.body);
+    assert!(voided.field("detail").contains("keeps keys for 1day"), "{}", voided.body);
     server
         .database
         .execute("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours'")
@@ -109,7 +109,10 @@ async fn an_expired_key_is_unknown_even_if_it_was_voided() {
         detail.starts_with("Nothing was committed with this key in the last 1day."),
         "{detail}"
     );
-    assert!(detail.ends_with("(Keys are kept for 1day here, and are new after that.)"), "{detail}");
+    assert!(
+        detail.ends_with("This server keeps keys for 1day; after that, a key counts as new."),
+        "{detail}"
+    );
     assert_eq!(server.pay("k", PAYMENT).await.status, 201);
 }
 

@@ -128,7 +128,7 @@ async fn a_failed_read_never_claims_that_nothing_was_executed() {
     for response in [state, void] {
         let detail = response.field("detail");
         assert!(
-            !detail.contains("Nothing was") && detail.contains("could not be read"),
+            !detail.contains("No request was") && detail.contains("could not be read"),
             "{detail}"
         );
     }

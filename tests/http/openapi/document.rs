@@ -206,7 +206,7 @@ async fn the_policy_shows_the_running_configuration() {
     let server = TestServer::start_with(&[&flags[..], &more].concat()).await;
     let policy = server.get("/idempotency-policy").await.json();
     for (member, value) in [
-        ("answers_replayable_seconds", json!(3600)),
+        ("responses_replayable_seconds", json!(3600)),
         ("keys_kept_seconds", json!(172_800)),
         ("in_flight_wait_seconds", json!(0.5)),
         ("request_deadline_seconds", json!(3)),

@@ -101,14 +101,14 @@ async fn every_invalid_field_is_reported_at_once() {
 async fn unknown_and_repeated_fields_are_refused() {
     let server = TestServer::start().await;
     let unknown = r#"{"user_id": "u", "amount": 1, "amout": 2}"#;
-    let known = "expected no others than user_id, amount, currency";
+    let known = "unknown field; expected user_id, amount, currency";
     assert_expected(&server, unknown, "/amout", known).await;
     for (repeated, pointer) in [
         (r#"{"user_id": "u", "amount": 1, "amount": 1}"#, "/amount"),
         (r#"{"user_id": "u", "user_id": "u", "amount": 1}"#, "/user_id"),
         (r#"{"user_id": "u", "amount": 1, "\u0061mount": 2}"#, "/amount"),
     ] {
-        assert_expected(&server, repeated, pointer, "expected it once").await;
+        assert_expected(&server, repeated, pointer, "repeated; expected once").await;
     }
 }
 
@@ -143,7 +143,7 @@ async fn a_body_that_is_not_json_is_refused() {
         assert_eq!(response.pointers(), [""]);
         let (detail, errors) = (response.field("detail"), response.field("errors"));
         assert!(detail.starts_with("The body is not JSON: "), "{detail}");
-        for said in ["at line 1 column ", "a JSON object with user_id and amount"] {
+        for said in ["at line 1 column ", "a JSON object with user_id, amount"] {
             assert!(detail.contains(said) && errors.contains(said), "{said}: {}", response.body);
         }
     }
@@ -162,7 +162,7 @@ async fn a_refused_body_is_told_what_its_operation_expects() {
     let payment = server.paid("k", 100).await;
     let refund = format!("/payment/{payment}/refund");
     for (path, expected) in [
-        ("/payment", "a JSON object with user_id and amount, and with currency if you like"),
+        ("/payment", "a JSON object with user_id, amount and, optionally, currency"),
         (&refund, "a JSON object with amount, or with remaining to refund everything that is left"),
         ("/idempotency-key/void", "an empty JSON object, or no body at all"),
     ] {
@@ -216,5 +216,5 @@ async fn a_body_with_many_errors_gets_a_short_response_that_counts_them() {
     let errors = response.json()["errors"].as_array().unwrap().clone();
     assert_eq!((errors.len(), errors[0]["pointer"].as_str()), (21, Some("/user_id")));
     // Two missing fields and eighteen of the thousand unknown ones are listed.
-    assert_eq!(errors[20]["detail"], "982 more are wrong: expected none");
+    assert_eq!(errors[20]["detail"], "982 further errors not listed");
 }
