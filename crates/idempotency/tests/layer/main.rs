@@ -1,13 +1,7 @@
 //! The engine as another service would use it: with commands of its own, some of which misbehave.
 
 #![expect(unreachable_pub, reason = "a binary's modules")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail loudly"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail loudly")]
 
 mod batches;
 mod closing;

@@ -80,8 +80,7 @@ async fn assert_whole_share(layer: &Layer, name: &str) {
     let held = layer.hold().await;
     let mut duplicates: Vec<_> =
         (0..10).map(|_| Box::pin(layer.submit(name, Act::Succeed))).collect();
-    let refused: Vec<_> =
-        duplicates.iter_mut().filter_map(|duplicate| duplicate.now_or_never()).collect();
+    let refused: Vec<_> = duplicates.iter_mut().filter_map(FutureExt::now_or_never).collect();
     assert_eq!(refused, [Err(Failure::ShareExceeded)], "{name}: all but one wait");
     assert_eq!(duplicates.len() - refused.len(), 1 + 2 * COPIES_FOR_A_KEY);
     let third_key = layer.submit(&format!("{name}-2"), Act::Succeed).now_or_never();
