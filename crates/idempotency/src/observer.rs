@@ -1,4 +1,4 @@
-//! What the layer says of its work, to whoever counts it. It goes on the same whatever is made of that.
+//! Events that the layer reports, for metrics.
 
 use std::{
     any::Any,
@@ -53,47 +53,47 @@ named!(Resolution:
     Unknown => "unknown",
 );
 
-/// Hears of events, in the midst of the work that they are about: it must be quick, and never wait.
+/// Receives events, in the middle of the work that they are about: it must be quick, and must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// Takes note of an event.
+    /// Receives an event.
     fn observe(&self, event: Event<'_>);
 }
 
-/// Takes note of nothing.
+/// Ignores all events.
 impl Observer for () {
     fn observe(&self, _: Event<'_>) {}
 }
 
-/// Keeps what an observer's panic would do to the work that it hears of: the event is lost, and nothing else.
+/// Catches panics of an observer: the event is lost, and nothing else.
 pub(super) struct Contained(pub(super) Arc<dyn Observer>);
 
 impl Observer for Contained {
     fn observe(&self, event: Event<'_>) {
         if catch_unwind(AssertUnwindSafe(|| self.0.observe(event))).is_err() {
-            error!("the observer of the idempotency layer panicked: what it was to note is lost");
+            error!("the observer of the idempotency layer panicked: an event is lost");
         }
     }
 }
 
-/// What happened.
+/// Something that happened.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A caller hears this. One that stopped waiting before hears nothing.
+    /// A caller gets this. None is reported for a caller that stopped waiting.
     Answered {
         /// The command's operation.
         operation: Operation,
-        /// What it hears.
+        /// The outcome, or why there is none.
         answer: &'a Result<Outcome, Failure>,
     },
-    /// A command was executed and committed, whether or not somebody still waits to hear it.
+    /// A command was executed and committed, even if its caller is gone.
     Executed {
         /// The command, as it was submitted.
         command: &'a dyn Any,
-        /// What is stored for it.
+        /// The stored response.
         response: &'a Response,
     },
-    /// A command was not executed, since it was before.
+    /// A command was not executed, because it was executed before.
     Replayed {
         /// The command, as it was submitted.
         command: &'a dyn Any,
@@ -106,23 +106,23 @@ pub enum Event<'a> {
     Ran(Step, Duration),
     /// A batch of so many commands was committed.
     Committed(usize),
-    /// A batch's transaction failed, and this is done about it.
+    /// A batch's transaction failed, and is handled in this way.
     Failed(Remedy),
-    /// A command waits for a table that another session has locked. It is said again for each time that it is tried.
+    /// A command waits for a table that another session has locked; reported for each attempt.
     TableLocked,
     /// A connection was opened.
     Connected,
-    /// The COMMIT of a key's command was sent, and never answered.
+    /// The COMMIT of a key's command was sent and not acknowledged.
     InDoubt,
-    /// It is known, or given up, what became of a key that was in doubt.
+    /// A key is no longer in doubt.
     Settled(Resolution),
 }
 
-/// A step of a batch: one statement that does it all, or those of a transaction.
+/// A step of a batch: one statement that does everything, or a part of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// All of the batch, committed, in one statement.
+    /// The whole batch, committed, in one statement.
     OneStatement,
     /// Claiming the keys.
     Claim,
@@ -132,17 +132,17 @@ pub enum Step {
     Store,
     /// The COMMIT.
     Commit,
-    /// Reading what used keys stand for.
+    /// Looking used keys up.
     LookUp,
 }
 
-/// What became of a key that was in doubt.
+/// The end of a doubt about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// It had been committed.
+    /// The COMMIT had succeeded.
     Committed,
-    /// It had not, and was executed then, or by somebody else.
+    /// The COMMIT had not succeeded; the key was executed later, or by another server.
     NotCommitted,
-    /// Nobody found out while somebody waited: the next request with the key does.
+    /// Not known when the last caller's deadline passed. The next request with the key finds out.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! Whether a PostgreSQL server can keep what the layer promises.
+//! Checks that a PostgreSQL server can keep the promises of the layer.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub(crate) struct Requirements {
     allow_asynchronous_commit: bool,
 }
 
-/// What is known of a server that does.
+/// A server that meets them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Server {
     /// The process that serves this connection.
@@ -95,7 +95,7 @@ impl Requirements {
         }
     }
 
-    /// Makes sure that the promises can be kept on the server at this connection's other end.
+    /// Checks the server of this connection.
     pub(crate) async fn check(&self, conn: &mut PgConnection) -> Result<Server, UnfitServer> {
         let row = conn
             .fetch_one(
@@ -122,7 +122,7 @@ impl Requirements {
             setting.map_or(Ok(()), |setting| Err(UnfitServer::LosesCommits(setting)))?;
         }
         let locks = usize::try_from(column::<i64>(&row, "locks")?).unwrap_or(0);
-        // Other servers need theirs.
+        // Other servers need locks, too.
         if self.max_locks > locks / 2 {
             return Err(UnfitServer::LockTable { wanted: self.max_locks, locks });
         }

@@ -1,6 +1,6 @@
-//! The share of used keys among the last ones: the next keys are likely to be like them.
+//! The share of used keys in the last batches. It predicts the next batch.
 
-/// The share is that of so many keys at most; older keys count half.
+/// The number of keys that the share is computed from. Older keys count half.
 const REMEMBERED: usize = 64;
 
 /// From this share of used keys on, in percent, keys are looked up before they are claimed. A new key then

@@ -32,6 +32,8 @@ mod fair;
 mod groups;
 mod seat;
 mod submission;
+#[cfg(test)]
+mod tests;
 
 /// How many duplicates may wait for each key that an account may have in the queue: far more than normal retries
 /// need, and a bound on the memory that a crowd of them takes.

@@ -169,17 +169,18 @@ pub(crate) enum Stage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::IdempotencyKey;
-    use crate::Operation;
-    use crate::{command::Command, record::Void};
+pub(super) mod tests {
+    use std::time::Duration;
 
-    fn submission() -> Submission {
-        let scope =
-            ScopedKey { account_id: Uuid::nil(), key: IdempotencyKey::parse(b"k").unwrap() };
-        Submission {
-            scope,
+    use super::*;
+    use crate::{IdempotencyKey, Operation, command::Command, record::Void};
+
+    /// A request to void this key, and its caller.
+    pub(crate) fn submission(account: u128, key: &str) -> (Submission, oneshot::Receiver<Reply>) {
+        let key = IdempotencyKey::parse(key.as_bytes()).unwrap();
+        let (reply, caller) = oneshot::channel();
+        let submission = Submission {
+            scope: ScopedKey { account_id: Uuid::from_u128(account), key },
             lock_number: 0,
             execution_id: Uuid::now_v7(),
             operation: Operation::VOID.as_str(),
@@ -187,13 +188,15 @@ mod tests {
             row: None,
             command: Box::new(Void),
             arrived: Instant::now(),
-            deadline: Instant::now(),
-            reply: oneshot::channel().0,
-        }
+            deadline: Instant::now() + Duration::from_hours(1),
+            reply,
+        };
+        (submission, caller)
     }
 
     #[test]
-    fn who_led_is_kept_only_where_its_own_commit_is_in_doubt() {
+    fn an_earlier_leader_is_kept_only_if_its_own_commit_is_in_doubt() {
+        let submission = || submission(0, "k").0;
         let (first, reply) = (submission(), || Err(Failure::OutcomeUnknown));
         let id = first.execution_id;
         let mut running = Running::new(first);
@@ -204,9 +207,9 @@ mod tests {
         running.in_doubt = true;
         for _ in 0..3 {
             running.hand_over(submission(), reply());
-            assert!(running.is_in_doubt(), "its key is, whoever leads");
+            assert!(running.is_in_doubt(), "the key is in doubt, whichever request leads");
         }
         let left: Vec<Uuid> = running.left_in_doubt.iter().map(|left| left.execution_id).collect();
-        assert_eq!(left, [in_doubt], "neither {id} nor those after it");
+        assert_eq!(left, [in_doubt], "neither {id} nor a later leader");
     }
 }

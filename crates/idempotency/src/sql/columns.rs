@@ -1,5 +1,4 @@
-//! Arrays among a statement's arguments, each with a place for every command of a batch, under the names of the
-//! columns that they are opened into.
+//! Arguments of a statement that are arrays: each is a column with one value for each command of a batch.
 
 use sqlx::{Arguments, Encode, Postgres, Type, error::BoxDynError, postgres::PgArguments};
 
@@ -34,15 +33,14 @@ impl Columns {
         self.names.clone()
     }
 
-    /// A SELECT that opens these columns side by side: in a SELECT list, since in FROM each of them would be stored
-    /// as rows on the way.
+    /// A SELECT that unnests these columns side by side. In FROM, PostgreSQL would store each of them on the way.
     pub(crate) fn select(&self, wanted: &[&str]) -> String {
         let places = (1..).zip(&self.names).filter(|(_, name)| wanted.contains(name));
         let opened = places.map(|(place, name)| format!("unnest(${place}) AS {name}"));
         format!("SELECT {}", opened.collect::<Vec<_>>().join(", "))
     }
 
-    /// The arguments, to which no columns can be added any more.
+    /// The arguments. No more columns can be added.
     pub(crate) fn into_arguments(self) -> Result<PgArguments, sqlx::Error> {
         self.arguments.map_err(sqlx::Error::Encode)
     }

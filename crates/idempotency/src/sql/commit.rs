@@ -1,4 +1,4 @@
-//! The statement that is a whole transaction: it claims keys, executes what is new, stores the responses, and commits.
+//! The statement that is a whole transaction: it claims keys, executes the commands, stores the responses, and commits.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
@@ -71,7 +71,7 @@ pub(crate) async fn commit(
         claim = claim_sql(&format!("${operation}")),
         remember = remember_sql(seconds),
     );
-    // To the end, which fetch_one doesn't wait for: that is where PostgreSQL says whether it committed.
+    // fetch_one would not wait for the end, where PostgreSQL reports whether it committed.
     let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let mut new = row.try_get::<Vec<Uuid>, _>("new")?.into_iter().peekable();

@@ -1,28 +1,28 @@
-//! Locks of other sessions on whole tables, which keep every command from being executed.
+//! Locks of other sessions on whole tables, which prevent every execution.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 
-/// A table that another session has locked, or waits to lock, in a way that lets nobody write to it.
+/// A table that another session has locked against writes, or waits to lock.
 #[derive(Debug, FromRow)]
 pub(crate) struct TableLock {
     table: String,
     mode: String,
-    /// The session that holds up all others; `None` for a prepared transaction.
+    /// The session to blame; `None` for a prepared transaction.
     pid: Option<i32>,
     application_name: Option<String>,
     user: Option<String>,
-    /// `None`, as the time, for a session of another role, unless ours may see it.
+    /// `None`, like the time, if this role may not see it.
     state: Option<String>,
     since: Option<DateTime<Utc>>,
 }
 
-/// The first of those tables that this role writes to. A session that waits for such a lock keeps out those that
-/// come after it: the one that it waits for is named then.
+/// Finds such a table among those that this role may write to. A session that waits for such a lock keeps out all
+/// later ones: then the session that it waits for is to blame.
 ///
-/// The statement stands in the runbook, too.
+/// The runbook has the same statement.
 pub(crate) async fn locked_table(
     conn: &mut PgConnection,
 ) -> Result<Option<TableLock>, sqlx::Error> {

@@ -15,7 +15,7 @@ mod columns;
 mod commit;
 mod locks;
 
-/// A key to claim, with what will be remembered of the request.
+/// A key to claim, with the facts about its request that are stored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim<'a> {
     pub(crate) scope: &'a ScopedKey,
@@ -35,10 +35,8 @@ pub(crate) struct Remembered {
     pub(crate) replayable_until: Option<DateTime<Utc>>,
 }
 
-/// Takes the advisory locks of these keys, for the transaction, and says of each whether it got it.
-///
-/// For [`forget`] alone, which must see everything committed before its lock was had: so the locks
-/// come in a statement of their own.
+/// Tries to take the advisory locks of these keys until the transaction ends, and returns which it got. A separate
+/// statement before [`forget`], which must see everything that was committed before it got the locks.
 pub(crate) async fn lock(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
@@ -71,7 +69,7 @@ pub(crate) async fn forget(
          DELETE FROM idempotency_responses AS r USING old
          WHERE r.execution_id = old.execution_id AND r.account_id = old.account_id",
     )
-    // Planned anew each time: a plan made for small tables would join them by reading all of them.
+    // Planned each time: a plan for small tables would read whole tables for the join.
     .persistent(false)
     .bind(accounts)
     .bind(keys)
@@ -83,10 +81,8 @@ pub(crate) async fn forget(
 
 /// Claims keys, sorted, and returns the execution ids of those that were new.
 ///
-/// The unique constraint is the only judge. The advisory lock only makes sure that nobody waits for a key that
-/// another server is executing.
-///
-/// Rows are inserted in their order. Were they not one day, two servers could meet in a deadlock, which is run again.
+/// The unique constraint is the only judge. The advisory lock only prevents waiting for a key that another server is
+/// executing. Rows are inserted in order; if two servers deadlock nevertheless, the batch runs again.
 pub(crate) async fn claim(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
@@ -117,7 +113,7 @@ fn add_claims(columns: &mut Columns, claims: &[Claim<'_>]) {
 
 const LOCK: &str = "_lock";
 
-/// Which keys no other server is executing: takes their advisory locks, for the transaction.
+/// Whether no other server is executing the key: takes its advisory lock until the transaction ends.
 const UNLOCKED: &str = "pg_try_advisory_xact_lock(_lock)";
 
 /// The INSERT that claims keys, up to its FROM, which has the columns of [`add_claims`].
@@ -128,7 +124,7 @@ fn claim_sql(operation: &str) -> String {
     )
 }
 
-/// What is to be said of responses to store.
+/// The columns of responses to store.
 const RESPONSE: [&str; 5] = ["account_id", "execution_id", "_status", "_headers", "_body"];
 
 /// Adds the columns of [`RESPONSE`], except the two ids.
@@ -149,8 +145,8 @@ fn add_responses<'a>(
 }
 
 /// The INSERT that stores responses, up to its FROM, which has the columns of [`RESPONSE`].
-/// `seconds` is the place of the argument that says for how long a response with a status of success can be replayed
-/// (NULL: as long as its key; the others, refusals, always as long as their key).
+/// `seconds` is the place of the argument that says for how long a success can be replayed; NULL: as long as its key.
+/// Refusals can always be replayed as long as their key.
 fn remember_sql(seconds: usize) -> String {
     format!(
         "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
@@ -159,16 +155,15 @@ fn remember_sql(seconds: usize) -> String {
     )
 }
 
-/// The records of used keys, each with its place among those asked for, or why it can't be read. A key that nobody
-/// has used, or that somebody is using right now, has none; nor has one older than `key_ttl` (seconds), which
-/// another server is about to use anew.
+/// The records of used keys, each with its place among these keys, or why it cannot be read. A key that is new or in
+/// flight has no record; nor has one older than `key_ttl` (seconds), which another server may be about to claim.
 pub(crate) async fn used(
     conn: &mut PgConnection,
     scopes: &[&ScopedKey],
     key_ttl: Option<f64>,
 ) -> Result<Vec<Result<(usize, Record), sqlx::Error>>, sqlx::Error> {
     let (accounts, keys) = by_column(scopes);
-    // One at a time, by index: a plan that joins whole tables would do while they are small, and be kept.
+    // LATERAL with LIMIT 1 looks each key up by index. A plain join planned for small tables would read all of them.
     let rows = sqlx::query(
         "SELECT wanted.place, k.execution_id, k.operation, k.fingerprint, k.created_at,
                 r.status, r.headers, r.body, r.replayable_until
@@ -258,13 +253,13 @@ pub(crate) async fn remember(
     sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
 }
 
-/// Makes this transaction's COMMIT wait for synchronous standbys even if it writes no row.
+/// Makes COMMIT wait for synchronous standbys even if the transaction writes no row.
 pub(crate) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_logical_emit_message(true, 'idempotency', '')").execute(conn).await?;
     Ok(())
 }
 
-/// Whether this backend still waits for a standby to confirm a COMMIT.
+/// Whether this backend waits for a standby to confirm a COMMIT.
 pub(crate) async fn waits_for_standby(
     conn: &mut PgConnection,
     backend: i32,
@@ -277,7 +272,7 @@ pub(crate) async fn waits_for_standby(
     .await
 }
 
-/// The two columns that say which keys are meant.
+/// The accounts and the keys.
 fn by_column<'a>(scopes: &[&'a ScopedKey]) -> (Vec<Uuid>, Vec<&'a str>) {
     scopes.iter().map(|scope| (scope.account_id, scope.key.as_str())).unzip()
 }

@@ -1,8 +1,8 @@
-//! Frees the space of what has expired. Nothing depends on when, or whether, that happens: the
-//! database's clock decides what may be replayed and which key is free.
+//! Deletes expired rows. Nothing depends on when, or whether, that happens: the database's clock decides which
+//! response can be replayed and which key is free.
 //!
-//! For that, a sweep must not free a key for a transaction that sees an earlier time than the sweep does:
-//! `now()` is the time of BEGIN. See [`LONGEST_TRANSACTION`].
+//! A sweep must not free a key for a transaction that sees an earlier time than the sweep, because `now()` is the
+//! time of BEGIN. See [`LONGEST_TRANSACTION`].
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,28 +14,28 @@ use super::settings::LONGEST_DEADLINE;
 
 mod sql;
 
-/// Rows a statement goes through: a few milliseconds' work, and as few row locks.
+/// Rows that a statement reads: a few milliseconds of work.
 const PAGE: i64 = 1000;
 
-/// How often a pass goes through everything again, for what expires later than its neighbours:
-/// stored while the TTL was another.
+/// How often a pass reads everything again. It finds rows that were stored under another TTL and expire later than
+/// their neighbours.
 const FULL_PASS_EVERY: Duration = Duration::from_hours(24);
 
-/// An id is older than its response by the time a command waited, and its clock may be another than
-/// the database's: a pass stays this far behind, or it would go by what expires a moment later.
+/// A pass stays this far behind: an id is older than its response, and its clock may differ from the database's. A
+/// pass without the margin would skip rows that expire a moment later.
 const MARGIN: Duration = Duration::from_mins(1);
 
 /// Expired keys are deleted this much later. A transaction that claims a deleted key then began after that
 /// key had expired: none is open for so long, as time-outs are fractions of a deadline of an hour at most.
 const LONGEST_TRANSACTION: Duration = LONGEST_DEADLINE;
 
-/// A walk through all keys, which have no order in time, is begun this many times in their TTL.
+/// Keys have no order in time, so all of them are read this many times in their TTL.
 const KEY_WALKS_PER_TTL: u32 = 24;
 
-/// Deletes expired responses and, where keys expire, keys; page by page, each a transaction of its own.
+/// Deletes expired responses and, if keys expire, keys: page by page, each page in its own transaction.
 ///
-/// Its first pass goes through everything. The following ones go on where the last one ended, through
-/// what has come of age since: execution ids are in order of time.
+/// The first pass reads everything. A later pass continues where the last one ended, up to the rows that can have
+/// expired since: execution ids are in order of time.
 #[derive(Debug)]
 pub struct Sweeper {
     response_ttl: Option<Duration>,
@@ -64,36 +64,35 @@ enum Phase {
     },
 }
 
-/// When the oldest row that is still there expires, or did. Where a sweeper saw none, when the first that
-/// may have come since does; before it first looks, when it was made. `None`: none ever does.
+/// When the oldest remaining rows expire or expired. If a sweeper found none, when the first later one would expire;
+/// before its first step, when the sweeper was created. `None`: never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Oldest {
-    /// Of the responses that the next page or pass begins with. Those that outlive younger ones, having been
-    /// stored while the TTL was another, are not among them.
+    /// Of the responses that the next page or pass begins with. Responses that were stored under a longer TTL, and
+    /// outlive younger ones, do not count.
     pub responses: Option<DateTime<Utc>>,
-    /// Of the keys, as they were when they were last gone through. They may be deleted an hour after their TTL.
+    /// Of the keys, as of the last time that all were read. They may be deleted an hour after their TTL.
     pub keys: Option<DateTime<Utc>>,
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
-    /// Responses deleted because they can't be replayed any more.
+    /// The number of expired responses deleted.
     pub responses: u64,
-    /// Keys deleted, each with its response if it had one.
+    /// The number of expired keys deleted, with their responses.
     pub keys: u64,
     /// Whether the pass is over.
     pub done: bool,
 }
 
 impl Sweeper {
-    /// What its connection had better be set to. It is plans that are kept, and found by index: for each plan
-    /// PostgreSQL looks for the index's first entry, past all that were deleted and not vacuumed yet, which takes
-    /// several times as long as a page.
+    /// Settings for its connection. Plans are kept: for each new one PostgreSQL looks for the first entry of the
+    /// index, past all deleted entries that are not vacuumed yet, which takes several times as long as a page.
     pub const SESSION: &str =
         "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
 
-    /// A sweeper for these times to live; `None` is for ever.
+    /// A sweeper for these times to live; `None`: permanently.
     #[must_use]
     pub fn new(response_ttl: Option<Duration>, key_ttl: Option<Duration>) -> Self {
         Self {
@@ -107,17 +106,17 @@ impl Sweeper {
         }
     }
 
-    /// What is still there, as of the last step.
+    /// The oldest remaining rows, as of the last step.
     #[must_use]
     pub fn oldest(&self) -> Oldest {
         self.oldest
     }
 
-    /// Goes through one page, at most 1000 rows, in one statement, and looks at the one after it. Begins a
-    /// pass when none is under way. It is quickest on a connection with [`SESSION`](Self::SESSION).
+    /// Sweeps one page of at most 1000 rows in one statement, and looks at the next one. Begins a pass if none is
+    /// under way. It is fastest on a connection with [`SESSION`](Self::SESSION).
     ///
     /// # Errors
-    /// When the database fails; the next step goes through the same page.
+    /// When the database fails. The next step sweeps the same page.
     pub async fn step(&mut self, conn: &mut PgConnection) -> Result<Swept, sqlx::Error> {
         if matches!(self.phase, Phase::Idle) {
             self.phase = self.begin();
@@ -176,7 +175,7 @@ impl Sweeper {
     }
 }
 
-/// Whether it is time, which then counts as taken.
+/// Whether it is time again; then the time starts anew.
 fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
     let due = last.is_none_or(|last| last.elapsed() >= every);
     if due {
@@ -185,17 +184,17 @@ fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
     due
 }
 
-/// How long a key is kept that expires after so long.
+/// How long a key with this TTL is kept.
 fn kept_for(key_ttl: Option<Duration>) -> Option<Duration> {
     key_ttl.map(|ttl| ttl.saturating_add(LONGEST_TRANSACTION))
 }
 
-/// When a row made then expires; `None`: never.
+/// When a row that was created then expires; `None`: never.
 fn expiry(made: DateTime<Utc>, ttl: Option<Duration>) -> Option<DateTime<Utc>> {
     made.checked_add_signed(TimeDelta::from_std(ttl?).ok()?)
 }
 
-/// The lower bound of the UUIDv7s made this long ago (RFC 9562 §5.7: 48 bits of milliseconds lead).
+/// The lowest UUIDv7 of this age (RFC 9562 §5.7: it begins with 48 bits of milliseconds).
 fn id_of_age(age: Duration) -> Uuid {
     let then =
         SystemTime::now().checked_sub(age).and_then(|then| then.duration_since(UNIX_EPOCH).ok());

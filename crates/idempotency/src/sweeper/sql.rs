@@ -1,11 +1,11 @@
-//! The sweeper's statements: each goes through a page of rows. How many that is stands in them, or a plan that is
-//! kept would be made for a tenth of the table.
+//! The sweeper's statements: each reads a page of rows. The page size is a literal, because PostgreSQL would plan
+//! for a tenth of the table if it were an argument.
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-/// A page of responses that a sweep went through.
+/// A page of rows that was swept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SweptPage<Position> {
     pub(crate) deleted: u64,
@@ -15,7 +15,7 @@ pub(crate) struct SweptPage<Position> {
 
 /// Deletes the expired among the `limit` responses after `after` that are older than `before`.
 ///
-/// By the page's last id, as a range: looking each row up by its own took nearly twice as long.
+/// As a range up to the page's last id, which takes half as long as a look-up of each row.
 pub(crate) async fn sweep_responses(
     conn: &mut PgConnection,
     after: Uuid,
@@ -45,7 +45,7 @@ pub(crate) async fn sweep_responses(
     })
 }
 
-/// When the first of the `limit` responses after `after` expires, or did, if any ever does.
+/// When the first of the `limit` responses after `after` expires or expired; `None`: never.
 pub(crate) async fn first_to_expire(
     conn: &mut PgConnection,
     after: Uuid,
@@ -59,8 +59,8 @@ pub(crate) async fn first_to_expire(
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(after).fetch_one(conn).await
 }
 
-/// Deletes those of the `limit` keys after `after` that are older than `kept` (seconds), with their
-/// responses; and says when the oldest of the others was made.
+/// Deletes those of the `limit` keys after `after` that are older than `kept` (seconds), with their responses, and
+/// returns when the oldest of the others was created.
 pub(crate) async fn sweep_keys(
     conn: &mut PgConnection,
     after: &(String, Uuid),
