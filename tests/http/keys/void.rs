@@ -1,11 +1,12 @@
 //! `POST /idempotency-key/void`: a voided key never executes.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
-use payonce_testing::{PAYMENT, REMAINING, TestServer, database::take_lock};
+use payonce_testing::{
+    PAYMENT, REMAINING, TestServer,
+    database::{maintenance, take_lock, until_number},
+};
 use reqwest::Method;
-use tokio::time::sleep;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::keys::state::{nothing_but, paid, said};
 
@@ -100,29 +101,20 @@ async fn a_key_that_another_server_is_executing_cannot_be_voided_yet() {
 
 #[tokio::test]
 async fn a_failed_read_never_claims_that_nothing_was_executed() {
-    let server = TestServer::start_with(&[
-        "--read-connections",
-        "1",
-        "--request-deadline",
-        "6s",
-        "--in-flight-wait",
-        "1s",
-    ])
-    .await;
+    let server = TestServer::start().await;
     let id = server.paid("paid", 100).await;
-    // The only read connection waits for this table, which voiding does not need.
-    let mut holder = server.database.connect().await;
-    let lock = "BEGIN; LOCK TABLE payments IN ACCESS EXCLUSIVE MODE";
-    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
-    let (client, payment) = (server.anonymous.clone(), format!("/payment/{id}"));
-    let after = async |moment: u64| sleep(Duration::from_millis(moment)).await;
-    let (_, _, state, void) = tokio::join!(
-        client.get(&payment),
-        // This one gets the connection after the first, and keeps it until the others give up.
-        async { (after(300).await, client.get(&payment).await) },
-        async { (after(600).await, client.state("paid").await).1 },
-        async { (after(600).await, client.void("paid").await).1 },
-    );
+    // The committer keeps its connection, and reads can open none.
+    let name = server.database.options.get_database().unwrap().to_owned();
+    let mut conn = PgConnection::connect_with(&maintenance()).await.unwrap();
+    let refuse = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false");
+    conn.execute(AssertSqlSafe(refuse)).await.unwrap();
+    let reads = format!("datname = '{name}' AND application_name = 'payonce reads'");
+    let terminate = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {reads}");
+    conn.execute(AssertSqlSafe(terminate)).await.unwrap();
+    let left = format!("SELECT count(*) FROM pg_stat_activity WHERE {reads}");
+    until_number(&mut conn, &left, |count| count == 0).await;
+
+    let (state, void) = (server.state("paid").await, server.void("paid").await);
     state.assert_problem(503, "database-unavailable");
     void.assert_problem(503, "outcome-unknown");
     for response in [state, void] {
@@ -132,8 +124,9 @@ async fn a_failed_read_never_claims_that_nothing_was_executed() {
             "{detail}"
         );
     }
-    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
-    let told = client.void("paid").await;
+    let accept = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true");
+    conn.execute(AssertSqlSafe(accept)).await.unwrap();
+    let told = server.void("paid").await;
     assert_eq!(said(&told), paid("completed", &id));
 }
 
