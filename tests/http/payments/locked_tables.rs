@@ -1,13 +1,17 @@
 //! A table that another session has locked is reported as such, with its session.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use payonce_testing::{
-    PAYMENT, TestServer,
+    PAYMENT, TestDatabase, TestServer,
     binary::Serve,
     client::Wire,
     metrics::{Sample, reaches},
 };
 use sqlx::{AssertSqlSafe, Row, raw_sql};
+
+use crate::database::privileges::{GRANTS, Role};
 
 /// Locks this table, which every payment needs.
 async fn assert_locked_table_is_told(table: &str) {
@@ -37,6 +41,23 @@ async fn a_locked_table_is_not_reported_as_a_key_in_flight() {
     for table in ["idempotency_keys", "idempotency_responses", "payments"] {
         assert_locked_table_is_told(table).await;
     }
+}
+
+#[tokio::test]
+async fn a_locked_partition_is_not_reported_as_a_key_in_flight() {
+    let database = Arc::new(TestDatabase::create_plain().await);
+    database.partition(2).await;
+    let role = Role::with(&database, GRANTS).await;
+    let flags = ["--auto-migrate", "false", "--in-flight-wait", "600ms"];
+    let server = TestServer::start_through(&database, &role.options(), &flags).await;
+    let mut holder = database.connect().await;
+    let lock = "BEGIN; LOCK TABLE idempotency_keys_0, idempotency_keys_1";
+    raw_sql(lock).execute(&mut holder).await.unwrap();
+    server.pay("k", PAYMENT).await.assert_problem(503, "not-executed");
+    raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    drop(server);
+    role.drop().await;
 }
 
 #[tokio::test]
