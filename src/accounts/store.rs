@@ -87,8 +87,10 @@ pub(crate) async fn only_account(conn: &mut PgConnection) -> Result<Option<Accou
     .await
 }
 
-/// Waits for executions in progress, and blocks new ones until the transaction ends.
+/// Waits for executions in progress, and blocks new ones until the transaction ends. Its statements end before requests
+/// reach their deadline.
 pub(crate) async fn hold_up_executions(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SET LOCAL statement_timeout = '5s'").execute(&mut *conn).await?;
     sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE").execute(conn).await.map(drop)
 }
 

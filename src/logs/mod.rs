@@ -124,7 +124,7 @@ pub fn start(format: LogFormat, filter: &Filter) {
     builder.init();
 }
 
-/// Writes the waiting lines and then this one, within [`LAST_LINES`]. Call it before the program ends.
+/// Writes the waiting lines and then this one, within a second. Call it before the program ends.
 pub fn finish(last_line: Option<&str>) {
     if !writer::is_started() {
         // If stderr is closed, nobody is left to tell.

@@ -149,10 +149,7 @@ impl ResponseError for Failure {
     fn error_response(&self) -> HttpResponse {
         if let Self::Internal(cause) = self {
             error!("a command failed: {cause}");
-            return problem(
-                self.status_code(),
-                "The request failed, and nothing of it was executed",
-            );
+            return problem(self.status_code(), "The request failed");
         }
         retry(self.status_code(), &format!("Send the same request again: {self}"))
     }
