@@ -200,7 +200,8 @@ async fn a_server_handles_the_maximum_number_of_keys_and_no_more_can_be_created(
     let server = TestServer::start_on(&database, &[]).await;
     let last = database.create_api_key("default");
     let last = server.showing(&format!("Bearer {}", last["api_key"].as_str().unwrap()));
-    assert_eq!(last.get("/payment/x").await.status, 404);
+    // Reading all keys may exceed its time limit on a busy machine.
+    until("the last key is accepted", async || last.get("/payment/x").await.status == 404).await;
     let mut create = payonce(&["api-key", "create", "--name", "one more"]);
     let (code, stdout, stderr) = run(create.env("DATABASE_URL", url(&database.options)));
     assert!(code == 1 && stdout.is_empty() && stderr.contains("revoke some"), "{stderr}");
