@@ -34,19 +34,23 @@ pub fn summary(results: &Results) -> String {
 
 const ALL: [&str; 6] = [PAYONCE, USUAL, CRATESTACK, FLASK, FIVE, ONE];
 
-/// A row for each number of clients, a column for each scenario.
+/// A row for each number of clients, a column for each scenario that was measured.
 fn by_clients(
     results: &Results,
     name: &str,
     show: fn(Option<Figure>) -> String,
     scenarios: &[&str],
 ) -> String {
+    let measured = |scenario: &&str| {
+        CLIENTS.iter().any(|clients| results.figure(scenario, *clients, name).is_some())
+    };
+    let scenarios: Vec<&str> = scenarios.iter().copied().filter(measured).collect();
     let rows = CLIENTS.map(|clients| {
         let figures =
             scenarios.iter().map(|scenario| show(results.figure(scenario, clients, name)));
         [clients.to_string()].into_iter().chain(figures).collect()
     });
-    table(&[&["clients"], scenarios].concat(), rows)
+    table(&[&["clients"], &*scenarios].concat(), rows)
 }
 
 fn milliseconds(figure: Option<Figure>) -> String {
