@@ -27,7 +27,7 @@ pub struct AppState {
     pub authenticator: Authenticator,
     /// Checks that requests would be executed.
     pub readiness: Readiness,
-    /// Whether the server is stopping.
+    /// True if the server is stopping.
     pub stopping: Stopping,
     /// The counters.
     pub metrics: Metrics,

@@ -1,4 +1,4 @@
-//! What watches over processes asks: is this one up, and can it do its work?
+//! Health checks: the process is up, and it can do its work.
 
 pub(crate) mod openapi;
 
@@ -21,18 +21,18 @@ use crate::{
     state::AppState,
 };
 
-/// Whether this server is on its way out. It still serves whoever comes; whoever chooses between
+/// True once the server is stopping. It still serves requests; load balancers that choose between
 /// servers should choose another one.
 #[derive(Debug, Default)]
 pub struct Stopping(AtomicBool);
 
 impl Stopping {
-    /// From now on: for good.
+    /// Stops, permanently.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is.
+    /// Returns whether the server is stopping.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -50,7 +50,7 @@ pub struct Readiness {
     last: Mutex<Option<Look>>,
 }
 
-/// What the database was found to be.
+/// The result of a check of the database.
 #[derive(Debug)]
 struct Look {
     began: Instant,
@@ -67,7 +67,7 @@ impl Readiness {
         Self { reads: Reads::short_lived(options, limit), needs, last: Mutex::default() }
     }
 
-    /// What the database is found to be by a look that begins from now on.
+    /// Checks the database, or waits for a check that begins after this call.
     async fn look(&self) -> Result<Result<(), NotReady>, Problem> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::problem::{Problem, Report};
 use crate::{idempotency::IdempotencyKey, ids::AccountId, metrics::KeyedOutcome};
 
-/// What is known of a request besides its head. The middleware creates it in the request's extensions, and takes
+/// The facts of a request besides its head. The middleware creates it in the request's extensions, and takes
 /// it out to finish the response and to log it.
 #[derive(Debug)]
 pub struct RequestContext {

@@ -34,7 +34,7 @@ use crate::{
     state::AppState,
 };
 
-/// How clients void a key.
+/// The way for clients to void a key.
 const VOIDING: &str = "POST /idempotency-key/void";
 
 /// The detail of a failed look-up, which says nothing about the request.

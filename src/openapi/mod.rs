@@ -1,4 +1,4 @@
-//! What describes the API to programs and to people: `GET /openapi.json` (OpenAPI 3.1), and `GET /docs`, a page
+//! The description of the API for programs and people: `GET /openapi.json` (OpenAPI 3.1), and `GET /docs`, a page
 //! on which it can be tried.
 //!
 //! The description stands beside the handlers, not on them: they read requests field by field, and respond

@@ -12,7 +12,7 @@ use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use crate::http::problem::{Kind, Problem};
 
-/// What the page consists of.
+/// The files of the page.
 pub const FILES: [&str; 4] = ["start.js", "style.css", "swagger-ui-bundle.js", "swagger-ui.css"];
 
 /// Itself alone, and pictures that stand in its style.

@@ -1,4 +1,4 @@
-//! What requests have besides their bodies.
+//! The parameters of requests, besides their bodies.
 
 use serde_json::{Value, json};
 

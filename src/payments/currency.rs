@@ -29,7 +29,7 @@ impl Currency {
     }
 }
 
-/// How many digits stand after the point in amounts of a currency, including those that were withdrawn; `None` where the
+/// The number of digits after the point in amounts of a currency, including withdrawn ones; `None` where the
 /// code is unknown or has no minor units.
 #[must_use]
 pub fn exponent(code: &str) -> Option<u32> {

@@ -20,13 +20,13 @@ use crate::{
     ids::PaymentId,
 };
 
-/// What a client needs to know of a page that it doesn't ask the size of.
+/// The size of a page if the client names none.
 pub const DEFAULT_LIMIT: u8 = 50;
 
 /// A response of some 50 kB, where nothing was refunded.
 pub const MAX_LIMIT: u8 = 200;
 
-/// What a cursor begins with, so that what follows can be changed.
+/// The version of a cursor's format, at its beginning.
 const CURSOR_VERSION: char = '1';
 
 /// The request for a page.
@@ -34,7 +34,7 @@ const CURSOR_VERSION: char = '1';
 pub struct Listing {
     /// Whose payments, where not everybody's of the account.
     pub user_id: Option<UserId>,
-    /// How many at most.
+    /// The greatest number of payments.
     pub limit: u8,
     /// Where the page before ended.
     pub cursor: Option<Cursor>,
@@ -49,7 +49,7 @@ pub struct Cursor(pub PaymentId);
 pub struct Page {
     /// The newest first.
     pub payments: Vec<Payment>,
-    /// What to ask for the next page with; `None` when this is the last.
+    /// The cursor of the next page; `None` on the last page.
     pub next_cursor: Option<Cursor>,
 }
 

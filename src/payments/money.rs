@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// What a client is told when something is no amount.
+/// The expected form of an amount, for error messages.
 pub const EXPECTED: &str =
     "a whole number of minor units, 1 to 9007199254740991, without fraction, exponent or quotes";
 

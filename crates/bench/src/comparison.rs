@@ -33,7 +33,7 @@ pub const BESIDE_OTHERS: &str = "payonce, beside as many other clients";
 const SERVERS: [&str; 6] = [PAYONCE, WITH_API_KEY, REPLAYS, USUAL, CRATESTACK, FLASK];
 const SCRIPTS: [(&str, Script); 2] = [(FIVE, Script::FiveStatements), (ONE, Script::OneStatement)];
 
-/// What the runs begin with: the databases that are copied, and the other servers.
+/// The databases that runs copy, and the other servers.
 struct Stage {
     empty: TestDatabase,
     stored: TestDatabase,

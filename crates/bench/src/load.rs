@@ -12,7 +12,7 @@ use super::results::{Sample, float};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/load.lua");
 
-/// How many stored keys the replays choose from; load.lua has the same number.
+/// The number of stored keys that replays choose from; load.lua has the same number.
 pub const STORED: usize = 10_000;
 
 /// The requests that clients send.

@@ -78,7 +78,7 @@ impl Machine {
         )
     }
 
-    /// Whether an acknowledged payment survives a crash.
+    /// Returns whether an acknowledged payment survives a crash.
     fn is_durable(&self) -> bool {
         let on = |name: &str| self.settings.get(name).is_some_and(|value| value != "off");
         on("fsync") && on("synchronous_commit") && on("full_page_writes")

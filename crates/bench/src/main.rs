@@ -59,7 +59,7 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// How long the benchmark takes.
+/// The time that the benchmark takes.
 struct Knobs {
     seconds: u64,
     rounds: usize,

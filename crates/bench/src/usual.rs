@@ -30,7 +30,7 @@ pub const COMMAND: &str = "usual-server";
 /// More connections made it slower on two cores.
 const POOL: u32 = 16;
 
-/// How many bytes payonce's fingerprint of a payment has.
+/// The length of payonce's fingerprint of a payment, in bytes.
 const FINGERPRINT: usize = 33;
 
 const RESPONSE_TTL: Duration = Duration::from_hours(24);

@@ -18,7 +18,7 @@ pub trait Command: Send + Sync + Sized + 'static {
     /// The operation's name.
     const OPERATION: Operation;
 
-    /// What makes another request the same as this one: the operation and every validated field, path parameters
+    /// Identifies the request: the operation and every validated field, path parameters
     /// included, always in the same order.
     fn fingerprint(&self) -> Fingerprint;
 

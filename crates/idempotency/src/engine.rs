@@ -25,7 +25,7 @@ use super::{
     record::Void,
 };
 
-/// How long to wait before looking again whether a queue is drained that somebody else closed.
+/// The time to wait before looking again whether a queue is drained that somebody else closed.
 const DRAINED_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why an engine does not start.
@@ -136,7 +136,7 @@ impl Engine {
         answer
     }
 
-    /// How many keys wait or are being executed, in all queues together.
+    /// Returns the number of keys that wait or are being executed, in all queues together.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.0.queues.iter().map(|queue| queue.keys()).sum()

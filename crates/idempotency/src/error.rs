@@ -87,7 +87,7 @@ impl PartialEq for Failure {
 
 impl Eq for Failure {}
 
-/// What is done about a batch whose transaction failed.
+/// The remedy for a batch whose transaction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
@@ -152,7 +152,7 @@ impl Remedy {
     }
 }
 
-/// Whether PostgreSQL reports that a statement failed, and has rolled its transaction back. After any other error
+/// Returns whether PostgreSQL reports that a statement failed, and has rolled its transaction back. After any other error
 /// the transaction may be committed.
 pub(super) fn rolled_back(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
@@ -166,12 +166,12 @@ fn undoes(severity: PgSeverity, code: &str) -> bool {
     matches!(severity, PgSeverity::Error) && !code.starts_with("08")
 }
 
-/// Whether a statement breaks a unique constraint.
+/// Returns whether a statement breaks a unique constraint.
 pub(super) fn breaks_unique_constraint(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
-/// Whether a statement was prepared before a migration changed the type of its result. It was not executed,
+/// Returns whether a statement was prepared before a migration changed the type of its result. It was not executed,
 /// and never will be on a connection that goes on with it.
 #[must_use]
 pub fn is_of_outdated_statement(error: &sqlx::Error) -> bool {

@@ -15,7 +15,7 @@ use super::{response::Response, sql::Columns};
 pub struct Insert {
     pub(super) sql: &'static str,
     pub(super) columns: Columns,
-    /// How many values each of the columns has.
+    /// The number of values of each column.
     lengths: Vec<usize>,
     pub(super) responses: Vec<Response>,
 }

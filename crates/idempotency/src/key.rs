@@ -85,7 +85,7 @@ impl IdempotencyKey {
         }
     }
 
-    /// What stands in logs for this key of an account: enough to find it again, nothing of the key itself.
+    /// A hash that identifies this key of an account in logs, without the key itself.
     /// The first 8 bytes of SHA-256 over the account's 16 bytes and the key, in hex.
     #[must_use]
     pub fn hash_in(&self, account_id: Uuid) -> String {
@@ -131,7 +131,7 @@ impl ScopedKey {
 }
 
 impl fmt::Display for ScopedKey {
-    /// What stands in a log: enough to find the same key again, nothing of the key itself.
+    /// A hash that identifies the key in logs, without the key itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.lock_number())
     }

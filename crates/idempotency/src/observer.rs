@@ -97,7 +97,7 @@ pub enum Event<'a> {
     Replayed {
         /// The command, as it was submitted.
         command: &'a dyn Any,
-        /// What was stored for it.
+        /// The stored response.
         response: &'a Response,
     },
     /// A command was taken out of the queue, after this long in it.

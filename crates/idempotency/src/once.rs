@@ -11,12 +11,12 @@ use super::{
     sql::{self, Claim, Stored},
 };
 
-/// How long keys and responses are kept, in PostgreSQL's time.
+/// The time that keys and responses are kept, in PostgreSQL's time.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
-    /// How long the response of a success can be replayed; `None`: as long as its key.
+    /// The time that the response of a success can be replayed; `None`: as long as its key.
     pub response: Option<Duration>,
-    /// How long a key stays used; `None`: permanently. The same for all who use the table.
+    /// The time that a key stays used; `None`: permanently. The same for all who use the table.
     pub key: Option<Duration>,
 }
 
@@ -85,7 +85,7 @@ pub async fn once(
     Ok(outcome)
 }
 
-/// Whether the key was new, and is this execution's now.
+/// Returns whether the key was new, and is this execution's now.
 async fn claim(
     conn: &mut PgConnection,
     scope: &ScopedKey,

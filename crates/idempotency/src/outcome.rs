@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Response;
 
-/// What a caller hears about its key.
+/// The result of a command for its caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The key was new: the command was executed, just now, and this is stored.

@@ -1,4 +1,4 @@
-//! What became of a request, asked by its key; and using a key up, so that the answer stays the same.
+//! The record of a used key, and voiding a key.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
     key::ScopedKey, sql,
 };
 
-/// What became of the request that used a key.
+/// The record of a used key.
 ///
 /// That there is no record is no promise: the request may be under way, in a queue or on the network.
 /// [`Engine::void`](super::Engine::void) makes it one.
@@ -19,17 +19,17 @@ use super::{
 pub struct Record {
     /// Names the execution, and is the id of what it made.
     pub execution_id: Uuid,
-    /// What was executed: a command's [`Operation`].
+    /// The executed command's [`Operation`].
     pub operation: String,
     /// When the key was used, by the database's clock.
     pub first_used_at: DateTime<Utc>,
-    /// What is left of it.
+    /// The state of the execution and its response.
     pub state: RecordState,
     /// Of the request that used the key.
     pub(crate) fingerprint: Vec<u8>,
 }
 
-/// What a key stands for.
+/// The state of a used key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordState {
     /// A command was executed, and its response can be replayed.
@@ -46,7 +46,7 @@ pub enum RecordState {
 }
 
 impl Record {
-    /// What is recorded of a key, if it was used; one older than `key_ttl` counts as not used. To be asked of
+    /// Returns the record of a key if it was used; one older than `key_ttl` counts as unused. Ask
     /// the primary: a standby may not know of it yet.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Record {
         Ok(used.map(|(_, record)| record))
     }
 
-    /// What a request with this fingerprint gets if its key has this record, of another execution.
+    /// Returns the outcome of a request with this fingerprint if its key has this record of another execution.
     pub(crate) fn outcome_for(&self, fingerprint: &Fingerprint) -> Result<Outcome, Error> {
         let execution_id = self.execution_id;
         let fields = fingerprint.differing(&self.fingerprint).map_err(|error| {

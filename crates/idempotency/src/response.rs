@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-/// What a command answers: stored in the transaction that executes it, replayed byte for byte.
+/// The response of a command: stored in the transaction that executes it, replayed byte for byte.
 ///
 /// The body is `application/json` unless a header says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Response {
         self.status
     }
 
-    /// Whether it says that what was asked for is done, as the statement that stores it decides, too. Other
+    /// Returns whether it says that what was asked for is done, as the statement that stores it decides, too. Other
     /// responses, refusals, are kept as long as their key.
     pub(super) fn is_of_success(&self) -> bool {
         (200..=299).contains(&self.status)

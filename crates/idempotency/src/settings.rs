@@ -28,11 +28,11 @@ pub struct Settings {
     /// The time until a caller gets its outcome, 10 ms to an hour. Time-outs towards PostgreSQL are fractions of
     /// it; connecting alone may take a second in any case.
     pub request_deadline: Duration,
-    /// How long a command waits for its key that another server is executing; less than the deadline.
+    /// The time that a command waits for its key that another server is executing; less than the deadline.
     pub in_flight_wait: Duration,
-    /// How long the response of a success can be replayed, more than the deadline; `None`: as long as its key.
+    /// The time that the response of a success can be replayed, more than the deadline; `None`: as long as its key.
     pub response_ttl: Option<Duration>,
-    /// How long a key stays used, more than the deadline and at least `response_ttl`; `None`: permanently.
+    /// The time that a key stays used, more than the deadline and at least `response_ttl`; `None`: permanently.
     pub key_ttl: Option<Duration>,
     /// Work on a PostgreSQL that may lose what it has acknowledged: with `synchronous_commit`, `fsync` or
     /// `full_page_writes` off.

@@ -59,7 +59,7 @@ impl Response {
         }
     }
 
-    /// Whether repeating the request cannot change anything.
+    /// Returns whether repeating the request cannot change anything.
     pub(super) fn is_final(&self) -> bool {
         !matches!(self.status, 408 | 409 | 429 | 500..)
     }

@@ -30,7 +30,7 @@ impl Connection {
         Ok(Self { stream, codec: ClientCodec::new(config), unread: BytesMut::new() })
     }
 
-    /// Whether the server has neither closed it nor sent anything.
+    /// Returns whether the server has neither closed it nor sent anything.
     pub(super) fn is_idle(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)

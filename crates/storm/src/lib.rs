@@ -53,7 +53,7 @@ pub struct Plan {
     pub payments: u32,
     /// Number of payments at a time.
     pub clients: u16,
-    /// How long a request is repeated before it counts as unanswered.
+    /// The time that a request is repeated before it counts as unanswered.
     pub patience: Duration,
     /// The `Authorization` header.
     pub authorization: Option<HeaderValue>,

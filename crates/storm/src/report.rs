@@ -10,7 +10,7 @@ use super::{client::Traffic, reconcile::Reconciled, workload::Observed};
 /// The result of a storm, as JSON has it.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether every payment was made exactly once, and everything could be checked.
+    /// True if every payment was made exactly once, and everything could be checked.
     pub exactly_once: bool,
     /// Payments that were intended: fewer than planned if the storm gave up.
     pub intended: u64,

@@ -53,7 +53,7 @@ pub(super) struct Payment {
     pub(super) amount: u64,
 }
 
-/// What was observed of all payments.
+/// The observations of all payments.
 #[derive(Default)]
 pub(super) struct Observed {
     pub(super) hang_ups: u64,

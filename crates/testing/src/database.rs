@@ -193,7 +193,7 @@ impl TestDatabase {
         self.execute(trigger).await;
     }
 
-    /// How many other clients are connected to it.
+    /// Returns the number of other clients that are connected to it.
     pub async fn other_clients(&self) -> i64 {
         self.number(OTHER_CLIENTS).await
     }
@@ -219,7 +219,7 @@ impl TestDatabase {
         value
     }
 
-    /// How many payments there are.
+    /// Returns the number of payments.
     pub async fn payments(&self) -> i64 {
         self.number("SELECT count(*) FROM payments").await
     }
@@ -260,7 +260,7 @@ fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// What splits the large tables into this many partitions each.
+/// The statement that splits the large tables into this many partitions each.
 fn partitioning(partitions: u32) -> String {
     format!("SET payonce.partitions = {partitions}; {PARTITION}")
 }

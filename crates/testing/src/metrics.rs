@@ -35,13 +35,13 @@ impl Sample {
         self.0.keys()
     }
 
-    /// How many batches have gone through this step.
+    /// Returns the number of batches that have gone through this step.
     pub fn batch_steps(&self, step: &str) -> u64 {
         let name = format!("payonce_batch_step_duration_seconds_count{{step=\"{step}\"}}");
         format!("{:.0}", self.get(&name)).parse().unwrap()
     }
 
-    /// How many requests of an operation had this outcome.
+    /// Returns the number of requests of an operation that had this outcome.
     pub fn outcome(&self, operation: &str, outcome: &str) -> f64 {
         self.get(&format!(
             "payonce_keyed_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}"

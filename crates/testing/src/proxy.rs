@@ -129,7 +129,7 @@ impl Statement {
         (self == Self::Single).then_some(Step::StatementExecuted)
     }
 
-    /// Whether this statement commits.
+    /// Returns whether this statement commits.
     fn commits(self) -> bool {
         matches!(self, Self::Single | Self::Commit)
     }
@@ -286,7 +286,7 @@ struct Shared {
     awaited: VecDeque<Statement>,
 }
 
-/// How a connection ends.
+/// The end of a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Closed,

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{select, time::sleep};
 
-/// How long a test waits for something that must happen. Only a hang takes this long.
+/// The time that a test waits for something that must happen. Only a hang takes this long.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The pause between two looks at a condition.

@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use serde::Serialize;
 
-/// What a client may send next.
+/// The request that a client may send next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
@@ -26,9 +26,9 @@ pub struct Entry {
     pub status: StatusCode,
     /// The problem in a few words.
     pub title: &'static str,
-    /// What a client may send next.
+    /// The request that a client may send next.
     pub retry: Retry,
-    /// What to do, for people.
+    /// Advice for people.
     pub advice: &'static str,
 }
 

@@ -28,7 +28,7 @@ const MEDIA_TYPE: &str = "application/problem+json";
 pub struct FieldError {
     /// The field or parameter, as a JSON Pointer (RFC 6901); empty for the whole.
     pub pointer: String,
-    /// What was expected.
+    /// The expected value.
     pub detail: String,
 }
 

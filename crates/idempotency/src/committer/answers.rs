@@ -14,7 +14,7 @@ pub(super) struct Answers(VecDeque<Decided>);
 struct Decided {
     running: Running,
     record: Record,
-    /// Whether the record is of its own execution, in the last batch.
+    /// True if the record is of its own execution, in the last batch.
     executed: bool,
 }
 

@@ -31,7 +31,7 @@ use crate::{
 /// winner committed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// How a batch is run.
+/// The way to run a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// As one statement, if its effect is one INSERT.
@@ -45,13 +45,13 @@ pub(crate) enum Mode {
 /// Settings of all batches on one connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
-    /// How long a response can be replayed, in seconds; `None`: as long as its key.
+    /// The time that a response can be replayed, in seconds; `None`: as long as its key.
     pub(crate) response_ttl: Option<f64>,
-    /// How long a key is kept, in seconds; `None`: permanently.
+    /// The time that a key is kept, in seconds; `None`: permanently.
     pub(crate) key_ttl: Option<f64>,
-    /// Whether the server waits for a standby before it acknowledges a COMMIT.
+    /// True if the server waits for a standby before it acknowledges a COMMIT.
     pub(crate) synchronous_standby: bool,
-    /// How long all steps of a batch may take together.
+    /// The time that all steps of a batch may take together.
     pub(crate) limit: Duration,
     pub(crate) search: SearchTimeouts,
 }

@@ -20,7 +20,7 @@ use crate::{
     sql::{self, TableLock},
 };
 
-/// How long a statement waits for a lock. Keys that other servers are executing are skipped without waiting, so only
+/// The time that a statement waits for a lock. Keys that other servers are executing are skipped without waiting, so only
 /// a session that is not the layer's can hold one.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -67,11 +67,11 @@ impl Timeouts {
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) remedy: Remedy,
-    /// Whether the batch may be committed nevertheless.
+    /// True if the batch may be committed nevertheless.
     pub(crate) in_doubt: bool,
-    /// Whether it failed while it claimed keys.
+    /// True if it failed while it claimed keys.
     pub(crate) while_claiming: bool,
-    /// Whether a statement took too long.
+    /// True if a statement took too long.
     pub(crate) of_time: bool,
     pub(crate) message: String,
 }
@@ -115,7 +115,7 @@ pub(crate) struct Connector {
     session: Option<Session>,
     /// The backend of a connection that was closed during COMMIT, and may still be committing.
     committing: Option<i32>,
-    /// How often in a row a connection could not be used.
+    /// The number of times in a row that a connection could not be used.
     setbacks: u32,
     /// Of the last batches.
     used_share: UsedShare,
@@ -141,7 +141,7 @@ impl Connector {
         }
     }
 
-    /// Whether there is a connection, as far as is known.
+    /// Returns whether there is a connection, as far as is known.
     pub(crate) fn is_connected(&self) -> bool {
         self.session.is_some() && self.committing.is_none()
     }
@@ -160,7 +160,7 @@ impl Connector {
         connected
     }
 
-    /// Whether to look the keys of the next batch up before they are claimed.
+    /// Returns whether to look the keys of the next batch up before they are claimed.
     pub(crate) fn looks_up_first(&self) -> bool {
         self.used_share.look_up_first()
     }

@@ -33,12 +33,12 @@ impl Failed {
         }
     }
 
-    /// Whether the connection is at rest, and can be used again.
+    /// Returns whether the connection is at rest, and can be used again.
     pub(crate) fn spares_the_connection(&self) -> bool {
         matches!(self.cause, Cause::Error(_)) && self.remedy() != Remedy::Reconnect
     }
 
-    /// Whether PostgreSQL may be committing, or have committed: COMMIT was sent, and PostgreSQL did not report
+    /// Returns whether PostgreSQL may be committing, or have committed: COMMIT was sent, and PostgreSQL did not report
     /// that it rolled back.
     pub(crate) fn may_be_committing(&self) -> bool {
         let rolled_back = matches!(&self.cause, Cause::Error(error) if rolled_back(error));
@@ -50,7 +50,7 @@ impl Failed {
         matches!(self.step, Some(Step::OneStatement | Step::Commit | Step::LookUp))
     }
 
-    /// Whether the SQLSTATE says that a statement took too long.
+    /// Returns whether the SQLSTATE says that a statement took too long.
     pub(crate) fn is_of_time(&self) -> bool {
         let Cause::Error(error) = &self.cause else { return false };
         error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()

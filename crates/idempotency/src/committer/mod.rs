@@ -42,7 +42,7 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// A batch of up to so many keys is not split: that would save little, and costs a commit.
 const WHOLE: usize = 16;
 
-/// How long a connection may be idle before it is pinged: less than firewalls and load balancers allow.
+/// The time that a connection may be idle before it is pinged: less than firewalls and load balancers allow.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
 /// Where a committer's commands come from, and where it puts those that would hold up others.
@@ -58,7 +58,7 @@ pub(crate) struct Committer {
     connector: Connector,
     max_batch: usize,
     patience: Patience,
-    /// How long a search may go on in which nothing succeeds.
+    /// The time that a search may go on in which nothing succeeds.
     search_limit: Duration,
     /// Commands that were taken and are not answered yet, in parts to be run one after the other, the next one
     /// last. A part stays here while it runs, so that no panic can lose it.
@@ -334,7 +334,7 @@ impl Committer {
         open
     }
 
-    /// How the next part is run.
+    /// Returns the mode of the next part.
     fn mode(&self) -> Mode {
         match self.role {
             Role::Main { .. } if self.search.is_some() => Mode::Searching,
@@ -358,7 +358,7 @@ impl Committer {
     }
 }
 
-/// How many of so many keys in the queue the next batch takes at most: half of them, or all of a few.
+/// Returns the size limit of the next batch: half of the keys in the queue, or all of a few.
 ///
 /// The keys of the last batch are still among them: their callers are about to be answered, and to send others. So
 /// batches keep one size, and while PostgreSQL has one the next one queues. Otherwise a large one and a small one

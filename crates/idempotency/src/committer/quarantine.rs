@@ -21,7 +21,7 @@ const KEY_FOR: Duration = Duration::from_mins(1);
 /// Many commands may want one row, and would run one by one long after its lock is released.
 const ROW_FOR: Duration = Duration::from_secs(2);
 
-/// How many of each are remembered at most.
+/// The limit of remembered keys, and of rows.
 const KNOWN: usize = 1024;
 
 pub(crate) struct Quarantine {

@@ -20,20 +20,20 @@ const LOSSES: (u32, u32) = (2, 4);
 /// The same for conflicts with other transactions.
 const CONFLICTS: (u32, u32) = (4, 8);
 
-/// How often the log names the session that has locked a table.
+/// The interval at which the log names the session that has locked a table.
 const LOCK_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// A part of a batch whose transaction failed, and what is known of it.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     commands: usize,
-    /// Whether it runs in the quarantine.
+    /// True if it runs in the quarantine.
     quarantined: bool,
     /// The most connections that one of its commands has lost.
     losses: u32,
     /// The most conflicts that one of them met in a row.
     conflicts: u32,
-    /// Whether many parts of its batch failed and none succeeded, so that no command is to blame.
+    /// True if many parts of its batch failed and none succeeded, so that no command is to blame.
     fruitless: bool,
 }
 

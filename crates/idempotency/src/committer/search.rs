@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often parts may fail before a search is given up in which none succeeded.
+/// The number of times that parts may fail before a search is given up in which none succeeded.
 const FRUITLESS: u32 = 64;
 
 pub(super) struct Search {
@@ -27,12 +27,12 @@ impl Search {
         self.succeeded = true;
     }
 
-    /// Whether a part succeeded: then single commands fail, and not the database.
+    /// Returns whether a part succeeded: then single commands fail, and not the database.
     pub(super) fn has_succeeded(&self) -> bool {
         self.succeeded
     }
 
-    /// Whether so many parts failed, and none succeeded, that no command is to blame.
+    /// Returns whether so many parts failed, and none succeeded, that no command is to blame.
     pub(super) fn is_fruitless(&self) -> bool {
         !self.succeeded && (self.failures >= FRUITLESS || Instant::now() >= self.end)
     }

@@ -71,7 +71,7 @@ pub async fn unsafe_setting(conn: &mut PgConnection) -> Result<Option<&'static s
         .find_map(|(name, value)| (value == "off").then_some(name)))
 }
 
-/// What a server must come up to.
+/// The requirements on a server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Requirements {
     max_locks: usize,
@@ -83,7 +83,7 @@ pub(crate) struct Requirements {
 pub(crate) struct Server {
     /// The process that serves this connection.
     pub(crate) backend: i32,
-    /// Whether it waits for a standby before it acknowledges a COMMIT.
+    /// True if it waits for a standby before it acknowledges a COMMIT.
     pub(crate) synchronous_standby: bool,
 }
 

@@ -7,7 +7,7 @@ const REMEMBERED: usize = 64;
 /// takes another round trip, and a used one less than half the work.
 const LOOK_UP_FIRST: usize = 70;
 
-/// How many of the last keys were used.
+/// The share of used keys among the last ones.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct UsedShare {
     used: usize,
@@ -25,7 +25,7 @@ impl UsedShare {
         }
     }
 
-    /// Whether it pays to look the next keys up before they are claimed.
+    /// Returns whether it pays to look the next keys up before they are claimed.
     pub(crate) fn look_up_first(self) -> bool {
         self.keys > 0 && 100 * self.used >= LOOK_UP_FIRST * self.keys
     }

@@ -35,7 +35,7 @@ mod submission;
 #[cfg(test)]
 mod tests;
 
-/// How many duplicates may wait for each key that an account may have in the queue: far more than normal retries
+/// The duplicates that may wait for each key that an account may have in the queue: far more than normal retries
 /// need, and a bound on the memory that a crowd of them takes.
 pub const COPIES_FOR_A_KEY: usize = 4;
 
@@ -48,7 +48,7 @@ pub(crate) struct Queue {
     observer: Arc<dyn Observer>,
 }
 
-/// How long commands wait.
+/// The waiting times of commands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     /// For a lock of another session.
@@ -74,7 +74,7 @@ impl Queue {
         self.observer.observe(event);
     }
 
-    /// How many keys wait or are being executed.
+    /// Returns the number of keys that wait or are being executed.
     pub(crate) fn keys(&self) -> usize {
         self.state().groups.len()
     }
@@ -303,7 +303,7 @@ impl Queue {
         self.arrivals.notify_one();
     }
 
-    /// Whether it is closed and empty.
+    /// Returns whether it is closed and empty.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.state();
         state.closed && state.groups.is_empty()
@@ -324,7 +324,7 @@ impl Queue {
     }
 }
 
-/// What the caller hears whose command was executed.
+/// The reply to the caller whose command was executed.
 fn executed(record: Record) -> Outcome {
     let execution_id = record.execution_id;
     match record.state {

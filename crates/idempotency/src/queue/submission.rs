@@ -13,7 +13,7 @@ use crate::{
     key::ScopedKey,
 };
 
-/// What a caller hears.
+/// The reply to a caller.
 pub(crate) type Reply = Result<Outcome, Failure>;
 
 /// One call of `submit`.
@@ -76,17 +76,17 @@ impl Submission {
 /// A leader that was taken out of the queue to be executed.
 pub(crate) struct Running {
     pub(crate) leader: Submission,
-    /// How often the connection was lost while a transaction had it.
+    /// The number of times that the connection was lost while a transaction had it.
     pub(crate) losses: u32,
     /// A COMMIT with this leader was sent and not acknowledged.
     pub(crate) in_doubt: bool,
     /// Earlier leaders of which the same is true.
     pub(crate) left_in_doubt: Vec<LeftInDoubt>,
-    /// How often its transaction conflicted with others.
+    /// The number of times that its transaction conflicted with others.
     pub(crate) conflicts: u32,
-    /// How often it was delayed.
+    /// The number of times that it was delayed.
     pub(crate) delays: u32,
-    /// What prevents its execution, as far as is known.
+    /// The obstacle to its execution, as far as is known.
     pub(crate) obstacle: Obstacle,
 }
 
@@ -118,7 +118,7 @@ impl Obstacle {
         }
     }
 
-    /// Whether another session has to release a lock.
+    /// Returns whether another session has to release a lock.
     pub(crate) fn is_lock(self) -> bool {
         matches!(self, Self::KeyInFlight | Self::Locked)
     }
@@ -153,13 +153,13 @@ impl Running {
         }
     }
 
-    /// Whether its key may have been committed, by this leader or an earlier one.
+    /// Returns whether its key may have been committed, by this leader or an earlier one.
     pub(crate) fn is_in_doubt(&self) -> bool {
         self.in_doubt || !self.left_in_doubt.is_empty()
     }
 }
 
-/// How far the execution of a key has come.
+/// The stage of a key's execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// No transaction that could still commit has it, for this reason.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Claim, UNLOCKED, add_claims, add_responses, claim_sql, remember_sql};
 use crate::{insert::Insert, response::Response};
 
-/// What the statement committed.
+/// The result of the statement.
 pub(crate) struct Committed {
     /// The responses of the commands whose keys were new, in the batch's order.
     pub(crate) responses: Vec<Option<Response>>,

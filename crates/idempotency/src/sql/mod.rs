@@ -113,7 +113,7 @@ fn add_claims(columns: &mut Columns, claims: &[Claim<'_>]) {
 
 const LOCK: &str = "_lock";
 
-/// Whether no other server is executing the key: takes its advisory lock until the transaction ends.
+/// True if no other server is executing the key: takes its advisory lock until the transaction ends.
 const UNLOCKED: &str = "pg_try_advisory_xact_lock(_lock)";
 
 /// The INSERT that claims keys, up to its FROM, which has the columns of [`add_claims`].
@@ -259,7 +259,7 @@ pub(crate) async fn write_to_log(conn: &mut PgConnection) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// Whether this backend waits for a standby to confirm a COMMIT.
+/// Returns whether this backend waits for a standby to confirm a COMMIT.
 pub(crate) async fn waits_for_standby(
     conn: &mut PgConnection,
     backend: i32,

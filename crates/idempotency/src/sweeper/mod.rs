@@ -17,7 +17,7 @@ mod sql;
 /// Rows that a statement reads: a few milliseconds of work.
 const PAGE: i64 = 1000;
 
-/// How often a pass reads everything again. It finds rows that were stored under another TTL and expire later than
+/// The interval at which a pass reads everything again. It finds rows that were stored under another TTL and expire later than
 /// their neighbours.
 const FULL_PASS_EVERY: Duration = Duration::from_hours(24);
 
@@ -82,7 +82,7 @@ pub struct Swept {
     pub responses: u64,
     /// The number of expired keys deleted, with their responses.
     pub keys: u64,
-    /// Whether the pass is over.
+    /// True if the pass is over.
     pub done: bool,
 }
 
@@ -175,7 +175,7 @@ impl Sweeper {
     }
 }
 
-/// Whether it is time again; then the time starts anew.
+/// Returns whether it is time again; then the time starts anew.
 fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
     let due = last.is_none_or(|last| last.elapsed() >= every);
     if due {
@@ -184,7 +184,7 @@ fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
     due
 }
 
-/// How long a key with this TTL is kept.
+/// The time that a key with this TTL is kept.
 fn kept_for(key_ttl: Option<Duration>) -> Option<Duration> {
     key_ttl.map(|ttl| ttl.saturating_add(LONGEST_TRANSACTION))
 }

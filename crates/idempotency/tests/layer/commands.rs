@@ -12,7 +12,7 @@ use sqlx::{Executor, PgConnection};
 use tokio::{sync::Notify, time::sleep};
 use uuid::Uuid;
 
-/// What a command does, besides having its effect.
+/// The behaviour of a command, besides its effect.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
     Succeed,

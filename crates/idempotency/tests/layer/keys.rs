@@ -1,4 +1,4 @@
-//! What a used key stands for.
+//! The records of used keys.
 
 use payonce_idempotency::{Failure, Outcome};
 use uuid::Uuid;
