@@ -85,7 +85,9 @@ async fn the_session_that_has_locked_a_table_is_named_in_the_log_and_found_by_th
     let query = section.split("```sql").nth(1).unwrap().split("```").next().unwrap();
     let mut conn = server.database.connect().await;
     let rows = raw_sql(query).fetch_all(&mut conn).await.unwrap();
-    let holders: Vec<i32> = rows.iter().map(|row| row.get("held_by")).collect();
+    let mut holders: Vec<i32> = rows.iter().map(|row| row.get("held_by")).collect();
+    // A row for each partition, where there are any.
+    holders.dedup();
     assert_eq!(holders, [pid]);
 }
 

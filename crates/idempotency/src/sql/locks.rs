@@ -39,7 +39,7 @@ pub(crate) async fn locked_table(
            AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
            AND l.pid IS DISTINCT FROM pg_backend_pid() AND holder.pid IS DISTINCT FROM pg_backend_pid()
            AND has_table_privilege(coalesce(pg_partition_root(c.oid), c.oid), 'INSERT, UPDATE')
-         ORDER BY l.granted DESC, a.xact_start LIMIT 1",
+         ORDER BY l.granted DESC, c.relispartition, a.xact_start LIMIT 1",
     )
     .fetch_optional(conn)
     .await
