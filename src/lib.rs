@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`routes`] | the URL table |
 //! | [`payments`], [`refunds`] | the resources: endpoints, commands, statements |
+//! | [`events`] | the feed of events |
 //! | [`keys`] | looking up and voiding idempotency keys; the policy |
 //! | [`accounts`] | accounts, API keys, authentication |
 //! | [`http`] | middleware, JSON and query reading, idempotent requests, problems, the request log |
@@ -22,6 +23,7 @@ pub mod accounts;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod ids;

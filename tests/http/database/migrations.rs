@@ -62,10 +62,14 @@ async fn a_database_with_migrations_of_another_program_is_refused() {
 }
 
 #[test]
-fn the_layers_migration_is_the_same_file_in_crate_and_server() {
+fn the_layers_migrations_are_the_same_files_in_crate_and_server() {
     assert_eq!(
         include_str!("../../../crates/idempotency/migrations/0001_idempotency.sql"),
         include_str!("../../../migrations/0001_idempotency.sql")
+    );
+    assert_eq!(
+        include_str!("../../../crates/idempotency/migrations/0002_announcements.sql"),
+        include_str!("../../../migrations/0005_announcements.sql")
     );
 }
 
@@ -76,13 +80,17 @@ async fn the_primary_key_of_every_table_that_grows_with_payments_contains_the_ac
                                   ORDER BY conrelid::regclass::text)
                 FROM pg_constraint
                 WHERE contype = 'p' AND connamespace = 'public'::regnamespace
-                  AND conrelid::regclass::text NOT IN ('_sqlx_migrations', 'accounts', 'api_keys', 'api_key_changes')";
+                  AND conrelid::regclass::text NOT IN ('_sqlx_migrations', 'accounts', 'api_keys', 'api_key_changes', 'event_feed')";
     assert_eq!(
         database.value::<String>(keys).await,
-        "idempotency_keys PRIMARY KEY (key, account_id)\n\
+        "event_runs PRIMARY KEY (account_id, first_position)\n\
+         idempotency_keys PRIMARY KEY (key, account_id)\n\
          idempotency_responses PRIMARY KEY (execution_id, account_id)\n\
          payments PRIMARY KEY (account_id, transaction_id)\n\
-         refunds PRIMARY KEY (account_id, refund_id)"
+         refunds PRIMARY KEY (account_id, refund_id)\n\
+         webhook_endpoints PRIMARY KEY (account_id, endpoint_id)\n\
+         webhook_failures PRIMARY KEY (account_id, endpoint_id, \"position\")\n\
+         webhook_progress PRIMARY KEY (account_id, endpoint_id, is_replay, number)"
     );
 }
 

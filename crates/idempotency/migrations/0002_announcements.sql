@@ -1,0 +1,13 @@
+-- What each transaction executed, for whoever passes it on, in the order in which it was decided: the id is drawn by
+-- the last statement before COMMIT, when the transaction holds all its locks. The reader deletes what it has taken.
+CREATE TABLE announcements (
+    id            bigint      GENERATED ALWAYS AS IDENTITY,
+    -- The transaction. A reader that knows the snapshot of its last look finds what that look could not see.
+    xid           xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    at            timestamptz NOT NULL DEFAULT now(),
+    -- Parallel arrays, except that an array of one value stands for that value throughout.
+    account_ids   uuid[]      NOT NULL,
+    execution_ids uuid[]      NOT NULL,
+    types         smallint[]  NOT NULL
+);
+CREATE INDEX announcements_by_xid ON announcements (xid);
