@@ -22,9 +22,17 @@ CREATE TABLE webhook_endpoints (
     -- The positions that are delivered again; NULL: none.
     replay_from     bigint,
     replay_to       bigint,
+    -- Counts the replays, so that each has progress of its own.
+    replay_number   bigint      NOT NULL DEFAULT 0,
     -- One server at a time delivers. Its writes name this epoch, so a server that lost its lease changes nothing.
     lease_epoch     bigint      NOT NULL DEFAULT 0,
     lease_until     timestamptz NOT NULL DEFAULT '-infinity',
+    -- The server that has or had the lease, for an even distribution.
+    lease_holder    uuid,
+    -- Another server has fewer endpoints, and asks for this one.
+    lease_wanted    boolean     NOT NULL DEFAULT false,
+    -- No call before then, because too many failed.
+    resume_at       timestamptz,
     failing_since   timestamptz,
     last_success_at timestamptz,
     last_status     smallint,
@@ -33,21 +41,22 @@ CREATE TABLE webhook_endpoints (
     lost_from       bigint,
     lost_to         bigint,
     PRIMARY KEY (account_id, endpoint_id)
-);
+-- Renewed leases change no index: their rows stay on their pages.
+) WITH (fillfactor = 70);
 
 -- How far an endpoint's deliveries got. Insert-only, because an updated row becomes slow while any transaction keeps
 -- an old snapshot: the row with the highest number counts, and older ones are deleted.
 CREATE TABLE webhook_progress (
     account_id  uuid     NOT NULL,
     endpoint_id uuid     NOT NULL,
-    -- False: first deliveries; true: a replay.
-    is_replay   boolean  NOT NULL,
+    -- 0: first deliveries; otherwise the number of the replay.
+    replay      bigint   NOT NULL,
     number      bigint   NOT NULL,
     -- All events up to this position are done: delivered, filtered out, or kept in webhook_failures.
     position    bigint   NOT NULL,
     -- Bit n: the event at position + 1 + n is done, too.
     done        bigint   NOT NULL,
-    PRIMARY KEY (account_id, endpoint_id, is_replay, number),
+    PRIMARY KEY (account_id, endpoint_id, replay, number),
     FOREIGN KEY (account_id, endpoint_id) REFERENCES webhook_endpoints ON DELETE CASCADE
 );
 
@@ -63,7 +72,7 @@ CREATE TABLE webhook_failures (
     payment_id  uuid        NOT NULL,
     at          timestamptz NOT NULL,
     attempts    smallint    NOT NULL,
-    -- NULL: parked; only a replay delivers it.
+    -- NULL: parked; only a replay delivers it. Zero attempts: it waits for an earlier event, or its first call still runs.
     next_at     timestamptz,
     last_status smallint,
     last_error  text,
