@@ -52,6 +52,8 @@ ids! {
     RefundId
     /// An execution of a command.
     ExecutionId
+    /// A webhook endpoint, and the execution that created it.
+    EndpointId
 }
 
 impl AccountId {

@@ -10,6 +10,7 @@
 //! | [`routes`] | the URL table |
 //! | [`payments`], [`refunds`] | the resources: endpoints, commands, statements |
 //! | [`events`] | the feed of events |
+//! | [`webhooks`] | endpoints that events are sent to |
 //! | [`keys`] | looking up and voiding idempotency keys; the policy |
 //! | [`accounts`] | accounts, API keys, authentication |
 //! | [`http`] | middleware, JSON and query reading, idempotent requests, problems, the request log |
@@ -37,6 +38,7 @@ pub mod routes;
 pub mod server;
 pub mod state;
 mod text;
+pub mod webhooks;
 
 /// The layer that executes commands exactly once: `crates/idempotency`.
 pub use payonce_idempotency as idempotency;

@@ -15,6 +15,7 @@ use crate::{
     metrics::{Metrics, access::Access},
     payments::currency::Currency,
     server::StartError,
+    webhooks::secrets::Keyring,
 };
 
 /// Everything that handlers need besides their request.
@@ -33,6 +34,8 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Who may read the counters.
     pub metrics_access: Access,
+    /// Encrypts signing secrets of webhook endpoints, if `WEBHOOK_SECRET` is set.
+    pub keyring: Option<Keyring>,
     /// The rules for keys, as clients see them.
     pub policy: IdempotencyPolicy,
     /// Bounds of request bodies.
@@ -76,6 +79,7 @@ impl AppState {
             stopping: Stopping::default(),
             metrics,
             metrics_access: Access::new(settings),
+            keyring: settings.webhook_secret.clone(),
             policy: IdempotencyPolicy::new(settings),
             body_limits: BodyLimits {
                 size: usize::try_from(settings.body_limit).unwrap_or(usize::MAX),

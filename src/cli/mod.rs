@@ -43,6 +43,7 @@ const USAGE: u8 = 2;
     version,
     after_help = "Environment only:\n  DATABASE_URL   postgres://user:password@host:5432/database (required)\n  \
                   METRICS_TOKEN  token that readers of /metrics must send as Authorization: Bearer\n  \
+                  WEBHOOK_SECRET list of keys that encrypt signing secrets, the newest first: openssl rand -base64 32\n  \
                   RUST_LOG       log filter [default: info]; info,payonce::request=debug logs each request\n\n\
                   Exit codes: 0 success, 1 failure (reason on stderr), 2 usage or configuration error,\n\
                   130 stopped by a second signal"
@@ -153,7 +154,11 @@ async fn execute(
     let database = config::database;
     match command {
         Command::Serve => {
-            let settings = Settings { metrics_token: config::metrics_token()?, ..settings.clone() };
+            let settings = Settings {
+                metrics_token: config::metrics_token()?,
+                webhook_secret: config::webhook_secret()?,
+                ..settings.clone()
+            };
             serve::serve(&settings, &database()?).await
         }
         Command::Migrate { check: false, .. } => maintenance::migrate(&database()?).await,
@@ -166,10 +171,12 @@ async fn execute(
         Command::Payment(command) => Ok(payment::payment(command, settings, &database()?).await?),
         Command::Storm(options) => storm::storm(options, settings).await,
         // Printed above. A script wants to know whether the settings are valid.
-        Command::Config { .. } => match config::metrics_token().and(database()) {
-            Ok(_) | Err(ConfigError::NoDatabase) => Ok(()),
-            Err(error) => Err(error.into()),
-        },
+        Command::Config { .. } => {
+            match config::metrics_token().and(config::webhook_secret()).and(database()) {
+                Ok(_) | Err(ConfigError::NoDatabase) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        }
         Command::Completions { .. } => Ok(()),
     }
 }

@@ -69,6 +69,7 @@ pub(super) fn show(
     let mut all = vec![
         of_variable("DATABASE_URL", None, &|_| database()),
         of_variable("METRICS_TOKEN", None, &|_| "(secret)".to_owned()),
+        of_variable("WEBHOOK_SECRET", None, &|_| "(secret)".to_owned()),
         of_variable("RUST_LOG", Some(DEFAULT_FILTER), &str::to_owned),
     ];
     let arguments = Settings::augment_args(Command::new("settings"));

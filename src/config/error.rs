@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::webhooks::secrets::InvalidKeyring;
+
 /// A setting that is missing, cannot be read, or contradicts another.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -27,6 +29,9 @@ pub enum ConfigError {
          METRICS_TOKEN=$(openssl rand -hex 32)"
     )]
     MetricsToken,
+    /// `WEBHOOK_SECRET` is not a list of random texts. The message never contains it.
+    #[error("WEBHOOK_SECRET can't be used: {0}")]
+    WebhookSecret(InvalidKeyring),
     /// `RUST_LOG` is not a log filter.
     #[error(
         "RUST_LOG={value:?} can't be read: {reason}. Write a level (off, error, warn, info, debug, trace), for \

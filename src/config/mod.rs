@@ -14,4 +14,4 @@ pub use error::{ConfigError, UrlFault};
 pub use settings::Settings;
 pub use values::Ttl;
 pub(crate) use values::duration;
-pub use variables::{log_filter, metrics_token};
+pub use variables::{log_filter, metrics_token, webhook_secret};

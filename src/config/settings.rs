@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     accounts::AnonymousAccess, http::idempotent::ReplayStatus, idempotency, logs::LogFormat,
-    metrics::access::Token, payments::currency::Currency,
+    metrics::access::Token, payments::currency::Currency, webhooks::secrets::Keyring,
 };
 
 /// The settings. The database's URL and other secrets have no flag, which lists of processes would show.
@@ -91,6 +91,10 @@ pub struct Settings {
     /// Token that readers of /metrics must send; set from [`metrics_token`](super::metrics_token)
     #[arg(skip)]
     pub metrics_token: Option<Token>,
+    /// Keys that encrypt the signing secrets of webhook endpoints; set from
+    /// [`webhook_secret`](super::webhook_secret)
+    #[arg(skip)]
+    pub webhook_secret: Option<Keyring>,
     /// Whether serve applies missing migrations when it starts
     #[arg(long, env, default_value = "true", action = ArgAction::Set)]
     pub auto_migrate: bool,

@@ -4,6 +4,7 @@ use super::ConfigError;
 use crate::{
     logs::{DEFAULT_FILTER, Filter},
     metrics::access::Token,
+    webhooks::secrets::{InvalidKeyring, Keyring},
 };
 
 /// The log filter in `RUST_LOG`.
@@ -29,4 +30,15 @@ pub fn metrics_token() -> Result<Option<Token>, ConfigError> {
         return Err(ConfigError::MetricsToken);
     }
     Ok((!token.is_empty()).then(|| Token::new(token)))
+}
+
+/// The keys in `WEBHOOK_SECRET`, which encrypt the signing secrets of webhook endpoints.
+///
+/// # Errors
+/// When an entry of the list cannot be a random text.
+pub fn webhook_secret() -> Result<Option<Keyring>, ConfigError> {
+    let list = std::env::var_os("WEBHOOK_SECRET").unwrap_or_default();
+    let list = list.to_str().ok_or(ConfigError::WebhookSecret(InvalidKeyring))?.trim();
+    let keyring = (!list.is_empty()).then(|| Keyring::parse(list)).transpose();
+    keyring.map_err(ConfigError::WebhookSecret)
 }

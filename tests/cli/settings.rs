@@ -26,6 +26,28 @@ fn a_metrics_token_that_no_header_can_carry_is_refused_without_being_shown() {
 }
 
 #[test]
+fn a_webhook_secret_that_cannot_be_random_is_refused_without_being_shown() {
+    let url = "postgres://u@127.0.0.1:1/x";
+    let whole = "a-se-cret-of-thirty-two-characters";
+    for list in ["se-cret", &format!("{whole},"), &format!("{whole},se-cret"), &"sé-cret".repeat(9)]
+    {
+        for command in ["serve", "config"] {
+            let mut command = payonce(&[command]);
+            let (code, stdout, stderr) =
+                run(command.env("DATABASE_URL", url).env("WEBHOOK_SECRET", list));
+            assert!(code == 2 && stderr.contains("WEBHOOK_SECRET can't be used"), "{stderr}");
+            assert!(stderr.contains("openssl rand -base64 32"), "{stderr}");
+            assert!(!stderr.contains("cret-of") && !stdout.contains("cret-of"), "{stdout}{stderr}");
+        }
+    }
+    let (code, stdout, stderr) = run(payonce(&["config"]).env("WEBHOOK_SECRET", whole));
+    assert!(
+        code == 0 && stdout.contains("(secret)") && !stdout.contains(whole),
+        "{stdout}{stderr}"
+    );
+}
+
+#[test]
 fn a_body_limit_may_have_a_unit() {
     for (text, bytes) in
         [("16384", 16_384), ("16k", 16_384), ("16K", 16_384), ("64KiB", 65_536), ("1m", 1_048_576)]
@@ -199,7 +221,7 @@ fn the_example_environment_contains_every_setting_with_its_default() {
             .unwrap_or_else(|| panic!("{line} is missing"));
         lines.remove(place);
     }
-    let secret_or_log = ["DATABASE_URL=", "#METRICS_TOKEN=", "#RUST_LOG=info"];
+    let secret_or_log = ["DATABASE_URL=", "#METRICS_TOKEN=", "#WEBHOOK_SECRET=", "#RUST_LOG=info"];
     lines.retain(|line| !secret_or_log.iter().any(|begin| line.starts_with(begin)));
     assert!(lines.is_empty(), "not known: {lines:?}");
 }

@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc, thread};
 
 use clap::{Args, Command, FromArgMatches};
-use payonce::{config::Settings, server::Server};
+use payonce::{config::Settings, server::Server, webhooks::secrets::Keyring};
 use reqwest::header::HeaderMap;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::oneshot;
@@ -13,7 +13,10 @@ use super::{
     database::TestDatabase,
 };
 
-/// The default settings with these flags. Of the environment only `MAX_BATCH` and `COMMITTERS` are read, so
+/// The `WEBHOOK_SECRET` of test servers.
+pub const WEBHOOK_SECRET: &str = "a-webhook-secret-for-test-servers";
+
+/// The default settings with these flags, and [`WEBHOOK_SECRET`]. Of the environment only `MAX_BATCH` and `COMMITTERS` are read, so
 /// that all tests can be run with other batches.
 pub fn settings(flags: &[&str]) -> Settings {
     let command = Settings::augment_args(Command::new("test")).mut_args(|arg| {
@@ -21,7 +24,8 @@ pub fn settings(flags: &[&str]) -> Settings {
         if shape { arg } else { arg.env(None) }
     });
     let flags = ["test", "--port", "0"].iter().chain(flags);
-    Settings::from_arg_matches(&command.get_matches_from(flags)).unwrap()
+    let settings = Settings::from_arg_matches(&command.get_matches_from(flags)).unwrap();
+    Settings { webhook_secret: Keyring::parse(WEBHOOK_SECRET).ok(), ..settings }
 }
 
 /// A server in this process. It dereferences to its anonymous [`Client`], and stops when it is dropped.
@@ -58,7 +62,15 @@ impl TestServer {
         options: &PgConnectOptions,
         flags: &[&str],
     ) -> Self {
-        let settings = settings(flags);
+        Self::start_configured(database, options, settings(flags)).await
+    }
+
+    /// Starts a server with these settings.
+    pub async fn start_configured(
+        database: &Arc<TestDatabase>,
+        options: &PgConnectOptions,
+        settings: Settings,
+    ) -> Self {
         let options = options.clone();
         let (started, addresses) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,0 +1,3 @@
+//! Webhooks: every event of an account is sent to the URLs that it names.
+
+pub mod secrets;

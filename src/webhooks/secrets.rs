@@ -1,0 +1,343 @@
+//! Signing secrets of endpoints, and their encryption under `WEBHOOK_SECRET`.
+//!
+//! A secret is in clear text only in memory, and in the responses that show it. A copied database reveals none.
+
+use std::{fmt, sync::Arc};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::ids::{AccountId, EndpointId};
+
+/// Bytes of a signing secret.
+const SECRET_LENGTH: usize = 32;
+
+/// Characters of an entry of `WEBHOOK_SECRET`: as many as 16 random bytes have in hexadecimal.
+const SHORTEST_ENTRY: usize = 32;
+
+/// The form of a secret in which Standard Webhooks libraries take it.
+const PREFIX: &str = "whsec_";
+
+/// The secret with which calls to one endpoint are signed.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<[u8; SECRET_LENGTH]>);
+
+impl Secret {
+    /// Generates a secret from the operating system's random numbers.
+    ///
+    /// # Errors
+    /// When the operating system has none.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = Zeroizing::new([0; SECRET_LENGTH]);
+        getrandom::fill(bytes.as_mut_slice())?;
+        Ok(Self(bytes))
+    }
+
+    /// The key of the signature.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
+    /// The secret as its owner sees it: `whsec_` and base64.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("{PREFIX}{}", BASE64_STANDARD.encode(self.as_bytes())))
+    }
+}
+
+/// Never shows the secret.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Names an entry of `WEBHOOK_SECRET` without revealing it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct KeyId([u8; 8]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+impl KeyId {
+    /// Reads a stored id, or returns `None` if its length is wrong.
+    #[must_use]
+    pub fn of_stored(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The id to store.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A secret that only its endpoint, and only an entry of `WEBHOOK_SECRET`, opens: a nonce, and the encrypted secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The entry.
+    pub key_id: KeyId,
+    /// The stored bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a stored secret cannot be decrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// The entry is not in the list.
+    #[error(
+        "WEBHOOK_SECRET has no entry with the id {0}, which encrypted a signing secret: append the former value to \
+         the list, after a comma"
+    )]
+    UnknownKey(KeyId),
+    /// The row was damaged, or copied from another endpoint.
+    #[error(
+        "a stored signing secret cannot be decrypted with the entry {0} of WEBHOOK_SECRET: its row was changed outside \
+         of payonce; rotate the secret of the endpoint"
+    )]
+    Damaged(KeyId),
+}
+
+/// A text that is not a `WEBHOOK_SECRET`. The error does not repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "an entry has fewer than {SHORTEST_ENTRY} characters, or others than printable ASCII without spaces. Make an entry \
+     with openssl rand -base64 32, and separate several by commas, the newest first"
+)]
+pub struct InvalidKeyring;
+
+/// The keys in `WEBHOOK_SECRET`: the first one encrypts, all of them decrypt. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring {
+    newest: Arc<Key>,
+    older: Arc<[Key]>,
+}
+
+/// Key of the cipher, derived from an entry.
+struct Key {
+    id: KeyId,
+    cipher: LessSafeKey,
+}
+
+impl Key {
+    /// A hash suffices to derive a key from a random text. It takes base64 and hexadecimal alike.
+    fn of(entry: &str) -> Result<Self, InvalidKeyring> {
+        let long = entry.len() >= SHORTEST_ENTRY;
+        if !long || !entry.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidKeyring);
+        }
+        let derived =
+            |purpose: &str| Sha256::new_with_prefix(purpose).chain_update(entry).finalize();
+        let key = Zeroizing::new(<[u8; 32]>::from(derived("payonce webhook secrets: key\n")));
+        let id = derived("payonce webhook secrets: id\n");
+        let unbound = UnboundKey::new(&CHACHA20_POLY1305, key.as_slice());
+        Ok(Self {
+            id: KeyId(id.first_chunk().copied().unwrap_or_default()),
+            cipher: LessSafeKey::new(unbound.map_err(|_| InvalidKeyring)?),
+        })
+    }
+}
+
+impl Keyring {
+    /// Reads a list, separated by commas.
+    ///
+    /// # Errors
+    /// When an entry is too short to be random, or contains other characters than printable ASCII.
+    pub fn parse(list: &str) -> Result<Self, InvalidKeyring> {
+        let mut keys = list.split(',').map(|entry| Key::of(entry.trim()));
+        let newest = Arc::new(keys.next().ok_or(InvalidKeyring)??);
+        Ok(Self { newest, older: keys.collect::<Result<_, _>>()? })
+    }
+
+    /// The id of the key that encrypts.
+    #[must_use]
+    pub fn newest(&self) -> KeyId {
+        self.newest.id
+    }
+
+    /// Encrypts a secret for this endpoint of this account.
+    ///
+    /// # Errors
+    /// When the operating system has no random numbers.
+    pub fn seal(
+        &self,
+        account_id: AccountId,
+        endpoint_id: EndpointId,
+        secret: &Secret,
+    ) -> Result<Sealed, getrandom::Error> {
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce)?;
+        let mut encrypted = secret.as_bytes().to_vec();
+        self.newest
+            .cipher
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                owner(account_id, endpoint_id),
+                &mut encrypted,
+            )
+            // Only a text of 256 GiB is refused.
+            .map_err(|_| getrandom::Error::UNSUPPORTED)?;
+        Ok(Sealed { key_id: self.newest.id, bytes: [&nonce[..], &encrypted].concat() })
+    }
+
+    /// Decrypts the secret of this endpoint of this account.
+    ///
+    /// # Errors
+    /// When the key is not in the list, or the secret belongs to another endpoint.
+    pub fn open(
+        &self,
+        account_id: AccountId,
+        endpoint_id: EndpointId,
+        sealed: &Sealed,
+    ) -> Result<Secret, OpenError> {
+        let Sealed { key_id, bytes } = sealed;
+        let mut keys = std::iter::once(&*self.newest).chain(&*self.older);
+        let key = keys.find(|key| key.id == *key_id).ok_or(OpenError::UnknownKey(*key_id))?;
+        let damaged = || OpenError::Damaged(*key_id);
+        let (nonce, encrypted) = bytes.split_first_chunk().ok_or_else(damaged)?;
+        let mut encrypted = Zeroizing::new(encrypted.to_vec());
+        let secret = key
+            .cipher
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                owner(account_id, endpoint_id),
+                &mut encrypted,
+            )
+            .map_err(|_| damaged())?;
+        let secret = <[u8; SECRET_LENGTH]>::try_from(&*secret).map_err(|_| damaged())?;
+        Ok(Secret(Zeroizing::new(secret)))
+    }
+}
+
+/// Never shows the keys.
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyring(…)")
+    }
+}
+
+/// The associated data: a secret that is copied to the row of another endpoint does not open there.
+fn owner(account_id: AccountId, endpoint_id: EndpointId) -> Aad<[u8; 32]> {
+    let mut ids = [0; 32];
+    let (account, endpoint) = ids.split_at_mut(16);
+    account.copy_from_slice(Uuid::from(account_id).as_bytes());
+    endpoint.copy_from_slice(Uuid::from(endpoint_id).as_bytes());
+    Aad::from(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "an-old-entry-of-thirty-two-chars";
+    const NEW: &str = "a-new-entry-with-thirty-two-char";
+
+    fn ids() -> (AccountId, EndpointId) {
+        (Uuid::from_u128(1).into(), Uuid::from_u128(2).into())
+    }
+
+    fn keyring(list: &str) -> Keyring {
+        Keyring::parse(list).unwrap()
+    }
+    #[test]
+    fn a_secret_has_the_form_of_standard_webhooks_and_is_like_no_other() {
+        let (one, two) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let text = one.reveal();
+        let encoded = text.strip_prefix("whsec_").unwrap();
+        assert_eq!(BASE64_STANDARD.decode(encoded).unwrap(), one.as_bytes());
+        assert_eq!(one.as_bytes().len(), 32);
+        assert_ne!(one.as_bytes(), two.as_bytes());
+    }
+
+    #[test]
+    fn a_secret_opens_for_its_endpoint_alone() {
+        let (account, endpoint) = ids();
+        let secret = Secret::generate().unwrap();
+        let sealed = keyring(NEW).seal(account, endpoint, &secret).unwrap();
+        let opened = keyring(NEW).open(account, endpoint, &sealed).unwrap();
+        assert_eq!(opened.as_bytes(), secret.as_bytes());
+        let damaged = OpenError::Damaged(keyring(NEW).newest());
+        let other = Uuid::from_u128(3);
+        for (account, endpoint) in [(other.into(), endpoint), (account, other.into())] {
+            assert_eq!(keyring(NEW).open(account, endpoint, &sealed).unwrap_err(), damaged);
+        }
+        for place in 0..sealed.bytes.len() {
+            let mut changed = sealed.clone();
+            changed.bytes[place] ^= 1;
+            assert_eq!(keyring(NEW).open(account, endpoint, &changed).unwrap_err(), damaged);
+        }
+        let empty = Sealed { bytes: Vec::new(), ..sealed };
+        assert_eq!(keyring(NEW).open(account, endpoint, &empty).unwrap_err(), damaged);
+    }
+
+    #[test]
+    fn an_older_entry_still_opens_what_it_sealed_and_the_newest_seals() {
+        let (account, endpoint) = ids();
+        let secret = Secret::generate().unwrap();
+        let sealed = keyring(OLD).seal(account, endpoint, &secret).unwrap();
+        let both = keyring(&format!("{NEW}, {OLD}"));
+        assert_eq!(both.open(account, endpoint, &sealed).unwrap().as_bytes(), secret.as_bytes());
+        let unknown = OpenError::UnknownKey(keyring(OLD).newest());
+        assert_eq!(keyring(NEW).open(account, endpoint, &sealed).unwrap_err(), unknown);
+        let again = both.seal(account, endpoint, &secret).unwrap();
+        assert_eq!((again.key_id, both.newest()), (keyring(NEW).newest(), again.key_id));
+        assert_eq!(
+            keyring(NEW).open(account, endpoint, &again).unwrap().as_bytes(),
+            secret.as_bytes()
+        );
+    }
+
+    #[test]
+    fn sealing_twice_gives_different_bytes() {
+        let (account, endpoint) = ids();
+        let secret = Secret::generate().unwrap();
+        let sealed = || keyring(NEW).seal(account, endpoint, &secret).unwrap();
+        assert_ne!(sealed(), sealed());
+    }
+
+    #[test]
+    fn the_keys_derived_from_an_entry_never_change() {
+        assert_eq!(keyring(NEW).newest().to_string(), "ed7b67b1f4fcbf8e");
+        let (account, endpoint) = ids();
+        // Encrypted by pyca/cryptography.
+        let bytes =
+            "AAECAwQFBgcICQoLrUqtWtRYLFo6BH+okjBf++E+xeP8mR8tbMsZukbNMuHBp35JIiE9u5s5tgxF7+2i";
+        let bytes = BASE64_STANDARD.decode(bytes).unwrap();
+        let sealed = Sealed { key_id: keyring(NEW).newest(), bytes };
+        let opened = keyring(NEW).open(account, endpoint, &sealed).unwrap();
+        assert_eq!(opened.as_bytes(), [7; 32]);
+    }
+
+    #[test]
+    fn a_weak_or_unreadable_entry_is_refused() {
+        let short = &NEW[1..];
+        for list in ["", short, &format!("{NEW},"), &format!("{NEW},{short}"), &"é".repeat(40)] {
+            let error = Keyring::parse(list).unwrap_err().to_string();
+            assert!(error.contains("openssl rand -base64 32"), "{error}");
+            assert!(list.is_empty() || !error.contains(short), "{error}");
+        }
+        assert!(Keyring::parse(&format!(" {NEW} ,\n{OLD}\n")).is_ok());
+    }
+
+    #[test]
+    fn nothing_shows_in_debug() {
+        let secret = Secret::generate().unwrap();
+        assert_eq!(format!("{secret:?} {:?}", keyring(NEW)), "Secret(…) Keyring(…)");
+    }
+}
