@@ -26,5 +26,7 @@ GRANT EXECUTE ON FUNCTION idempotency_incomplete_batch TO payonce_server;
 GRANT UPDATE (refunded, refund_count) ON payments TO payonce_server;
 -- Expired responses.
 GRANT DELETE ON idempotency_responses TO payonce_server;
+-- Webhook endpoints, and how far their deliveries got.
+GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_endpoints, webhook_progress, webhook_failures TO payonce_server;
 -- Only with IDEMPOTENCY_KEY_TTL, for expired keys. Without it only the owner can free a key.
 -- GRANT DELETE ON idempotency_keys TO payonce_server;

@@ -19,6 +19,7 @@ use crate::{
     idempotency::{self, UnfitServer},
     routes,
     state::AppState,
+    webhooks::reseal,
 };
 
 /// Open files besides clients' connections: connections to the database, and the process's own.
@@ -124,6 +125,7 @@ impl Server {
         })
         .map_err(|source| StartError::Listen { address, example: "PORT=5050", source })?;
         let sweeps = state.metrics.sweeps();
+        rt::spawn(reseal::at_start(options.clone(), settings.webhook_secret.clone()));
         Ok(Self {
             addresses,
             http: http.handle(),

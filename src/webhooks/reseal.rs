@@ -1,0 +1,122 @@
+//! After `WEBHOOK_SECRET` got a new first entry, signing secrets are encrypted anew under it. Receivers notice nothing.
+
+use log::{error, info, warn};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+
+use super::{
+    secrets::{KeyId, Keyring, OpenError, Sealed},
+    store,
+};
+use crate::{
+    db,
+    idempotency::loggable,
+    ids::{AccountId, EndpointId},
+};
+
+/// Endpoints that are read at once.
+const PAGE: i64 = 100;
+
+/// The encrypted secrets of an endpoint, all under one key.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct SealedSecrets {
+    pub(super) account_id: AccountId,
+    pub(super) endpoint_id: EndpointId,
+    pub(super) key_id: Vec<u8>,
+    pub(super) secret: Vec<u8>,
+    pub(super) previous_secret: Option<Vec<u8>>,
+}
+
+/// The result of a pass.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resealed {
+    /// Endpoints whose secrets are now under the newest key.
+    pub endpoints: u64,
+    /// Endpoints whose secrets cannot be decrypted.
+    pub unreadable: u64,
+    /// Why the first of them cannot.
+    pub error: Option<OpenError>,
+}
+
+/// Encrypts the secrets of all endpoints under the newest key.
+///
+/// # Errors
+/// When the database fails, or the operating system has no random numbers.
+pub async fn reseal(conn: &mut PgConnection, keyring: &Keyring) -> Result<Resealed, sqlx::Error> {
+    let mut done = Resealed::default();
+    let mut after = None;
+    loop {
+        let page = store::sealed_under_others(conn, keyring.newest(), after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(done) };
+        after = Some((last.account_id, last.endpoint_id));
+        for found in &page {
+            match resealed(keyring, found)? {
+                Ok(new) => done.endpoints += store::replace_secrets(conn, found, &new).await?,
+                Err(error) => {
+                    done.unreadable += 1;
+                    done.error.get_or_insert(error);
+                }
+            }
+        }
+    }
+}
+
+/// The same secrets under the newest key.
+fn resealed(
+    keyring: &Keyring,
+    found: &SealedSecrets,
+) -> Result<Result<SealedSecrets, OpenError>, sqlx::Error> {
+    let SealedSecrets { account_id, endpoint_id, .. } = *found;
+    let key_id = KeyId::of_stored(&found.key_id)
+        .ok_or_else(|| sqlx::Error::Decode("key_id has not eight bytes".into()))?;
+    let again = |bytes: &[u8]| {
+        let sealed = Sealed { key_id, bytes: bytes.to_vec() };
+        let secret = keyring.open(account_id, endpoint_id, &sealed);
+        secret.map(|secret| keyring.seal(account_id, endpoint_id, &secret))
+    };
+    let secret = match again(&found.secret) {
+        Ok(sealed) => sealed.map_err(|error| sqlx::Error::Encode(error.into()))?.bytes,
+        Err(error) => return Ok(Err(error)),
+    };
+    let previous_secret = match found.previous_secret.as_deref().map(again).transpose() {
+        Ok(sealed) => sealed
+            .transpose()
+            .map_err(|error| sqlx::Error::Encode(error.into()))?
+            .map(|sealed| sealed.bytes),
+        Err(error) => return Ok(Err(error)),
+    };
+    let key_id = keyring.newest().as_bytes().to_vec();
+    Ok(Ok(SealedSecrets { key_id, secret, previous_secret, ..*found }))
+}
+
+/// Encrypts the secrets anew when a server starts, and logs what an operator must know.
+pub async fn at_start(options: PgConnectOptions, keyring: Option<Keyring>) {
+    let checked = async {
+        let mut conn = db::connect(&options).await?;
+        check(&mut conn, keyring).await?;
+        conn.close().await
+    };
+    if let Err(error) = checked.await {
+        warn!("signing secrets were not checked: {}", loggable(&error));
+    }
+}
+
+async fn check(conn: &mut PgConnection, keyring: Option<Keyring>) -> Result<(), sqlx::Error> {
+    let Some(keyring) = keyring else {
+        if store::any(conn).await? {
+            error!(
+                "there are webhook endpoints, and WEBHOOK_SECRET is not set: nothing is sent to them"
+            );
+        }
+        return Ok(());
+    };
+    let Resealed { endpoints, unreadable, error } = reseal(conn, &keyring).await?;
+    if endpoints > 0 {
+        info!(
+            "encrypted the signing secrets of {endpoints} webhook endpoints under the first entry of WEBHOOK_SECRET"
+        );
+    }
+    if let Some(error) = error {
+        error!("nothing is sent to {unreadable} webhook endpoints: {error}");
+    }
+    Ok(())
+}
