@@ -119,6 +119,8 @@ pub struct Endpoint {
     pub after_position: i64,
     /// The positions that are sent again.
     pub replay: Option<Range>,
+    /// The number of this replay, from 1. Its progress is stored under this number.
+    pub replay_number: i64,
     /// Since when no call succeeds.
     pub failing_since: Option<DateTime<Utc>>,
     /// The events that expired before they were sent.
@@ -159,6 +161,7 @@ impl FromRow<'_, PgRow> for Endpoint {
             enabled: row.try_get("enabled")?,
             after_position: row.try_get("after_position")?,
             replay: Range::read(row.try_get("replay_from")?, row.try_get("replay_to")?),
+            replay_number: row.try_get("replay_number")?,
             failing_since: row.try_get("failing_since")?,
             lost: Range::read(row.try_get("lost_from")?, row.try_get("lost_to")?),
             lease_epoch: row.try_get("lease_epoch")?,

@@ -171,6 +171,12 @@ impl Keyring {
         self.newest.id
     }
 
+    /// The ids of all keys.
+    #[must_use]
+    pub fn key_ids(&self) -> Vec<KeyId> {
+        std::iter::once(&*self.newest).chain(&*self.older).map(|key| key.id).collect()
+    }
+
     /// Encrypts a secret for this endpoint of this account.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ use crate::ids::{AccountId, EndpointId};
 /// The columns of an [`Endpoint`].
 macro_rules! endpoint_columns {
     () => {
-        "account_id, endpoint_id, url, event_types, enabled, after_position, replay_from, replay_to, failing_since, \
-         lost_from, lost_to, lease_epoch, key_id, secret, previous_secret, previous_until"
+        "account_id, endpoint_id, url, event_types, enabled, after_position, replay_from, replay_to, replay_number, \
+         failing_since, lost_from, lost_to, lease_epoch, key_id, secret, previous_secret, previous_until"
     };
 }
 
@@ -177,18 +177,19 @@ pub async fn note_lost(
     Ok(noted.rows_affected() > 0)
 }
 
-/// Ends the replay. Returns whether the lease still holds.
+/// Ends the replay, unless another has begun. Returns whether it was ended.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn end_replay(conn: &mut PgConnection, leased: &Endpoint) -> Result<bool, sqlx::Error> {
     let ended = sqlx::query(
         "UPDATE webhook_endpoints SET replay_from = NULL, replay_to = NULL
-         WHERE account_id = $1 AND endpoint_id = $2 AND lease_epoch = $3",
+         WHERE account_id = $1 AND endpoint_id = $2 AND lease_epoch = $3 AND replay_number = $4",
     )
     .bind(leased.account_id)
     .bind(leased.endpoint_id)
     .bind(leased.lease_epoch)
+    .bind(leased.replay_number)
     .execute(conn)
     .await?;
     Ok(ended.rows_affected() > 0)
