@@ -1,5 +1,11 @@
 //! The feed of each account's events: what was created, in the order in which it was decided, without gaps.
 
+mod event;
 mod event_type;
+pub mod page;
+mod render;
+mod store;
 
+pub use event::{Event, EventId, Occurrence, Position};
 pub use event_type::EventType;
+pub use render::{VERSION, render};

@@ -29,6 +29,9 @@ mod database {
     pub mod partitions;
     pub mod privileges;
 }
+mod events {
+    pub mod pages;
+}
 mod health {
     pub mod ready;
 }
