@@ -95,6 +95,7 @@ fn of_variable(error: &Error) -> String {
     let example = match default.map(|value| value.to_string_lossy()) {
         Some(default) => default.into_owned(),
         None if name == "METRICS_ADDRESS" => "127.0.0.1:9100".to_owned(),
+        None if name == "WEBHOOK_ALLOWED_NETWORKS" => "10.0.0.0/8,fd00::/8".to_owned(),
         None => "3072".to_owned(),
     };
     format!("{name}={value} can't be read: {reason}. For example {name}={example}")

@@ -9,8 +9,13 @@ use super::{
     values::{body_limit, duration},
 };
 use crate::{
-    accounts::AnonymousAccess, http::idempotent::ReplayStatus, idempotency, logs::LogFormat,
-    metrics::access::Token, payments::currency::Currency, webhooks::secrets::Keyring,
+    accounts::AnonymousAccess,
+    http::idempotent::ReplayStatus,
+    idempotency,
+    logs::LogFormat,
+    metrics::access::Token,
+    payments::currency::Currency,
+    webhooks::{AllowedNetworks, secrets::Keyring},
 };
 
 /// The settings. The database's URL and other secrets have no flag, which lists of processes would show.
@@ -95,6 +100,9 @@ pub struct Settings {
     /// [`webhook_secret`](super::webhook_secret)
     #[arg(skip)]
     pub webhook_secret: Option<Keyring>,
+    /// Networks that webhooks reach besides the public internet, also by http://, as 10.0.0.0/8,fd00::/8
+    #[arg(long, env)]
+    pub webhook_allowed_networks: Option<AllowedNetworks>,
     /// Whether serve applies missing migrations when it starts
     #[arg(long, env, default_value = "true", action = ArgAction::Set)]
     pub auto_migrate: bool,

@@ -164,6 +164,7 @@ fn an_invalid_setting_is_reported_by_name() {
         ("BODY_LIMIT", "1048577"),
         ("BODY_LIMIT", "16q"),
         ("METRICS_ADDRESS", "9100"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/33"),
         ("ACCOUNT_QUEUE_LIMIT", "0"),
         ("CONNECTION_LIMIT", "0"),
         ("DEFAULT_CURRENCY", "usd"),
