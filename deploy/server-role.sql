@@ -20,8 +20,11 @@ GRANT SELECT ON _sqlx_migrations, accounts, api_keys, api_key_changes TO payonce
 GRANT UPDATE (last_used_at) ON api_keys TO payonce_server;
 
 GRANT SELECT, INSERT ON idempotency_keys, idempotency_responses, payments, refunds TO payonce_server;
--- Rolls back a batch that is incomplete. Every role may call it, unless the database's default privileges say otherwise.
-GRANT EXECUTE ON FUNCTION idempotency_incomplete_batch TO payonce_server;
+-- They roll back a batch that is incomplete. Every role may call them, unless the database's default privileges say
+-- otherwise.
+GRANT EXECUTE ON FUNCTION idempotency_incomplete_batch, idempotency_unannounced_batch TO payonce_server;
+-- The events of each transaction. The server deletes what it has passed on.
+GRANT SELECT, INSERT, DELETE ON announcements TO payonce_server;
 -- The sum and the number of a payment's refunds.
 GRANT UPDATE (refunded, refund_count) ON payments TO payonce_server;
 -- Expired responses.

@@ -11,3 +11,10 @@ CREATE TABLE announcements (
     types         smallint[]  NOT NULL
 );
 CREATE INDEX announcements_by_xid ON announcements (xid);
+
+-- Called inside the statement that also executes the commands, if a trigger dropped its announcement: the error makes
+-- PostgreSQL roll all of it back.
+CREATE FUNCTION idempotency_unannounced_batch() RETURNS uuid[] LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE 'a batch without its announcement was rolled back' USING ERRCODE = 'IK002';
+END $$;

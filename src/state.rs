@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     accounts::{Authenticator, Directory},
-    config::Settings,
+    config::{Settings, Switch},
     db::{self, Needs, Reads},
     health::{Readiness, Stopping},
     http::{idempotent::ReplayStatus, middleware::BodyLimits},
@@ -69,6 +69,7 @@ impl AppState {
         let deadline = settings.request_deadline;
         let needs = Needs {
             frees_keys: settings.idempotency_key_ttl.0.is_some(),
+            announces: settings.events == Switch::On,
             allow_asynchronous_commit: settings.allow_asynchronous_commit,
         };
         Ok(Self {

@@ -12,6 +12,6 @@ pub use database_url::{database, shown};
 pub use dot_env::read_dot_env;
 pub use error::{ConfigError, UrlFault};
 pub use settings::Settings;
-pub use values::Ttl;
 pub(crate) use values::duration;
+pub use values::{Switch, Ttl};
 pub use variables::{log_filter, metrics_token, webhook_secret};

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 use clap::{ArgAction, Args, value_parser};
 
 use super::{
-    Ttl,
+    Switch, Ttl,
     values::{body_limit, duration},
 };
 use crate::{
@@ -83,6 +83,9 @@ pub struct Settings {
     /// (everybody who reaches the server) or false (nobody)
     #[arg(long, env, value_enum, default_value = "loopback")]
     pub anonymous_access: AnonymousAccess,
+    /// Whether payments and refunds become events: on, or off, which leaves a gap until payonce events backfill
+    #[arg(long, env, value_enum, default_value = "on")]
+    pub events: Switch,
     /// Database connections for reads
     #[arg(long, env, default_value_t = 4, value_parser = value_parser!(u32).range(1..))]
     pub read_connections: u32,
@@ -142,6 +145,7 @@ impl Settings {
             in_flight_wait: self.in_flight_wait,
             response_ttl: self.idempotency_response_ttl.0,
             key_ttl: self.idempotency_key_ttl.0,
+            announce: self.events == Switch::On,
             allow_asynchronous_commit: self.allow_asynchronous_commit,
         }
     }

@@ -23,6 +23,15 @@ impl fmt::Display for Ttl {
     }
 }
 
+/// A part of the service that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// It works.
+    On,
+    /// It does nothing.
+    Off,
+}
+
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it as 500ms, 2s, 1m, 24h or 30d"))

@@ -30,6 +30,9 @@ const NEEDED: [Privilege; 13] = [
 const NEEDED_TO_FREE_KEYS: [Privilege; 2] =
     [("idempotency_keys", None, "DELETE"), ("idempotency_responses", None, "DELETE")];
 
+/// Also needed with events, because each transaction is announced.
+const NEEDED_FOR_EVENTS: [Privilege; 1] = [("announcements", None, "INSERT")];
+
 /// Reasons why requests fail on a database that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotReady {
@@ -66,6 +69,8 @@ pub enum NotReady {
 pub struct Needs {
     /// Keys expire.
     pub frees_keys: bool,
+    /// Executions are announced.
+    pub announces: bool,
     /// The operator accepts that a crash may lose acknowledged payments.
     pub allow_asynchronous_commit: bool,
 }
@@ -96,7 +101,8 @@ impl Needs {
             return Ok(Err(unmigrated.into()));
         }
         let freeing = if self.frees_keys { &NEEDED_TO_FREE_KEYS[..] } else { &[] };
-        Ok(match lacking_privilege(conn, &[&NEEDED, freeing].concat()).await? {
+        let events = if self.announces { &NEEDED_FOR_EVENTS[..] } else { &[] };
+        Ok(match lacking_privilege(conn, &[&NEEDED, freeing, events].concat()).await? {
             Some(lacking) => Err(lacking),
             None => Ok(()),
         })

@@ -4,7 +4,10 @@ use serde::Serialize;
 
 use super::{currency::Currency, money::Amount, store, user_id::UserId};
 use crate::{
-    idempotency::{BatchCommand, BatchEntry, Error, Fingerprint, Insert, Operation, Response},
+    events::EventType,
+    idempotency::{
+        BatchCommand, BatchEntry, Error, EventCode, Fingerprint, Insert, Operation, Response,
+    },
     ids::PaymentId,
 };
 
@@ -35,6 +38,7 @@ struct Created<'a> {
 
 impl BatchCommand for CreatePayment {
     const OPERATION: Operation = Operation::new("pay");
+    const EVENT: Option<EventCode> = Some(EventCode::new(EventType::PaymentCreated.code()));
 
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(Self::OPERATION)

@@ -9,8 +9,9 @@ use super::{
     store,
 };
 use crate::{
+    events::EventType,
     http::problem::{Kind, Problem, Retry},
-    idempotency::{BatchCommand, BatchEntry, Error, Fingerprint, Operation, Response},
+    idempotency::{BatchCommand, BatchEntry, Error, EventCode, Fingerprint, Operation, Response},
     ids::{AccountId, PaymentId, RefundId},
     payments::{command::location, money::Amount},
 };
@@ -32,6 +33,10 @@ pub(super) struct NewRefund {
     pub(super) account_id: AccountId,
     pub(super) amount: Amount,
     pub(super) currency: String,
+    /// The sum of the payment's refunds, with this one.
+    pub(super) refunded_after: i64,
+    /// The number of this refund among those of its payment, from 1.
+    pub(super) ordinal: i16,
 }
 
 /// The response.
@@ -64,6 +69,7 @@ impl Refunded {
 
 impl BatchCommand for CreateRefund {
     const OPERATION: Operation = Operation::new("refund");
+    const EVENT: Option<EventCode> = Some(EventCode::new(EventType::RefundCreated.code()));
 
     fn fingerprint(&self) -> Fingerprint {
         let (amount, remaining) = match self.wanted {
@@ -95,8 +101,15 @@ impl BatchCommand for CreateRefund {
             let payment = payments.get_mut(&(account_id, transaction_id));
             let refund = payment.ok_or_else(no_such_payment).and_then(|payment| {
                 let amount = payment.refund(wanted).map_err(Refusal::problem)?;
-                let (refund_id, currency) = (execution.id.into(), payment.currency.clone());
-                Ok(NewRefund { refund_id, transaction_id, account_id, amount, currency })
+                Ok(NewRefund {
+                    refund_id: execution.id.into(),
+                    transaction_id,
+                    account_id,
+                    amount,
+                    currency: payment.currency.clone(),
+                    refunded_after: payment.refunded,
+                    ordinal: payment.refund_count,
+                })
             });
             let response = match &refund {
                 Ok(refund) => response(refund),

@@ -57,8 +57,8 @@ pub(super) async fn insert(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "WITH refund AS (
-             INSERT INTO refunds (refund_id, transaction_id, account_id, amount)
-             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
+             INSERT INTO refunds (refund_id, transaction_id, account_id, amount, refunded_after, ordinal)
+             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::smallint[])
              RETURNING account_id, transaction_id, amount
          )
          UPDATE payments AS p
@@ -73,6 +73,8 @@ pub(super) async fn insert(
     .bind(refunds.iter().map(|refund| refund.transaction_id).collect::<Vec<_>>())
     .bind(refunds.iter().map(|refund| refund.account_id).collect::<Vec<_>>())
     .bind(refunds.iter().map(|refund| refund.amount.minor_units()).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|refund| refund.refunded_after).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|refund| refund.ordinal).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

@@ -66,7 +66,7 @@ impl Case {
     fn reaches(self, step: Step) -> bool {
         match step {
             Step::Read => self == Self::Replay,
-            Step::Executed | Step::Remembered => self != Self::Replay,
+            Step::Executed | Step::Remembered | Step::Announced => self != Self::Replay,
             _ => true,
         }
     }
@@ -129,7 +129,20 @@ impl Case {
                      JOIN payments ON transaction_id = execution_id";
         assert_eq!(database.number(whole).await, expected);
         assert_eq!(database.number("SELECT count(*) FROM idempotency_keys").await, expected);
+        assert_announced_once(database, "payments", "transaction_id").await;
     }
+}
+
+/// Asserts that each of these is announced or has its place in the feed, and exactly once.
+async fn assert_announced_once(database: &TestDatabase, table: &str, id: &str) {
+    let wrong = format!(
+        "SELECT count(*) FROM {table}
+         WHERE (SELECT count(*)
+                FROM (SELECT unnest(execution_ids) AS id FROM announcements
+                      UNION ALL SELECT unnest(subjects) FROM event_runs) AS event
+                WHERE event.id = {id}) <> 1"
+    );
+    assert_eq!(database.number(&wrong).await, 0, "{table} that are not announced once");
 }
 
 /// A fault of the connection, which the server repairs without any client noticing.
@@ -182,6 +195,7 @@ async fn assert_refunded_once(database: &TestDatabase, clients: &Clients, paymen
     assert_eq!(database.number(kept).await, 20);
     let agreed = "SELECT count(*) FROM payments WHERE refunded = 20 AND refund_count = 20";
     assert_eq!(database.number(agreed).await, 1);
+    assert_announced_once(database, "refunds", "refund_id").await;
 }
 
 /// A fault of the connection while one payment gets many refunds.
@@ -231,7 +245,8 @@ const VOIDS: [Voids; 2] = [Voids::Alone, Voids::WithPayments];
 impl Voids {
     /// Whether a batch of this kind goes through a step.
     fn reaches(self, step: Step) -> bool {
-        step != Step::Read && (self == Self::WithPayments || step != Step::Executed)
+        let with_payments = self == Self::WithPayments;
+        step != Step::Read && (with_payments || !matches!(step, Step::Executed | Step::Announced))
     }
 
     /// Sends requests with 40 keys concurrently, and returns the responses to each key's payment and void.
@@ -451,6 +466,7 @@ at_every_step! {
     after_reading_used_keys: Transaction Read frozen,
     after_executing: Transaction Executed frozen,
     after_remembering: Transaction Remembered frozen,
+    after_announcing: Transaction Announced frozen,
     commit_sent_and_not_delivered: Transaction CommitSent frozen,
     committed_and_not_acknowledged: Transaction Committed frozen,
     acknowledged_and_not_answered: Transaction Acknowledged frozen,

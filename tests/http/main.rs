@@ -75,6 +75,7 @@ mod queue {
     pub mod shares;
 }
 mod refunds {
+    pub mod announced;
     pub mod concurrent;
     pub mod create;
     pub mod locks;

@@ -7,7 +7,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Error, fingerprint::Fingerprint, insert::Insert, operation::Operation, response::Response,
+    Error, EventCode, fingerprint::Fingerprint, insert::Insert, operation::Operation,
+    response::Response,
 };
 
 /// A validated request whose effect must happen exactly once.
@@ -17,6 +18,10 @@ use super::{
 pub trait Command: Send + Sync + Sized + 'static {
     /// The operation's name.
     const OPERATION: Operation;
+
+    /// The type of the event of an execution with success, where [`Settings::announce`](super::Settings::announce)
+    /// is set; `None`: it is not announced.
+    const EVENT: Option<EventCode> = None;
 
     /// Identifies the request: the operation and every validated field, path parameters
     /// included, always in the same order.
@@ -45,6 +50,9 @@ pub trait Command: Send + Sync + Sized + 'static {
 pub trait BatchCommand: Send + Sync + Sized + 'static {
     /// As [`Command::OPERATION`].
     const OPERATION: Operation;
+
+    /// As [`Command::EVENT`].
+    const EVENT: Option<EventCode> = None;
 
     /// As [`Command::fingerprint`].
     fn fingerprint(&self) -> Fingerprint;
@@ -92,6 +100,7 @@ pub trait BatchCommand: Send + Sync + Sized + 'static {
 
 impl<C: Command> BatchCommand for C {
     const OPERATION: Operation = C::OPERATION;
+    const EVENT: Option<EventCode> = C::EVENT;
 
     fn fingerprint(&self) -> Fingerprint {
         Command::fingerprint(self)
@@ -130,6 +139,8 @@ pub struct BatchEntry<'a, C: ?Sized> {
 
 /// A command of any type. The entries of a batch are all of its type.
 pub(super) trait AnyCommand: Any + Send + Sync {
+    fn event(&self) -> Option<EventCode>;
+
     fn insert_all(
         &self,
         batch: Vec<BatchEntry<'_, dyn AnyCommand>>,
@@ -143,6 +154,10 @@ pub(super) trait AnyCommand: Any + Send + Sync {
 }
 
 impl<C: BatchCommand> AnyCommand for C {
+    fn event(&self) -> Option<EventCode> {
+        C::EVENT
+    }
+
     fn insert_all(
         &self,
         batch: Vec<BatchEntry<'_, dyn AnyCommand>>,

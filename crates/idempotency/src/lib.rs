@@ -8,11 +8,13 @@
 //! - `committer`: the loop that takes a batch, runs its one transaction, and recovers from what fails
 //! - `sql`: the statements
 //! - `record`: what became of a key
+//! - `announcement`: tells others what a transaction executed
 //! - `sweeper`: deletes what has expired
 //! - `observer`: hears what the engine does
 
 #[cfg(feature = "actix")]
 pub mod actix;
+mod announcement;
 mod command;
 mod committer;
 mod engine;
@@ -33,6 +35,7 @@ mod settings;
 mod sql;
 mod sweeper;
 
+pub use announcement::{Announced, EventCode, announce};
 pub use command::{BatchCommand, BatchEntry, Command, Execution};
 pub use committer::{UnfitServer, unsafe_setting};
 pub use engine::{Engine, StartError};

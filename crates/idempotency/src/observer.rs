@@ -34,6 +34,7 @@ named!(Step:
     Claim => "claim",
     Execute => "execute",
     Store => "store",
+    Announce => "announce",
     Commit => "commit",
     LookUp => "look_up",
 );
@@ -130,6 +131,8 @@ pub enum Step {
     Execute,
     /// Storing the responses.
     Store,
+    /// Announcing the executions.
+    Announce,
     /// The COMMIT.
     Commit,
     /// Looking used keys up.

@@ -34,6 +34,9 @@ pub struct Settings {
     pub response_ttl: Option<Duration>,
     /// The time that a key stays used, more than the deadline and at least `response_ttl`; `None`: permanently.
     pub key_ttl: Option<Duration>,
+    /// Announce executions with success, by a row in the table `announcements` for each transaction. Something has to
+    /// read and delete these rows.
+    pub announce: bool,
     /// Work on a PostgreSQL that may lose what it has acknowledged: with `synchronous_commit`, `fsync` or
     /// `full_page_writes` off.
     pub allow_asynchronous_commit: bool,
@@ -50,6 +53,7 @@ impl Default for Settings {
             in_flight_wait: Duration::from_secs(2),
             response_ttl: Some(Duration::from_hours(24)),
             key_ttl: None,
+            announce: false,
             allow_asynchronous_commit: false,
         }
     }

@@ -48,6 +48,8 @@ pub enum Step {
     Executed,
     /// PostgreSQL has stored the responses, but the server does not know.
     Remembered,
+    /// PostgreSQL has announced the executions, but the server does not know.
+    Announced,
     /// COMMIT was sent, but has not reached PostgreSQL.
     CommitSent,
     /// PostgreSQL has committed, but the server does not know.
@@ -57,7 +59,7 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::StatementSent,
         Self::StatementExecuted,
         Self::StatementCommitted,
@@ -67,6 +69,7 @@ impl Step {
         Self::Read,
         Self::Executed,
         Self::Remembered,
+        Self::Announced,
         Self::CommitSent,
         Self::Committed,
         Self::Acknowledged,
@@ -94,6 +97,7 @@ enum Statement {
     Read,
     Execute,
     Remember,
+    Announce,
     Commit,
     Other,
 }
@@ -107,6 +111,7 @@ impl Statement {
             () if begins("COMMIT") => Self::Commit,
             () if begins("INSERT INTO idempotency_keys") => Self::Claim,
             () if begins("INSERT INTO idempotency_responses") => Self::Remember,
+            () if begins("INSERT INTO announcements") => Self::Announce,
             () if begins("WITH claimed AS") || begins("WITH refund AS") => Self::Execute,
             () if begins("WITH keyed AS") || begins("WITH batch AS") => Self::Single,
             () if begins("SELECT wanted.place") => Self::Read,
@@ -142,6 +147,7 @@ impl Statement {
             Self::Read => Some(Step::Read),
             Self::Execute => Some(Step::Executed),
             Self::Remember => Some(Step::Remembered),
+            Self::Announce => Some(Step::Announced),
             Self::Commit => Some(Step::Committed),
             Self::Begin => Some(Step::Begun),
             Self::Other => None,

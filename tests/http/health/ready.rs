@@ -133,7 +133,9 @@ async fn a_server_is_not_ready_while_its_database_is_read_only() {
 #[tokio::test]
 async fn a_server_is_not_ready_while_a_table_is_missing() {
     let server = TestServer::start().await;
-    for table in ["idempotency_responses", "payments", "refunds", "api_key_changes"] {
+    for table in
+        ["idempotency_responses", "payments", "refunds", "api_key_changes", "announcements"]
+    {
         server.database.execute(&format!("ALTER TABLE {table} RENAME TO elsewhere")).await;
         becomes(&server, Some(&format!("table {table} does not exist"))).await;
         server.database.execute(&format!("ALTER TABLE elsewhere RENAME TO {table}")).await;
@@ -155,6 +157,7 @@ async fn a_server_is_not_ready_while_its_role_lacks_a_privilege_it_needs() {
         ("INSERT", "payments"),
         ("UPDATE (refunded)", "payments"),
         ("INSERT", "refunds"),
+        ("INSERT", "announcements"),
         ("SELECT", "api_keys"),
     ] {
         let name = &role.name;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::failed::{Cause, Failed};
 use crate::{
-    Record, Response,
+    Announced, Record, Response, announce,
     error::breaks_unique_constraint,
     insert::Insert,
     observer::{Event, Observer, Step},
@@ -49,6 +49,8 @@ pub(crate) struct Terms {
     pub(crate) response_ttl: Option<f64>,
     /// The time that a key is kept, in seconds; `None`: permanently.
     pub(crate) key_ttl: Option<f64>,
+    /// True if executions with success are announced.
+    pub(crate) announce: bool,
     /// True if the server waits for a standby before it acknowledges a COMMIT.
     pub(crate) synchronous_standby: bool,
     /// The time that all steps of a batch may take together.
@@ -120,7 +122,7 @@ pub(crate) async fn run(
     // Where keys expire, old ones must be locked and deleted first.
     let plain = terms.key_ttl.is_none() && mode == Mode::Usual;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
-        let run = in_one_statement(conn, batch, insert, terms.response_ttl);
+        let run = in_one_statement(conn, batch, insert, terms);
         match steps.run(Step::OneStatement, run).await {
             // A key was used since the statement began, and PostgreSQL rolled it back. A transaction claims before it
             // executes: there a used key is no error, and only a unique violation by the effect fails again.
@@ -154,11 +156,13 @@ async fn in_one_statement(
     conn: &mut PgConnection,
     batch: &[Running],
     insert: Insert,
-    response_ttl: Option<f64>,
+    terms: Terms,
 ) -> Result<Vec<Option<Record>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
+    let event = batch.first().and_then(|running| running.leader.command.event());
+    let event = event.filter(|_| terms.announce);
     let Committed { responses, first_used_at, replayable_until } =
-        sql::commit(conn, &claims, insert, response_ttl).await?;
+        sql::commit(conn, &claims, insert, event, terms.response_ttl).await?;
     let records = batch.iter().zip(responses).map(|(running, response)| {
         let response = response?;
         let until = replayable_until.filter(|_| response.is_of_success());
@@ -214,7 +218,27 @@ async fn claim_and_execute(
         return Ok(HashMap::new());
     }
     let executed = steps.run(Step::Execute, execute(conn, &new)).await?;
-    steps.run(Step::Store, remember(conn, executed, terms.response_ttl)).await
+    let announced = if terms.announce { announced(&executed) } else { Vec::new() };
+    let records = steps.run(Step::Store, remember(conn, executed, terms.response_ttl)).await?;
+    if !announced.is_empty() {
+        // The last statement before COMMIT: see `announce`.
+        let announce = async { Ok(announce(conn, &announced).await?) };
+        steps.run(Step::Announce, announce).await?;
+    }
+    Ok(records)
+}
+
+/// The executions to announce, in the order in which they were executed.
+fn announced(executed: &[(&Submission, Response)]) -> Vec<Announced> {
+    let successes = executed.iter().filter(|(_, response)| response.is_of_success());
+    let announced = successes.filter_map(|(submission, _)| {
+        Some(Announced {
+            account_id: submission.scope.account_id,
+            execution_id: submission.execution_id,
+            event: submission.command.event()?,
+        })
+    });
+    announced.collect()
 }
 
 /// Claims the keys, and returns the execution ids of those that were new.

@@ -111,6 +111,7 @@ pub(crate) struct Connector {
     timeouts: Timeouts,
     response_ttl: Option<f64>,
     key_ttl: Option<f64>,
+    announce: bool,
     requirements: Requirements,
     session: Option<Session>,
     /// The backend of a connection that was closed during COMMIT, and may still be committing.
@@ -133,6 +134,7 @@ impl Connector {
             timeouts: Timeouts::within(settings.request_deadline),
             response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
             key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
+            announce: settings.announce,
             requirements: Requirements::of(settings),
             session: None,
             committing: None,
@@ -204,6 +206,7 @@ impl Connector {
         let terms = Terms {
             response_ttl: self.response_ttl,
             key_ttl: self.key_ttl,
+            announce: self.announce,
             synchronous_standby: session.server.synchronous_standby,
             limit: self.timeouts.batch,
             search: self.timeouts.search,

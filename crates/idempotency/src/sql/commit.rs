@@ -1,11 +1,11 @@
 //! The statement that is a whole transaction: it claims keys, executes the commands, stores the responses, and commits.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgArguments};
 use uuid::Uuid;
 
-use super::{Claim, UNLOCKED, add_claims, add_responses, claim_sql, remember_sql};
-use crate::{insert::Insert, response::Response};
+use super::{Claim, SUCCESS, UNLOCKED, add_claims, add_responses, claim_sql, remember_sql};
+use crate::{EventCode, announcement::one_if_equal, insert::Insert, response::Response};
 
 /// The result of the statement.
 pub(crate) struct Committed {
@@ -22,11 +22,14 @@ pub(crate) struct Committed {
 /// server is executing, are passed by: they are looked for in the index, key by key, whatever the table's size.
 /// A key that is committed elsewhere meanwhile breaks the unique constraint, and PostgreSQL rolls everything back.
 ///
+/// With an `event`, executions with success are announced in the same statement.
+///
 /// There is no ON CONFLICT, which adds a record to the write-ahead log for each inserted row.
 pub(crate) async fn commit(
     conn: &mut PgConnection,
     claims: &[Claim<'_>],
     insert: Insert,
+    event: Option<EventCode>,
     ttl: Option<f64>,
 ) -> Result<Committed, sqlx::Error> {
     let Insert { sql: insert, mut columns, responses, .. } = insert;
@@ -39,6 +42,7 @@ pub(crate) async fn commit(
     let operation = arguments.len();
     arguments.add(ttl).map_err(sqlx::Error::Encode)?;
     let seconds = arguments.len();
+    let (announced, unannounced) = add_announcement(&mut arguments, event, claims)?;
     let sql = format!(
         "WITH batch AS MATERIALIZED (
              SELECT * FROM ({all}) AS command
@@ -53,7 +57,7 @@ pub(crate) async fn commit(
              {insert} RETURNING 2 AS part
          ), remembered AS (
              {remember} FROM batch RETURNING 3 AS part
-         ), counts AS (
+         ){announced}, counts AS (
              SELECT coalesce((SELECT array_agg(execution_id) FROM batch), ARRAY[]::uuid[]) AS ids,
                     count(*) FILTER (WHERE part = 1) AS keyed,
                     count(*) FILTER (WHERE part = 2) AS inserted,
@@ -61,10 +65,10 @@ pub(crate) async fn commit(
              FROM (SELECT part FROM keyed UNION ALL SELECT part FROM inserted
                    UNION ALL SELECT part FROM remembered) AS made
          )
-         SELECT CASE WHEN keyed = cardinality(ids) AND inserted = cardinality(ids)
-                      AND remembered = cardinality(ids)
-                THEN ids
-                ELSE idempotency_incomplete_batch(cardinality(ids), keyed, inserted, remembered)
+         SELECT CASE WHEN keyed <> cardinality(ids) OR inserted <> cardinality(ids) OR remembered <> cardinality(ids)
+                THEN idempotency_incomplete_batch(cardinality(ids), keyed, inserted, remembered)
+                {unannounced}
+                ELSE ids
                 END AS new,
                 now() AS first_used_at, now() + make_interval(secs => ${seconds}) AS replayable_until
          FROM counts",
@@ -84,4 +88,32 @@ pub(crate) async fn commit(
         first_used_at: row.try_get("first_used_at")?,
         replayable_until: row.try_get("replayable_until")?,
     })
+}
+
+/// The two parts of the statement that announce the commands that are new and of success: an INSERT, and a check that
+/// no trigger dropped its row. Without an event both are empty.
+fn add_announcement(
+    arguments: &mut PgArguments,
+    event: Option<EventCode>,
+    claims: &[Claim<'_>],
+) -> Result<(String, String), sqlx::Error> {
+    let Some(event) = event else { return Ok(Default::default()) };
+    let accounts = one_if_equal(claims.iter().map(|claim| claim.scope.account_id).collect());
+    let account = (accounts.len() == 1).then_some(accounts);
+    arguments.add(account).map_err(sqlx::Error::Encode)?;
+    let account = arguments.len();
+    arguments.add(event.get()).map_err(sqlx::Error::Encode)?;
+    let event = arguments.len();
+    let insert = format!(
+        ", announced AS (
+             INSERT INTO announcements (account_ids, execution_ids, types)
+             SELECT coalesce(${account}, array_agg(account_id)), array_agg(execution_id), ARRAY[${event}]
+             FROM batch WHERE {SUCCESS} HAVING count(*) > 0 RETURNING 1
+         )"
+    );
+    let check = format!(
+        "WHEN EXISTS (SELECT FROM batch WHERE {SUCCESS}) <> EXISTS (SELECT FROM announced)
+                THEN idempotency_unannounced_batch()"
+    );
+    Ok((insert, check))
 }

@@ -144,6 +144,9 @@ fn add_responses<'a>(
     Ok(())
 }
 
+/// As [`Response::is_of_success`] decides.
+const SUCCESS: &str = "_status BETWEEN 200 AND 299";
+
 /// The INSERT that stores responses, up to its FROM, which has the columns of [`RESPONSE`].
 /// `seconds` is the place of the argument that says for how long a success can be replayed; NULL: as long as its key.
 /// Refusals can always be replayed as long as their key.
@@ -151,7 +154,7 @@ fn remember_sql(seconds: usize) -> String {
     format!(
         "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
          SELECT account_id, execution_id, _status, _headers, _body,
-                CASE WHEN _status BETWEEN 200 AND 299 THEN now() + make_interval(secs => ${seconds}) END"
+                CASE WHEN {SUCCESS} THEN now() + make_interval(secs => ${seconds}) END"
     )
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use payonce_idempotency::{
-    BatchCommand, BatchEntry, Error, Fingerprint, Insert, Operation, Response,
+    BatchCommand, BatchEntry, Error, EventCode, Fingerprint, Insert, Operation, Response,
 };
 use sqlx::{Executor, PgConnection};
 use tokio::{sync::Notify, time::sleep};
@@ -59,6 +59,7 @@ pub struct Effect(pub Act);
 
 impl BatchCommand for Effect {
     const OPERATION: Operation = Operation::new("effect");
+    const EVENT: Option<EventCode> = Some(EventCode::new(1));
 
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(Self::OPERATION).field("act", format!("{:?}", self.0).as_bytes())
@@ -125,6 +126,7 @@ pub struct Labelled(pub u16);
 
 impl BatchCommand for Labelled {
     const OPERATION: Operation = Operation::new("label");
+    const EVENT: Option<EventCode> = Some(EventCode::new(2));
 
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(Self::OPERATION)

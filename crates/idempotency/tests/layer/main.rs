@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "a binary's modules")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail loudly")]
 
+mod announcements;
 mod batches;
 mod closing;
 mod commands;
