@@ -131,6 +131,7 @@ impl AsyncRead for Connection {
                 let (admitted, early) = bytes.split_at(this.turn.admit(bytes));
                 let end = before + admitted.len();
                 this.held.extend_from_slice(early);
+                this.turn.wait(cx.waker(), !this.held.is_empty());
                 buf.set_filled(end);
                 Poll::Ready(Ok(()))
             }
@@ -198,5 +199,64 @@ impl AsyncWrite for Connection {
             ready!(this.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        rc::Rc,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        task::{Context, Poll, Wake, Waker},
+        time::Duration,
+    };
+
+    use tokio::{
+        io::{AsyncRead, AsyncWriteExt, ReadBuf},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::{
+        super::turn::{Length, Turn, UnderWay},
+        Connection,
+    };
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    #[derive(Default)]
+    struct Wakes(AtomicU32);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_arrived_together_with_the_one_before_wakes_its_reader() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let stream = listener.accept().await.unwrap().0;
+        let turn = Turn::new(address, 100);
+        let mut connection = Connection::new(stream, Rc::clone(&turn), Duration::from_mins(1));
+        client.write_all(&[HEAD, HEAD].concat()).await.unwrap();
+        connection.stream.readable().await.unwrap();
+
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut bytes = [0; 1024];
+        let mut buf = ReadBuf::new(&mut bytes);
+        // actix may start the request without another look at what has arrived.
+        let read = Pin::new(&mut connection).poll_read(&mut Context::from_waker(&waker), &mut buf);
+        assert!(matches!(read, Poll::Ready(Ok(()))) && buf.filled() == HEAD);
+        let under_way = UnderWay::begin(&turn, Length::Bytes(0));
+        let before = wakes.0.load(Ordering::Relaxed);
+        drop(under_way);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), before + 1);
     }
 }
