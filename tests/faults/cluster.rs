@@ -22,7 +22,7 @@ const PATIENT: [(&str, &str); 1] = [("REQUEST_DEADLINE", "1m")];
 async fn assert_outages_are_waited_out(bring_down: fn(&Cluster)) {
     let cluster = Cluster::start("");
     let serve = Serve::start(&cluster.options(), &PATIENT);
-    let clients = Arc::new(Clients::new(&[serve.address]));
+    let clients = Arc::new(Clients::patient(&[serve.address]));
     let load = Load::start(&clients, 16);
     let outages = load::duration().as_secs().div_ceil(2);
     for _ in 0..outages {
@@ -102,7 +102,7 @@ async fn a_standby_replays_nothing_until_it_is_promoted() {
     drop(used_before(&primary, &keys).await);
     let proxy = Proxy::start(&primary.options()).await;
     let serve = Serve::start(&proxy.through(&primary.options()), &PATIENT);
-    let clients = Arc::new(Clients::new(&[serve.address]));
+    let clients = Arc::new(Clients::patient(&[serve.address]));
     for key in &keys[..4] {
         assert_eq!(clients.pay(key, crate::support::PAYMENT).await.status, 200);
     }

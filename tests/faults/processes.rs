@@ -95,7 +95,7 @@ async fn two_servers_that_both_get_each_request_create_one_payment() {
     let patient = [("IN_FLIGHT_WAIT", "1m"), ("REQUEST_DEADLINE", "2m")];
     let servers = [(); 2].map(|()| Serve::start(&database.options, &patient));
     let addresses = [servers[0].address, servers[1].address];
-    let clients = Arc::new(Clients::new(&addresses));
+    let clients = Arc::new(Clients::patient(&addresses));
     let begun = Instant::now();
     join_all((0..16).map(|client| {
         let clients = Arc::clone(&clients);
@@ -133,9 +133,9 @@ async fn a_frozen_server_delays_nobody_and_executes_nothing_twice_when_it_wakes(
     ] {
         let database = TestDatabase::create().await;
         let proxy = Proxy::start(&database.options).await;
-        let frozen = Serve::start(&proxy.through(&database.options), settings);
+        let mut frozen = Serve::start(&proxy.through(&database.options), settings);
         let healthy = Serve::start(&database.options, &[]);
-        let clients = Arc::new(Clients::new(&[healthy.address]));
+        let clients = Arc::new(Clients::patient(&[healthy.address]));
 
         proxy.arm(step, Fault::Hold);
         let to_frozen = tokio::spawn({

@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     ops::{Deref, DerefMut},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
@@ -38,24 +38,43 @@ pub fn payonce(arguments: &[&str]) -> Command {
 
 /// The program's exit code, standard output and standard error.
 pub fn run(command: &mut Command) -> (i32, String, String) {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    let pid = child.id();
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let output = receiver.recv_timeout(2 * PATIENCE).unwrap_or_else(|_| {
-        signal(pid, "KILL");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stdout = read_all(child.stdout.take().unwrap());
+    let stderr = read_all(child.stderr.take().unwrap());
+    let status = ended(&mut child, 2 * PATIENCE).unwrap_or_else(|| {
+        let _ = child.kill();
         panic!("still running after {:?}: {command:?}", 2 * PATIENCE);
     });
-    let output = output.unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    (status.code().unwrap_or(-1), stdout.join().unwrap(), stderr.join().unwrap())
 }
 
-/// Sends a signal, by the name that `kill` knows.
-fn signal(pid: u32, name: &str) {
-    let kill = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
-    assert!(kill.unwrap().success());
+fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Waits for the end of a child; `None` if it doesn't end within this time.
+fn ended(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    None
+}
+
+/// Sends a child a signal, by the name that `kill` knows. A child that has ended gets none: its process id may be
+/// another's by now.
+pub fn signal(child: &mut Child, name: &str) {
+    if child.try_wait().unwrap().is_none() {
+        let kill = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+    }
 }
 
 /// The `DATABASE_URL` of a database.
@@ -121,37 +140,46 @@ impl Process {
             if log.contains(text) {
                 return log;
             }
-            assert!(!ended, "it ended: {log}");
+            assert!(!ended, "it ended before it logged {text:?}");
             std::thread::sleep(PAUSE);
         }
-        panic!("{text:?} is not in the log: {}", self.log());
+        panic!("{text:?} is not in the log after {PATIENCE:?}");
     }
 
     /// Sends it a signal, by the name that `kill` knows.
-    pub fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
+    pub fn signal(&mut self, name: &str) {
+        signal(&mut self.child, name);
     }
 
     /// Waits for its end, and returns its exit status and its whole log.
     #[track_caller]
     pub fn wait(&mut self) -> (ExitStatus, String) {
-        let begun = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "still running after {PATIENCE:?}: {}", self.log());
-            std::thread::sleep(PAUSE);
-        };
+        let status = ended(&mut self.child, PATIENCE).expect("a process that ends");
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }
         (status, self.log())
     }
+
+    /// Prints its state and the end of its log, for a test that fails.
+    fn explain(&mut self) {
+        let status = match self.child.try_wait() {
+            Ok(None) => "running".to_owned(),
+            Ok(Some(status)) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(50)..].join("\n");
+        eprintln!("process {} ({status}) logged at last:\n{end}", self.child.id());
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.explain();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

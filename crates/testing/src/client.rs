@@ -27,10 +27,10 @@ pub struct Response {
 }
 
 impl Response {
-    /// Reads a response; `None` if the connection ends before its end.
-    pub async fn read(response: reqwest::Response) -> Option<Self> {
+    /// Reads a response; an error if the connection ends before its end.
+    pub async fn read(response: reqwest::Response) -> Result<Self, reqwest::Error> {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Some(Self { status, headers, body: response.text().await.ok()? })
+        Ok(Self { status, headers, body: response.text().await? })
     }
 
     /// The value of a header; empty if there is none.
@@ -135,9 +135,7 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Ok(Response::read(request.body(body.to_owned()).send().await?)
-            .await
-            .expect("a whole response"))
+        Response::read(request.body(body.to_owned()).send().await?).await
     }
 
     pub async fn get(&self, path: &str) -> Response {

@@ -2,7 +2,7 @@
 
 use std::{
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -101,13 +101,12 @@ impl Cluster {
 
     /// Kills its first process, and what that leaves behind.
     pub fn kill(&self) {
-        let pid_file = std::fs::read_to_string(format!("{}/postmaster.pid", self.data())).unwrap();
-        let pid = pid_file.lines().next().unwrap();
+        let pid = self.postmaster().expect("a server that runs");
         let children =
-            Command::new("ps").args(["-o", "pid=", "--ppid", pid]).output().unwrap().stdout;
+            Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output().unwrap().stdout;
         let mut kill = Command::new("kill");
         let children = String::from_utf8(children).unwrap();
-        kill.args(["-KILL", pid]).args(children.split_whitespace());
+        kill.args(["-KILL", &pid]).args(children.split_whitespace());
         // A child may have ended by itself meanwhile.
         let _ = kill.stderr(Stdio::null()).status().unwrap();
         // The last of them lets go of the shared memory, without which no server starts again.
@@ -115,13 +114,22 @@ impl Cluster {
             Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().unwrap().success()
         };
         let begun = Instant::now();
-        for pid in children.split_whitespace().chain([pid]) {
+        for pid in children.split_whitespace().chain([pid.as_str()]) {
             while alive(pid) {
                 let waited = begun.elapsed();
                 assert!(waited < PATIENCE, "{pid} outlives its kill");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+    }
+
+    /// The id of its first process, if that runs. A killed server leaves the file with its id, and the id may be
+    /// another process's by now.
+    fn postmaster(&self) -> Option<String> {
+        let file = std::fs::read_to_string(format!("{}/postmaster.pid", self.data())).ok()?;
+        let pid = file.lines().next()?;
+        let ps = Command::new("ps").args(["-o", "args=", "-p", pid]).output().unwrap().stdout;
+        String::from_utf8_lossy(&ps).contains(&self.data()).then(|| pid.to_owned())
     }
 
     /// Makes a standby a primary.
@@ -175,7 +183,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if Path::new(&format!("{}/postmaster.pid", self.data())).exists() {
+        if self.postmaster().is_some() {
             self.kill();
         }
         let _ = std::fs::remove_dir_all(&self.folder);

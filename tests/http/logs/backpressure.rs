@@ -3,13 +3,13 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, Stdio},
     sync::{Arc, Mutex},
 };
 
 use payonce_testing::{
     PAYMENT, TestDatabase,
-    binary::{Serve, payonce, url},
+    binary::{Serve, payonce, signal, url},
     client::{Client, Wire},
     wait::{eventually, until},
 };
@@ -79,9 +79,8 @@ impl Unread {
         log
     }
 
-    fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    fn terminate(&mut self) {
+        signal(&mut self.child, "TERM");
     }
 
     async fn ends(&mut self) {
