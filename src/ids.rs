@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use crate::idempotency::AccountId;
+
 macro_rules! ids {
     ($($(#[$doc:meta])+ $name:ident)+) => {$(
         $(#[$doc])+
@@ -44,8 +46,6 @@ macro_rules! ids {
 }
 
 ids! {
-    /// An account.
-    AccountId
     /// A payment, and the execution that created it.
     PaymentId
     /// A refund, and the execution that created it.
@@ -54,9 +54,4 @@ ids! {
     ExecutionId
     /// A webhook endpoint, and the execution that created it.
     EndpointId
-}
-
-impl AccountId {
-    /// The account of anonymous requests.
-    pub const DEFAULT: Self = Self(Uuid::nil());
 }

@@ -65,7 +65,7 @@ pub(super) async fn key(
     if matches!(command, KeyCommand::Void(_)) {
         void(settings, options, account_id, key.clone()).await?;
     }
-    let key_hash = key.hash_in(account_id.into());
+    let key_hash = key.hash_in(account_id);
     let key_ttl = settings.idempotency_key_ttl.0;
     let shown = keys::look_up(&mut conn, account_id, key, key_ttl, VOIDING).await?;
     conn.close().await?;
@@ -109,7 +109,7 @@ async fn void(
 ) -> Result<(), CommandError> {
     let settings = idempotency::Settings { committers: 1, ..settings.idempotency() };
     let engine = Engine::start(&db::named(options.clone(), "payonce"), &settings).await?;
-    let outcome = engine.void(account_id.into(), key).await;
+    let outcome = engine.void(account_id, key).await;
     engine.close(settings.request_deadline).await;
     if outcome? == Outcome::InFlight { Err(CommandError::InFlight) } else { Ok(()) }
 }

@@ -93,7 +93,7 @@ impl IdempotentRequest {
     ) -> Result<HttpResponse, Problem> {
         let command = read(&self.body)?;
         let Caller { account_id } = self.caller;
-        let result = state.engine.submit(account_id.into(), self.key.clone(), command).await;
+        let result = state.engine.submit(account_id, self.key.clone(), command).await;
         self.note_outcome(&result);
         match result? {
             Outcome::New { response, replayable_until, .. } => {

@@ -40,8 +40,7 @@ pub(super) fn write(response: &ServiceResponse, context: &RequestContext, began:
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let request_id = problem.map_or(context.id, |problem| problem.instance);
     let route = request.match_pattern();
-    let key_hash =
-        key.as_ref().zip(*account_id).map(|((key, _), account)| key.hash_in(account.into()));
+    let key_hash = key.as_ref().zip(*account_id).map(|((key, _), account)| key.hash_in(account));
     // A request with a missing or invalid key has no outcome.
     let outcome = outcome
         .map(KeyedOutcome::as_str)

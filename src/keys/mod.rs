@@ -175,7 +175,7 @@ pub async fn void(
     let deadline = Instant::now() + state.request_deadline;
     read_nothing(request.body())?;
     let Caller { account_id } = request.caller();
-    let voided = state.engine.void(account_id.into(), request.key().clone()).await;
+    let voided = state.engine.void(account_id, request.key().clone()).await;
     request.note_outcome(&voided);
     if voided? == Outcome::InFlight {
         return Err(Kind::KeyInFlight.into());
@@ -217,7 +217,7 @@ pub async fn look_up(
     key_ttl: Option<Duration>,
     voiding: &str,
 ) -> Result<Shown, sqlx::Error> {
-    let shown = match Record::find(conn, account_id.into(), key, key_ttl).await? {
+    let shown = match Record::find(conn, account_id, key, key_ttl).await? {
         Some(record) => known(conn, account_id, record).await?,
         None => Shown::new(State::Unknown, None),
     };

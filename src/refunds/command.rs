@@ -97,7 +97,7 @@ impl BatchCommand for CreateRefund {
         let mut responses = Vec::with_capacity(batch.len());
         for BatchEntry { execution, command } in batch {
             let CreateRefund { transaction_id, wanted } = **command;
-            let account_id = execution.account_id.into();
+            let account_id = execution.account_id;
             let payment = payments.get_mut(&(account_id, transaction_id));
             let refund = payment.ok_or_else(no_such_payment).and_then(|payment| {
                 let amount = payment.refund(wanted).map_err(Refusal::problem)?;

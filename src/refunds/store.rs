@@ -39,7 +39,7 @@ pub(super) async fn lock(
              FOR NO KEY UPDATE
          ) AS payment",
     )
-    .bind(batch.iter().map(|one| AccountId::from(one.execution.account_id)).collect::<Vec<_>>())
+    .bind(batch.iter().map(|one| one.execution.account_id).collect::<Vec<_>>())
     .bind(batch.iter().map(|one| one.command.transaction_id).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;

@@ -3,11 +3,10 @@
 #![expect(clippy::print_stdout, reason = "an example")]
 
 use payonce_idempotency::{
-    Command, Engine, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome, Response,
-    Settings, migrate,
+    AccountId, Command, Engine, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome,
+    Response, Settings, migrate,
 };
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use uuid::Uuid;
 
 /// Greets a person, by name.
 struct Greet {
@@ -47,7 +46,7 @@ pub(crate) async fn run(options: &PgConnectOptions) -> Result<(), Box<dyn std::e
     let key = IdempotencyKey::parse(b"8e03978e-40d5-43dd-bc93-6894a57f9324")?;
     for _attempt in 1..=2 {
         let greet = Greet { name: "Ada".to_owned() };
-        match engine.submit(Uuid::nil(), key.clone(), greet).await? {
+        match engine.submit(AccountId::DEFAULT, key.clone(), greet).await? {
             Outcome::New { response, .. } => println!("executed: {:?}", response.body()),
             Outcome::Replay { response, .. } => println!("replayed: {:?}", response.body()),
             Outcome::Reused { fields } => println!("the key was used with other {fields:?}"),

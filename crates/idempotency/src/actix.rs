@@ -5,8 +5,7 @@
 //!
 //! ```
 //! use actix_web::web;
-//! use payonce_idempotency::{Command, Engine, Failure, IdempotencyKey, Outcome};
-//! use uuid::Uuid;
+//! use payonce_idempotency::{AccountId, Command, Engine, Failure, IdempotencyKey, Outcome};
 //!
 //! async fn handler<C: Command>(
 //!     key: IdempotencyKey,
@@ -16,7 +15,7 @@
 //! where
 //!     C: Clone,
 //! {
-//!     engine.submit(Uuid::nil(), key, command.into_inner()).await
+//!     engine.submit(AccountId::DEFAULT, key, command.into_inner()).await
 //! }
 //! ```
 

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::Error;
+use super::{AccountId, Error};
 
 /// The code of an application's type of event. It is stored: never change one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,18 +27,17 @@ impl EventCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
     /// The account of the key.
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     /// The execution's id.
     pub execution_id: Uuid,
     /// The type of its event.
     pub event: EventCode,
 }
 
-/// Announces executions in the caller's transaction: one row, whatever their number, and none for none.
+/// Announces executions in the caller's transaction. Inserts one row, whatever their number, and none for none.
 ///
-/// **Call it last, immediately before COMMIT**, and outside of savepoints. Announcements are passed on in the order
-/// of their ids, and this statement draws the id. So events about a row are in the order in which they were decided
-/// if the transaction has locked the row before.
+/// **Call it last, immediately before COMMIT.** This statement draws the id of the announcement, and events have the
+/// order of these ids. Events about the same row then have the order in which its lock was held.
 ///
 /// # Errors
 /// When the database fails, or a trigger drops the row. Roll the transaction back.

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Error, EventCode, fingerprint::Fingerprint, insert::Insert, operation::Operation,
+    AccountId, Error, EventCode, fingerprint::Fingerprint, insert::Insert, operation::Operation,
     response::Response,
 };
 
@@ -124,8 +124,8 @@ pub struct Execution {
     /// A UUIDv7: the id of what the execution creates. Rows that have it as their primary key are inserted at the
     /// right-hand edge of the index.
     pub id: Uuid,
-    /// The account of the key; the nil UUID where there are no accounts.
-    pub account_id: Uuid,
+    /// The account of the key.
+    pub account_id: AccountId,
 }
 
 /// A command in a batch, with its execution.

@@ -13,10 +13,10 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
-use uuid::Uuid;
 
 use super::{
-    BatchCommand, Failure, IdempotencyKey, InvalidSettings, Outcome, Settings, UnfitServer,
+    AccountId, BatchCommand, Failure, IdempotencyKey, InvalidSettings, Outcome, Settings,
+    UnfitServer,
     committer::{Connector, committer},
     execution_id,
     key::ScopedKey,
@@ -127,7 +127,7 @@ impl Engine {
     /// A [`Failure`] is never stored: the same request with the same key may be sent again.
     pub async fn submit<C: BatchCommand>(
         &self,
-        account_id: Uuid,
+        account_id: AccountId,
         key: IdempotencyKey,
         command: C,
     ) -> Result<Outcome, Failure> {
@@ -144,7 +144,7 @@ impl Engine {
 
     async fn answer<C: BatchCommand>(
         &self,
-        account_id: Uuid,
+        account_id: AccountId,
         key: IdempotencyKey,
         command: C,
     ) -> Result<Outcome, Failure> {
@@ -189,7 +189,11 @@ impl Engine {
     ///
     /// # Errors
     /// As those of [`submit`](Self::submit).
-    pub async fn void(&self, account_id: Uuid, key: IdempotencyKey) -> Result<Outcome, Failure> {
+    pub async fn void(
+        &self,
+        account_id: AccountId,
+        key: IdempotencyKey,
+    ) -> Result<Outcome, Failure> {
         self.submit(account_id, key, Void).await
     }
 

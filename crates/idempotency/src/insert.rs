@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Encode, PgConnection, Postgres, Type};
 use uuid::Uuid;
 
-use super::{response::Response, sql::Columns};
+use super::{AccountId, response::Response, sql::Columns};
 
 /// The effect of a batch of commands as one INSERT, with the responses to them.
 ///
@@ -69,7 +69,7 @@ impl Insert {
         self,
         conn: &mut PgConnection,
         ids: Vec<Uuid>,
-        accounts: Vec<Uuid>,
+        accounts: Vec<AccountId>,
     ) -> Result<Vec<Response>, sqlx::Error> {
         let mut this = self.complete(ids.len())?;
         let wanted = u64::try_from(ids.len()).ok();

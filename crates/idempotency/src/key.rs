@@ -4,7 +4,8 @@ use std::{fmt, sync::Arc};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-use uuid::Uuid;
+
+use super::AccountId;
 
 /// A valid idempotency key: 1 to 255 printable ASCII characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +89,7 @@ impl IdempotencyKey {
     /// A hash that identifies this key of an account in logs, without the key itself.
     /// The first 8 bytes of SHA-256 over the account's 16 bytes and the key, in hex.
     #[must_use]
-    pub fn hash_in(&self, account_id: Uuid) -> String {
+    pub fn hash_in(&self, account_id: AccountId) -> String {
         ScopedKey { account_id, key: self.clone() }.to_string()
     }
 
@@ -113,7 +114,7 @@ impl fmt::Debug for IdempotencyKey {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ScopedKey {
     pub(super) key: IdempotencyKey,
-    pub(super) account_id: Uuid,
+    pub(super) account_id: AccountId,
 }
 
 impl ScopedKey {
@@ -182,15 +183,17 @@ mod tests {
 
     #[test]
     fn no_key_shows_in_debug_or_in_a_log() {
-        let key =
-            ScopedKey { account_id: Uuid::nil(), key: IdempotencyKey::parse(b"secret").unwrap() };
+        let key = ScopedKey {
+            account_id: AccountId::DEFAULT,
+            key: IdempotencyKey::parse(b"secret").unwrap(),
+        };
         assert!(!format!("{key:?} {key}").contains("secret"));
     }
 
     #[test]
     fn the_lock_number_never_changes() {
         let key = ScopedKey {
-            account_id: Uuid::nil(),
+            account_id: AccountId::DEFAULT,
             key: IdempotencyKey::parse(b"12345-unique-key").unwrap(),
         };
         assert_eq!(key.to_string(), "6a5ec7886aa9cb59");

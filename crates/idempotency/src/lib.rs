@@ -12,6 +12,7 @@
 //! - `sweeper`: deletes what has expired
 //! - `observer`: hears what the engine does
 
+mod account_id;
 #[cfg(feature = "actix")]
 pub mod actix;
 mod announcement;
@@ -35,6 +36,7 @@ mod settings;
 mod sql;
 mod sweeper;
 
+pub use account_id::AccountId;
 pub use announcement::{Announced, EventCode, announce};
 pub use command::{BatchCommand, BatchEntry, Command, Execution};
 pub use committer::{UnfitServer, unsafe_setting};

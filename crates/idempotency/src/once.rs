@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
-use uuid::Uuid;
 
 use super::{
-    Error, Execution, Fingerprint, IdempotencyKey, Outcome, Response, execution_id,
+    AccountId, Error, Execution, Fingerprint, IdempotencyKey, Outcome, Response, execution_id,
     key::ScopedKey,
     sql::{self, Claim, Stored},
 };
@@ -41,14 +40,16 @@ const LONGEST_AGE: Duration = Duration::from_mins(30);
 /// of `execute` rolls back to where `once` began, key included, and leaves the transaction usable. Keys are shared
 /// with an [`Engine`](super::Engine) on the same tables.
 ///
-/// ```
-/// use payonce_idempotency::{Error, Fingerprint, IdempotencyKey, Lifetimes, Operation, Outcome, Response, once};
-/// use sqlx::PgPool;
-/// use uuid::Uuid;
+/// `once` announces nothing, because the caller may take further locks after it. To announce an
+/// [`Outcome::New`] of success, call [`announce`](super::announce) last.
 ///
+/// ```
+/// use payonce_idempotency::{AccountId, Error, Fingerprint, IdempotencyKey, Lifetimes, Operation, Outcome, Response, once};
+/// use sqlx::PgPool;
+/// ///
 /// const GREET: Operation = Operation::new("greet");
 ///
-/// async fn greet(pool: &PgPool, account: Uuid, key: IdempotencyKey, name: &str) -> Result<Outcome, Error> {
+/// async fn greet(pool: &PgPool, account: AccountId, key: IdempotencyKey, name: &str) -> Result<Outcome, Error> {
 ///     let fingerprint = Fingerprint::of(GREET).field("name", name.as_bytes());
 ///     let mut tx = pool.begin().await?;
 ///     let outcome = once(&mut tx, account, key, &fingerprint, Lifetimes::default(), async |execution, conn| {
@@ -66,7 +67,7 @@ const LONGEST_AGE: Duration = Duration::from_mins(30);
 /// Those of `execute` and of the database. After any of them the same request may be sent again.
 pub async fn once(
     tx: &mut Transaction<'_, Postgres>,
-    account_id: Uuid,
+    account_id: AccountId,
     key: IdempotencyKey,
     fingerprint: &Fingerprint,
     kept: Lifetimes,

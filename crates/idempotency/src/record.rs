@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Command, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome, Response,
-    key::ScopedKey, sql,
+    AccountId, Command, Error, Execution, Fingerprint, IdempotencyKey, Operation, Outcome,
+    Response, key::ScopedKey, sql,
 };
 
 /// The record of a used key.
@@ -53,7 +53,7 @@ impl Record {
     /// When the database fails.
     pub async fn find(
         conn: &mut PgConnection,
-        account_id: Uuid,
+        account_id: AccountId,
         key: IdempotencyKey,
         key_ttl: Option<Duration>,
     ) -> Result<Option<Self>, Error> {

@@ -9,12 +9,11 @@
 use std::time::Duration;
 
 use payonce_idempotency::{
-    Engine, Error, Execution, Fingerprint, IdempotencyKey, Lifetimes, Operation, Outcome, Response,
-    Settings, migrate, once,
+    AccountId, Announced, Engine, Error, EventCode, Execution, Fingerprint, IdempotencyKey,
+    Lifetimes, Operation, Outcome, Response, Settings, announce, migrate, once,
 };
 use payonce_testing::TestDatabase;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
-use uuid::Uuid;
 
 const ADD: Operation = Operation::new("add");
 
@@ -49,7 +48,7 @@ async fn add(
     kept: Lifetimes,
 ) -> Result<Outcome, Error> {
     let add = async |execution, conn: &mut PgConnection| insert(execution, number, conn).await;
-    once(tx, Uuid::nil(), key(), &fingerprint(number), kept, add).await
+    once(tx, AccountId::DEFAULT, key(), &fingerprint(number), kept, add).await
 }
 
 async fn added(database: &TestDatabase, number: i64) -> Outcome {
@@ -99,7 +98,8 @@ async fn an_error_frees_the_key_and_leaves_the_transaction_usable() {
         Ok(Response::new(201, ""))
     };
     let kept = Lifetimes::default();
-    let failed = once(&mut tx, Uuid::nil(), key(), &fingerprint(1), kept, fail).await.unwrap_err();
+    let failed =
+        once(&mut tx, AccountId::DEFAULT, key(), &fingerprint(1), kept, fail).await.unwrap_err();
     assert!(matches!(&failed, Error::Database(_)) && failed.to_string().contains("by zero"));
     assert!(std::error::Error::source(&failed).is_some());
     sqlx::query("CREATE TABLE own ()").execute(&mut *tx).await.unwrap();
@@ -138,16 +138,32 @@ async fn an_engine_on_the_same_tables_knows_the_key() {
     let database = database().await;
     added(&database, 1).await;
     let engine = Engine::start(&database.options, &Settings::default()).await.unwrap();
-    let voided = engine.void(Uuid::nil(), key()).await.unwrap();
+    let voided = engine.void(AccountId::DEFAULT, key()).await.unwrap();
     assert_eq!(voided, Outcome::Reused { fields: vec!["operation"] });
     let other = IdempotencyKey::parse(b"other").unwrap();
-    engine.void(Uuid::nil(), other.clone()).await.unwrap();
+    engine.void(AccountId::DEFAULT, other.clone()).await.unwrap();
     let mut conn = database.connect().await;
     let mut tx = conn.begin().await.unwrap();
     let add = async |execution, conn: &mut PgConnection| insert(execution, 1, conn).await;
     let kept = Lifetimes::default();
-    let outcome = once(&mut tx, Uuid::nil(), other, &fingerprint(1), kept, add).await.unwrap();
+    let outcome =
+        once(&mut tx, AccountId::DEFAULT, other, &fingerprint(1), kept, add).await.unwrap();
     assert_eq!(outcome, Outcome::Voided);
+}
+
+#[tokio::test]
+async fn its_caller_announces_the_execution_last() {
+    let database = database().await;
+    let mut conn = database.connect().await;
+    let mut tx = conn.begin().await.unwrap();
+    let outcome = add(&mut tx, 1, Lifetimes::default()).await.unwrap();
+    let Outcome::New { execution_id, .. } = outcome else { panic!("the key is new") };
+    let (account_id, event) = (AccountId::DEFAULT, EventCode::new(1));
+    announce(&mut tx, &[Announced { account_id, execution_id, event }]).await.unwrap();
+    tx.commit().await.unwrap();
+    let announced =
+        "SELECT count(*) FROM announcements JOIN numbers ON execution_ids = ARRAY[numbers.id]";
+    assert_eq!(database.number(announced).await, 1);
 }
 
 #[tokio::test]
@@ -173,7 +189,7 @@ async fn migrating_again_changes_nothing_and_other_migrations_have_their_own_tab
     migrate(&mut database.connect().await).await.unwrap();
     assert!(matches!(added(&database, 1).await, Outcome::Replay { .. }));
     let applied = "SELECT count(*) FROM _idempotency_migrations";
-    assert_eq!(database.number(applied).await, 1);
+    assert_eq!(database.number(applied).await, 2);
     let sqlx = "SELECT count(*) FROM pg_class WHERE relname = '_sqlx_migrations'";
     assert_eq!(database.number(sqlx).await, 0);
 }

@@ -11,12 +11,11 @@ use std::{env, error::Error as StdError};
 use actix_web::{App, HttpServer, web};
 use log::info;
 use payonce_idempotency::{
-    Command, Engine, Error, Execution, Failure, Fingerprint, IdempotencyKey, Operation, Outcome,
-    Response, Settings, migrate,
+    AccountId, Command, Engine, Error, Execution, Failure, Fingerprint, IdempotencyKey, Operation,
+    Outcome, Response, Settings, migrate,
 };
 use serde::Deserialize;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use uuid::Uuid;
 
 /// One redemption of a coupon by a customer.
 struct Redeem {
@@ -71,7 +70,7 @@ async fn redeem(
 ) -> Result<Outcome, Failure> {
     let command = Redeem { code: code.into_inner(), customer: body.into_inner().customer };
     // Everybody shares the nil account here. Where clients authenticate, each has its own.
-    engine.submit(Uuid::nil(), key, command).await
+    engine.submit(AccountId::DEFAULT, key, command).await
 }
 
 #[actix_web::main]

@@ -89,11 +89,11 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
-    use crate::IdempotencyKey;
+    use crate::{AccountId, IdempotencyKey};
 
     fn key(name: &str) -> ScopedKey {
         let key = IdempotencyKey::parse(name.as_bytes()).unwrap();
-        ScopedKey { account_id: Uuid::nil(), key }
+        ScopedKey { account_id: AccountId::DEFAULT, key }
     }
 
     #[test]

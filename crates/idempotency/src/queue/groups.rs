@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use uuid::Uuid;
-
 use super::{
     fair::FairQueue,
     submission::{Stage, Submission},
 };
-use crate::key::ScopedKey;
+use crate::{AccountId, key::ScopedKey};
 
 /// A key in the queue, and the requests that have it.
 pub(super) struct Group {
@@ -33,8 +31,8 @@ pub(super) struct Share {
 #[derive(Default)]
 pub(super) struct Groups {
     by_key: HashMap<ScopedKey, Group>,
-    waiting: FairQueue<Uuid, ScopedKey>,
-    shares: HashMap<Uuid, Share>,
+    waiting: FairQueue<AccountId, ScopedKey>,
+    shares: HashMap<AccountId, Share>,
     next: u64,
 }
 
@@ -54,7 +52,7 @@ impl Groups {
         self.by_key.is_empty()
     }
 
-    pub(super) fn share(&self, account_id: Uuid) -> Share {
+    pub(super) fn share(&self, account_id: AccountId) -> Share {
         self.shares.get(&account_id).copied().unwrap_or_default()
     }
 
@@ -138,7 +136,7 @@ impl Groups {
         stage
     }
 
-    fn forget_copy(&mut self, account_id: Uuid) {
+    fn forget_copy(&mut self, account_id: AccountId) {
         if let Some(share) = self.shares.get_mut(&account_id) {
             share.copies -= 1;
         }

@@ -180,7 +180,7 @@ pub(super) mod tests {
         let key = IdempotencyKey::parse(key.as_bytes()).unwrap();
         let (reply, caller) = oneshot::channel();
         let submission = Submission {
-            scope: ScopedKey { account_id: Uuid::from_u128(account), key },
+            scope: ScopedKey { account_id: Uuid::from_u128(account).into(), key },
             lock_number: 0,
             execution_id: Uuid::now_v7(),
             operation: Operation::VOID.as_str(),

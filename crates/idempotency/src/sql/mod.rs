@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{Operation, Record, RecordState, Response, key::ScopedKey};
+use crate::{AccountId, Operation, Record, RecordState, Response, key::ScopedKey};
 
 pub(crate) use columns::Columns;
 
@@ -228,7 +228,7 @@ fn response(row: &PgRow, execution_id: Uuid) -> Result<Option<Response>, sqlx::E
 /// A response to store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stored<'a> {
-    pub(crate) account_id: Uuid,
+    pub(crate) account_id: AccountId,
     pub(crate) execution_id: Uuid,
     pub(crate) response: &'a Response,
 }
@@ -276,6 +276,6 @@ pub(crate) async fn waits_for_standby(
 }
 
 /// The accounts and the keys.
-fn by_column<'a>(scopes: &[&'a ScopedKey]) -> (Vec<Uuid>, Vec<&'a str>) {
+fn by_column<'a>(scopes: &[&'a ScopedKey]) -> (Vec<AccountId>, Vec<&'a str>) {
     scopes.iter().map(|scope| (scope.account_id, scope.key.as_str())).unzip()
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use payonce_idempotency::{
-    Announced, Command, Error, EventCode, Execution, Failure, Fingerprint, Operation, Response,
-    Settings, announce,
+    AccountId, Announced, Command, Error, EventCode, Execution, Failure, Fingerprint, Operation,
+    Response, Settings, announce,
 };
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -46,7 +46,7 @@ async fn executions_with_success_are_announced_once_in_their_transaction_and_not
     for settings in shapes() {
         let layer = start(&settings).await;
         let label = async |number: u128, name: String, status| {
-            let account = Uuid::from_u128(number % 3);
+            let account = Uuid::from_u128(number % 3).into();
             layer.engine.submit(account, key(&name), Labelled(status)).await
         };
         assert!(is_new(&label(0, "used".to_owned(), 201).await));
@@ -57,7 +57,7 @@ async fn executions_with_success_are_announced_once_in_their_transaction_and_not
         );
         let quiet = join(layer.run("o", Other(INSERT_OTHERS)), layer.submit("no", Act::Refuse));
         let replay = label(0, "used".to_owned(), 201);
-        let void = layer.engine.void(Uuid::nil(), key("void"));
+        let void = layer.engine.void(AccountId::DEFAULT, key("void"));
         let submitted = async { tokio::join!(labels, refusals, effects, quiet, replay, void) };
         let (labels, refusals, effects, quiet, replay, void) = layer.together(submitted).await;
         assert!(labels.iter().chain(&refusals).chain(&effects).all(is_new));
@@ -90,7 +90,7 @@ async fn a_batch_of_one_account_and_type_stores_both_once() {
     for settings in &shapes()[..2] {
         let layer = start(settings).await;
         let label = async |account, name: String| {
-            layer.engine.submit(Uuid::from_u128(account), key(&name), Labelled(201)).await
+            layer.engine.submit(Uuid::from_u128(account).into(), key(&name), Labelled(201)).await
         };
         layer.together(join_all((0..9).map(|number| label(7, format!("a-{number}"))))).await;
         layer.together(join_all((0..9).map(|number| label(number, format!("b-{number}"))))).await;
@@ -192,7 +192,7 @@ async fn a_transaction_of_the_applications_own_announces_in_the_same_table() {
     let layer = Layer::start().await;
     let mut conn = layer.database.connect().await;
     let announced = |account, execution, code| Announced {
-        account_id: Uuid::from_u128(account),
+        account_id: Uuid::from_u128(account).into(),
         execution_id: Uuid::from_u128(execution),
         event: EventCode::new(code),
     };

@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{join, join_all, join3};
-use payonce_idempotency::{Event, Failure, Observer, Settings, Step};
+use payonce_idempotency::{AccountId, Event, Failure, Observer, Settings, Step};
 use payonce_testing::database::take_lock;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::{sync::Notify, time::Instant};
-use uuid::Uuid;
 
 use crate::{
     commands::{Act, Effect, Gate},
@@ -62,7 +61,7 @@ async fn closing_takes_no_longer_than_it_may() {
     let gate: &'static Gate = Box::leak(Box::default());
     let engine = layer.engine.clone();
     let stuck = tokio::spawn(async move {
-        engine.submit(Uuid::nil(), key("stuck"), Effect(Act::Hold(gate))).await
+        engine.submit(AccountId::DEFAULT, key("stuck"), Effect(Act::Hold(gate))).await
     });
     gate.entered().await;
     let begun = Instant::now();

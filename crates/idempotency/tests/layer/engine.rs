@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join;
 use payonce_idempotency::{
-    BatchCommand, Engine, Failure, IdempotencyKey, Observer, Outcome, Settings, migrate,
+    AccountId, BatchCommand, Engine, Failure, IdempotencyKey, Observer, Outcome, Settings, migrate,
 };
 use payonce_testing::TestDatabase;
 use sqlx::postgres::PgConnectOptions;
@@ -84,7 +84,7 @@ impl Layer {
 
     /// Submits a command of any type.
     pub async fn run<C: BatchCommand>(&self, name: &str, command: C) -> Result<Outcome, Failure> {
-        self.engine.submit(Uuid::nil(), key(name), command).await
+        self.engine.submit(AccountId::DEFAULT, key(name), command).await
     }
 
     /// Has a command executed until it is released: what is submitted meanwhile waits.
@@ -92,7 +92,7 @@ impl Layer {
         let gate: &'static Gate = Box::leak(Box::default());
         let (key, engine) = (key(&Uuid::now_v7().to_string()), self.engine.clone());
         let task = tokio::spawn(async move {
-            engine.submit(Uuid::nil(), key, Effect(Act::Hold(gate))).await.unwrap();
+            engine.submit(AccountId::DEFAULT, key, Effect(Act::Hold(gate))).await.unwrap();
         });
         gate.entered().await;
         Held { gate, task }

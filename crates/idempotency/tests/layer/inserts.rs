@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join3;
-use payonce_idempotency::{Failure, Outcome, Settings};
+use payonce_idempotency::{AccountId, Failure, Outcome, Settings};
 use uuid::Uuid;
 
 use crate::{
@@ -57,7 +57,7 @@ async fn an_insert_has_its_own_columns_however_it_is_run() {
         let layer = Layer::start_with(Settings { key_ttl, ..Settings::default() }).await;
         let table = "CREATE TABLE labels (id uuid PRIMARY KEY, account uuid, key text, status int)";
         layer.database.execute(table).await;
-        let account = Uuid::now_v7();
+        let account = AccountId::from(Uuid::now_v7());
         let submit = |name: &str, status| layer.engine.submit(account, key(name), Labelled(status));
         // Its key comes before the others'.
         for number in 0..used_before {

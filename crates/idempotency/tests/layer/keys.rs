@@ -31,8 +31,10 @@ async fn a_key_of_one_operation_is_reused_by_another() {
 async fn keys_of_different_accounts_never_meet() {
     let layer = Layer::start().await;
     for account in 0..3 {
-        let outcome =
-            layer.engine.submit(Uuid::from_u128(account), key("k"), Effect(Act::Succeed)).await;
+        let outcome = layer
+            .engine
+            .submit(Uuid::from_u128(account).into(), key("k"), Effect(Act::Succeed))
+            .await;
         assert!(is_new(&outcome));
     }
     assert_eq!(layer.effects().await, 3);
