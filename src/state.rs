@@ -8,6 +8,7 @@ use crate::{
     accounts::{Authenticator, Directory},
     config::{Settings, Switch},
     db::{self, Needs, Reads},
+    events::Wakes,
     health::{Readiness, Stopping},
     http::{idempotent::ReplayStatus, middleware::BodyLimits},
     idempotency::{Engine, UnfitServer},
@@ -30,6 +31,8 @@ pub struct AppState {
     pub readiness: Readiness,
     /// True if the server is stopping.
     pub stopping: Stopping,
+    /// Wakes those who wait for events.
+    pub wakes: Wakes,
     /// The counters.
     pub metrics: Metrics,
     /// Who may read the counters.
@@ -78,6 +81,7 @@ impl AppState {
             authenticator: Authenticator::new(directory, settings.anonymous_access, deadline),
             readiness: Readiness::new(options, deadline / 2, needs),
             stopping: Stopping::default(),
+            wakes: Wakes::default(),
             metrics,
             metrics_access: Access::new(settings),
             keyring: settings.webhook_secret.clone(),

@@ -5,7 +5,9 @@ mod event_type;
 pub mod page;
 mod render;
 mod store;
+mod wakes;
 
 pub use event::{Event, EventId, Occurrence, Position};
 pub use event_type::EventType;
 pub use render::{VERSION, render};
+pub use wakes::{Subscription, Wakes};
