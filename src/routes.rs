@@ -9,7 +9,7 @@ use actix_web::{
 };
 
 use crate::{
-    health,
+    events, health,
     http::problem::{self, Kind, Problem},
     keys, metrics,
     openapi::{self, part::Part},
@@ -18,9 +18,10 @@ use crate::{
 };
 
 /// The description of each feature's operations, which stands in the feature's folder.
-pub(crate) const DESCRIBED: [Part; 7] = [
+pub(crate) const DESCRIBED: [Part; 8] = [
     payments::openapi::PART,
     refunds::openapi::PART,
+    events::openapi::PART,
     keys::openapi::PART,
     problem::openapi::PART,
     health::openapi::PART,
@@ -43,6 +44,7 @@ pub fn configure(routes: &mut ServiceConfig) {
             resource("/payment/{transaction_id}/refund", "POST")
                 .route(web::post().to(refunds::http::create)),
         )
+        .service(resource("/events", "GET, HEAD").route(get(events::http::list)))
         .service(resource("/idempotency-key", "GET, HEAD").route(get(keys::show)))
         .service(resource("/idempotency-key/void", "POST").route(web::post().to(keys::void)))
         .service(resource("/idempotency-policy", "GET, HEAD").route(get(keys::policy::show)))

@@ -2,7 +2,11 @@
 
 mod event;
 mod event_type;
+pub mod feed;
+pub mod http;
+pub(crate) mod openapi;
 pub mod page;
+mod query;
 mod render;
 mod store;
 mod wakes;

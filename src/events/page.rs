@@ -42,6 +42,16 @@ pub enum Gone {
     },
 }
 
+impl Gone {
+    /// The position of the newest event.
+    #[must_use]
+    pub fn last_position(self) -> Position {
+        match self {
+            Self::Expired { last_position, .. } | Self::Rewound { last_position } => last_position,
+        }
+    }
+}
+
 /// Reads the events of an account after a position: at most `limit`, and only those of `types` if any are given.
 ///
 /// # Errors

@@ -69,6 +69,15 @@ impl<'a> Fields<'a> {
         expected: &str,
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<Option<T>> {
+        self.optional_or(name, |value| read(value).ok_or_else(|| format!("expected {expected}")))
+    }
+
+    /// As [`optional`](Self::optional), with an error that `read` words.
+    pub fn optional_or<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Option<T>> {
         self.names.push(name);
         let named: Vec<Cow<'a, str>> = self
             .unread
@@ -78,8 +87,8 @@ impl<'a> Fields<'a> {
         match named.as_slice() {
             [] => Some(None),
             [value] => match read(value) {
-                None => self.wrong(name, &format!("expected {expected}")),
-                right => Some(right),
+                Err(error) => self.wrong(name, &error),
+                Ok(right) => Some(Some(right)),
             },
             [..] => self.wrong(name, "repeated; expected once"),
         }

@@ -141,7 +141,7 @@ fn examples() -> Value {
             "responses_replayable_seconds": 86400, "keys_kept_seconds": null, "replay_header": "Idempotent-Replayed",
             "replay_status_of_201": 200, "in_flight_wait_seconds": 2, "request_deadline_seconds": 10,
             "max_body_bytes": 16384, "retry": {
-                "same_request": [408, 409, 429, 500, 503], "corrected_request": [400, 401, 404, 413, 415],
+                "same_request": [408, 409, 429, 500, 503], "corrected_request": [400, 401, 404, 410, 413, 415],
                 "new_key": [402, 404, 410], "none": [404, 405, 410, 422]
             },
             "detail": "Send 1 to 255 printable ASCII characters in Idempotency-Key: …"

@@ -61,6 +61,7 @@ fn openapi() -> Value {
         "servers": [{ "url": "/" }],
         "tags": [
             { "name": "payments", "description": "Create, refund and read payments." },
+            { "name": "events", "description": "Read what happened, in order and without gaps." },
             { "name": "keys", "description": "Look up and void keys." },
             { "name": "about", "description": "This server: its rules, its health, its description." }
         ],

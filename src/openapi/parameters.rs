@@ -50,6 +50,21 @@ pub(super) fn parameters() -> Value {
             "description": "The `next_cursor` of the page before, as it came.",
             "schema": { "type": "string" }
         },
+        "After": {
+            "name": "after", "in": "query",
+            "description": "The position after which the page begins: the `next_after` of the page before.",
+            "schema": { "type": "integer", "format": "int64", "minimum": 0, "default": 0 }
+        },
+        "EventTypes": {
+            "name": "type", "in": "query", "explode": false,
+            "description": "Only events of these types, separated by commas; all, if absent.",
+            "schema": { "type": "array", "minItems": 1, "items": schemas::reference("EventType") }
+        },
+        "Feed": {
+            "name": "feed", "in": "query",
+            "description": "The `feed` of the page before. If it has changed, the response is `410 events-rewound`.",
+            "schema": schemas::reference("Feed")
+        },
         "Code": {
             "name": "code", "in": "path", "required": true,
             "schema": { "type": "string", "enum": codes }

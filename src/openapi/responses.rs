@@ -7,9 +7,10 @@ use uuid::Uuid;
 
 use super::{part::example_of as example_of_schema, schemas};
 use crate::{
+    events,
     http::{
         json,
-        problem::{Entry, FieldError, Kind, Problem, Retry},
+        problem::{Entry, FeedState, FieldError, Kind, Problem, Retry},
     },
     payments, refunds,
 };
@@ -215,6 +216,13 @@ fn example_of(kind: Kind) -> Problem {
         Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),
         Kind::KeyReused => Problem::new(kind).with_members(vec!["amount"]),
         Kind::RefundRefused => Problem::new(kind).with_refundable(60),
+        Kind::EventsExpired => feed_problem(kind, Some(1000)),
+        Kind::EventsRewound => feed_problem(kind, None),
         _ => Problem::new(kind),
     }
+}
+
+fn feed_problem(kind: Kind, oldest_position: Option<i64>) -> Problem {
+    let feed = events::openapi::FEED.to_owned();
+    Problem::new(kind).with_feed(FeedState { oldest_position, last_position: 2000, feed })
 }

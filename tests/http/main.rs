@@ -30,6 +30,7 @@ mod database {
     pub mod privileges;
 }
 mod events {
+    pub mod list;
     pub mod pages;
 }
 mod health {

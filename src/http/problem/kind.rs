@@ -128,6 +128,15 @@ problems! {
         "The key was voided before a request with it was executed, so none was and none will be. If the request is still \
          wanted, send it with a new key."
 
+    EventsExpired: GONE "events-expired" CorrectedRequest
+        "Events after this position were deleted"
+        "Read the payments of the missed time with GET /payment. Then continue with oldest_position - 1 as after."
+
+    EventsRewound: GONE "events-rewound" CorrectedRequest
+        "Positions of events have begun anew"
+        "The database was restored or replaced, or lost commits. Read again from an earlier position, at most \
+         last_position, and send the feed of this problem. Skip events whose event_id you have processed."
+
     BodyTooLarge: PAYLOAD_TOO_LARGE "body-too-large" CorrectedRequest
         "Body is too large"
         "Send a smaller body: the server's BODY_LIMIT is 16 KiB by default. This request has not used the key."

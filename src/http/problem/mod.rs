@@ -32,6 +32,18 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// The state of an account's feed of events, for a consumer whose cursor leads nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FeedState {
+    /// The oldest position that is kept after the cursor, if events were deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_position: Option<i64>,
+    /// The position of the newest event.
+    pub last_position: i64,
+    /// The feed that has these positions.
+    pub feed: String,
+}
+
 /// A problem that occurred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -41,6 +53,8 @@ pub struct Problem {
     errors: Vec<FieldError>,
     members: Vec<&'static str>,
     refundable: Option<i64>,
+    /// Boxed, because few problems have one.
+    feed: Option<Box<FeedState>>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
     cause: Option<String>,
 }
@@ -86,6 +100,7 @@ impl Problem {
             errors: Vec::new(),
             members: Vec::new(),
             refundable: None,
+            feed: None,
             headers: Vec::new(),
             cause: None,
         }
@@ -128,6 +143,12 @@ impl Problem {
     #[must_use]
     pub fn with_refundable(self, minor_units: i64) -> Self {
         Self { refundable: Some(minor_units), ..self }
+    }
+
+    /// States where the feed of events is.
+    #[must_use]
+    pub fn with_feed(self, feed: FeedState) -> Self {
+        Self { feed: Some(Box::new(feed)), ..self }
     }
 
     /// Adds a header to the response.
@@ -197,6 +218,7 @@ impl Problem {
             errors: &self.errors,
             members: &self.members,
             refundable: self.refundable,
+            feed: self.feed.as_deref(),
         }
     }
 }
@@ -265,6 +287,8 @@ struct Body<'a> {
     members: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
     refundable: Option<i64>,
+    #[serde(flatten)]
+    feed: Option<&'a FeedState>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]

@@ -44,10 +44,14 @@ pub(crate) const PART: Part = Part {
     examples: nothing,
 };
 
+/// Fields that only some problems have.
+const OPTIONAL: [&str; 6] =
+    ["errors", "members", "refundable", "oldest_position", "last_position", "feed"];
+
 fn schemas() -> Value {
     let codes: Vec<&str> = Kind::ALL.iter().map(|kind| kind.entry().code).collect();
     json!({
-        "Problem": response(&["errors", "members", "refundable"], json!({
+        "Problem": response(&OPTIONAL, json!({
             "type": {
                 "type": "string", "format": "uri-reference", "pattern": "^/problems/[a-z-]+$",
                 "description": "A page for people."
@@ -79,7 +83,16 @@ fn schemas() -> Value {
             "refundable": {
                 "type": "integer", "format": "int64", "minimum": 0, "maximum": Amount::MAX,
                 "description": "The amount that was left to refund."
-            }
+            },
+            "oldest_position": {
+                "allOf": [reference("Position")],
+                "description": "The oldest event that is kept after the position that was sent."
+            },
+            "last_position": {
+                "allOf": [reference("Position")],
+                "description": "The newest event."
+            },
+            "feed": reference("Feed")
         })),
         "FieldError": response(&[], json!({
             "pointer": text("The field or parameter (JSON Pointer, RFC 6901); empty for the whole."),

@@ -10,9 +10,9 @@ use payonce::{
 use payonce_testing::TestDatabase;
 use sqlx::PgConnection;
 
-/// Inserts this many payments of the default account, and runs of these sizes over them. Every tenth payment is fully
-/// refunded, and its event is the refund's.
-async fn fill(database: &TestDatabase, sizes: &[i64]) {
+/// Inserts runs of these sizes for the anonymous account. Their events are of one payment each; every tenth payment is
+/// fully refunded, and its event is the refund's.
+pub async fn fill(database: &TestDatabase, sizes: &[i64]) {
     let events: i64 = sizes.iter().sum();
     let account = AccountId::DEFAULT;
     database

@@ -80,6 +80,14 @@ impl Description {
             }
             return;
         }
+        if let Some(choices) = schema["oneOf"].as_array() {
+            let required = |choice: &&Value| {
+                let names = self.resolved(choice)["required"].as_array().unwrap();
+                names.iter().all(|name| value.get(name.as_str().unwrap()).is_some())
+            };
+            let choice = choices.iter().find(required);
+            self.check(choice.unwrap_or_else(|| panic!("{place}: {value}")), value, place);
+        }
         for part in schema["allOf"].as_array().into_iter().flatten() {
             match part["properties"]["code"]["enum"].as_array() {
                 Some(codes) => {
