@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 
 use super::{
     client::{PAYMENT, Wire},
+    port::free_port,
     wait::{PATIENCE, PAUSE},
 };
 
@@ -192,10 +193,13 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts a server on a free port, with these environment variables.
+    /// Starts a server on a port that nobody else takes when it is killed, with these environment variables.
     pub fn start(options: &PgConnectOptions, variables: &[(&str, &str)]) -> Self {
         let mut command = payonce(&["serve"]);
-        command.env("DATABASE_URL", url(options)).env("PORT", "0").envs(variables.iter().copied());
+        command
+            .env("DATABASE_URL", url(options))
+            .env("PORT", free_port().to_string())
+            .envs(variables.iter().copied());
         Self::spawn(&mut command)
     }
 

@@ -1,7 +1,6 @@
 //! PostgreSQL servers that a test can stop, kill and promote.
 
 use std::{
-    net::TcpListener,
     path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -10,7 +9,7 @@ use std::{
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::wait::PATIENCE;
+use super::{port::free_port, wait::PATIENCE};
 
 /// A PostgreSQL server in a folder of its own, which is deleted with it.
 pub struct Cluster {
@@ -188,14 +187,6 @@ impl Drop for Cluster {
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-/// A port that nobody listens on. Not one that the system would give to others as their own end of a
-/// connection: it could be taken while the server that is to have it is down.
-fn free_port() -> u16 {
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let ports = std::iter::repeat_with(|| fastrand::u16(20_000..30_000));
-    ports.take(1000).find(is_free).expect("a free port")
 }
 
 /// PostgreSQL doesn't run as root: then somebody else runs it.

@@ -22,6 +22,7 @@ pub mod feed;
 pub mod load;
 pub mod metrics;
 pub mod pooler;
+mod port;
 pub mod proxy;
 pub mod retry;
 pub mod server;
