@@ -128,7 +128,7 @@ async fn a_frozen_server_delays_nobody_and_executes_nothing_twice_when_it_wakes(
         (&[][..], Step::StatementCommitted, true),
         (transaction, Step::Claimed, false),
         (transaction, Step::Executed, false),
-        (transaction, Step::Remembered, false),
+        (transaction, Step::Stored, false),
         (transaction, Step::CommitSent, true),
     ] {
         let database = TestDatabase::create().await;

@@ -66,7 +66,7 @@ impl Case {
     fn reaches(self, step: Step) -> bool {
         match step {
             Step::Read => self == Self::Replay,
-            Step::Executed | Step::Remembered | Step::Announced => self != Self::Replay,
+            Step::Executed | Step::Stored | Step::Announced => self != Self::Replay,
             _ => true,
         }
     }
@@ -465,7 +465,7 @@ at_every_step! {
     after_the_claim: Transaction Claimed frozen,
     after_reading_used_keys: Transaction Read frozen,
     after_executing: Transaction Executed frozen,
-    after_remembering: Transaction Remembered frozen,
+    after_storing: Transaction Stored frozen,
     after_announcing: Transaction Announced frozen,
     commit_sent_and_not_delivered: Transaction CommitSent frozen,
     committed_and_not_acknowledged: Transaction Committed frozen,

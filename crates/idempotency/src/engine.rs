@@ -21,7 +21,7 @@ use super::{
     execution_id,
     key::ScopedKey,
     observer::{Contained, Event, Observer},
-    queue::{Queue, Stage, Submission},
+    queue::{Queue, Request, Stage},
     record::Void,
 };
 
@@ -153,7 +153,7 @@ impl Engine {
         let arrived = Instant::now();
         let deadline = arrived + self.0.request_deadline;
         let (reply, mut answer) = oneshot::channel();
-        let seat = self.queue(lock_number)?.join(Submission {
+        let seat = self.queue(lock_number)?.join(Request {
             scope,
             lock_number,
             execution_id: execution_id::next(),
@@ -224,7 +224,7 @@ impl Engine {
         all
     }
 
-    /// A key always comes to the same queue, and so meets its copies there.
+    /// A key always comes to the same queue, and so meets its duplicates there.
     fn queue(&self, lock_number: i64) -> Result<&Queue, Failure> {
         let queues = u64::try_from(self.0.queues.len()).unwrap_or(1);
         let place = lock_number.cast_unsigned().checked_rem(queues).unwrap_or(0);

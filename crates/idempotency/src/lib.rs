@@ -50,7 +50,7 @@ pub use observer::{Event, Observer, Resolution, Step};
 pub use once::{Lifetimes, once};
 pub use operation::Operation;
 pub use outcome::Outcome;
-pub use queue::COPIES_FOR_A_KEY;
+pub use queue::DUPLICATES_PER_KEY;
 pub use record::{Record, RecordState};
 pub use response::{MalformedHeader, Response};
 pub use settings::{InvalidSettings, Settings};

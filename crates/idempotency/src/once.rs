@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use super::{
     AccountId, Error, Execution, Fingerprint, IdempotencyKey, Outcome, Response, execution_id,
     key::ScopedKey,
-    sql::{self, Claim, Stored},
+    sql::{self, Claim},
 };
 
 /// The time that keys and responses are kept, in PostgreSQL's time.
@@ -130,11 +130,11 @@ async fn store(
     response: Response,
     kept: Lifetimes,
 ) -> Result<Outcome, Error> {
-    let Execution { id: execution_id, account_id } = execution;
-    let stored = Stored { account_id, execution_id, response: &response };
+    let execution_id = execution.id;
     let ttl = kept.response.map(|ttl| ttl.as_secs_f64());
     let missing = || Error::other(format!("the response of {execution_id} was not stored"));
-    let stored = sql::remember(conn, &[stored], ttl).await?.pop().ok_or_else(missing)?;
+    let stored =
+        sql::store(conn, &[(execution, &response)], ttl).await?.pop().ok_or_else(missing)?;
     Ok(Outcome::New { execution_id, response, replayable_until: stored.replayable_until })
 }
 

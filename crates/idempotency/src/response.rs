@@ -1,4 +1,4 @@
-//! The response that is stored with its key and replayed to every copy of the request.
+//! The response that is stored with its key and replayed to every duplicate of the request.
 
 use bytes::Bytes;
 use thiserror::Error;

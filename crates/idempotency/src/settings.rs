@@ -23,7 +23,7 @@ pub struct Settings {
     /// Keys that wait or are being executed at most, in all queues together.
     pub queue_limit: usize,
     /// Keys of one account that wait or are being executed at most; `None`: three quarters of `queue_limit`. An
-    /// account may have [`COPIES_FOR_A_KEY`](super::COPIES_FOR_A_KEY) times as many duplicates of them.
+    /// account may have [`DUPLICATES_PER_KEY`](super::DUPLICATES_PER_KEY) times as many duplicates of them.
     pub account_queue_limit: Option<usize>,
     /// The time until a caller gets its outcome, 10 ms to an hour. Time-outs towards PostgreSQL are fractions of
     /// it; connecting alone may take a second in any case.

@@ -47,7 +47,7 @@ pub enum Step {
     /// PostgreSQL has executed the commands, but the server does not know.
     Executed,
     /// PostgreSQL has stored the responses, but the server does not know.
-    Remembered,
+    Stored,
     /// PostgreSQL has announced the executions, but the server does not know.
     Announced,
     /// COMMIT was sent, but has not reached PostgreSQL.
@@ -68,7 +68,7 @@ impl Step {
         Self::Claimed,
         Self::Read,
         Self::Executed,
-        Self::Remembered,
+        Self::Stored,
         Self::Announced,
         Self::CommitSent,
         Self::Committed,
@@ -96,7 +96,7 @@ enum Statement {
     Claim,
     Read,
     Execute,
-    Remember,
+    Store,
     Announce,
     Commit,
     Other,
@@ -110,7 +110,7 @@ impl Statement {
             () if begins("BEGIN") => Self::Begin,
             () if begins("COMMIT") => Self::Commit,
             () if begins("INSERT INTO idempotency_keys") => Self::Claim,
-            () if begins("INSERT INTO idempotency_responses") => Self::Remember,
+            () if begins("INSERT INTO idempotency_responses") => Self::Store,
             () if begins("INSERT INTO announcements") => Self::Announce,
             () if begins("WITH claimed AS") || begins("WITH refund AS") => Self::Execute,
             () if begins("WITH keyed AS") || begins("WITH batch AS") => Self::Single,
@@ -146,7 +146,7 @@ impl Statement {
             Self::Claim => Some(Step::Claimed),
             Self::Read => Some(Step::Read),
             Self::Execute => Some(Step::Executed),
-            Self::Remember => Some(Step::Remembered),
+            Self::Store => Some(Step::Stored),
             Self::Announce => Some(Step::Announced),
             Self::Commit => Some(Step::Committed),
             Self::Begin => Some(Step::Begun),

@@ -105,7 +105,7 @@ async fn a_refund_whose_batch_was_repeated_is_counted_once() {
     let options = proxy.through(&database.options);
     let server = TestServer::start_through(&database, &options, &[]).await;
     let payment = server.paid("a", 100).await;
-    for (key, step) in [("b", Step::Remembered), ("c", Step::CommitSent), ("d", Step::Committed)] {
+    for (key, step) in [("b", Step::Stored), ("c", Step::CommitSent), ("d", Step::Committed)] {
         proxy.arm(step, Fault::Cut);
         assert_eq!(server.refund(&payment, key, r#"{"amount": 10}"#).await.status, 201);
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     Record,
-    queue::{Queue, Running},
+    queue::{Job, Queue},
 };
 
 /// A command stays here until it is answered, so that a panic cannot lose it.
@@ -12,27 +12,27 @@ use crate::{
 pub(super) struct Answers(VecDeque<Decided>);
 
 struct Decided {
-    running: Running,
+    job: Job,
     record: Record,
     /// True if the record is of its own execution, in the last batch.
     executed: bool,
 }
 
 impl Answers {
-    pub(super) fn executed(&mut self, running: Running, record: Record) {
-        self.0.push_back(Decided { running, record, executed: true });
+    pub(super) fn executed(&mut self, job: Job, record: Record) {
+        self.0.push_back(Decided { job, record, executed: true });
     }
 
-    pub(super) fn used(&mut self, running: Running, record: Record) {
-        self.0.push_back(Decided { running, record, executed: false });
+    pub(super) fn used(&mut self, job: Job, record: Record) {
+        self.0.push_back(Decided { job, record, executed: false });
     }
 
     pub(super) fn give(&mut self, queue: &Queue) {
-        while let Some(Decided { running, record, executed }) = self.0.pop_front() {
+        while let Some(Decided { job, record, executed }) = self.0.pop_front() {
             if executed {
-                queue.executed(running, record);
+                queue.executed(job, record);
             } else {
-                queue.used(running, &record);
+                queue.used(job, &record);
             }
         }
     }

@@ -2,29 +2,30 @@
 //!
 //! A batch whose effect is one INSERT is one statement, which does all of it and is its own transaction. Another
 //! batch, or one that lost a race, is BEGIN, one or more statements for each step, and COMMIT. Used keys are looked
-//! up by a separate statement: before the claim if most keys are likely to be used, otherwise after it.
+//! up separately: see `look_up`.
 
 use std::{
     any::TypeId,
     collections::{BTreeMap, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
 };
 
-use futures_util::FutureExt;
 use log::debug;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::failed::{Cause, Failed};
+use super::{
+    failed::{Cause, Failed},
+    steps::Steps,
+    timeouts::Timeouts,
+};
 use crate::{
-    Announced, Record, Response, announce,
+    Announced, Execution, Record, Response, Settings, announce,
     error::breaks_unique_constraint,
     insert::Insert,
-    observer::{Event, Observer, Step},
-    queue::{Running, Submission},
-    sql::{self, Claim, Committed, Remembered, Stored},
+    observer::{Observer, Step},
+    queue::{Job, Request},
+    sql::{self, Claim, Committed, Stored},
 };
 
 /// A role or database may have another default. Under REPEATABLE READ the loser of a race could not read what the
@@ -42,7 +43,7 @@ pub(crate) enum Mode {
     Stepwise,
 }
 
-/// Settings of all batches on one connection.
+/// Settings of all batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
     /// The time that a response can be replayed, in seconds; `None`: as long as its key.
@@ -51,60 +52,16 @@ pub(crate) struct Terms {
     pub(crate) key_ttl: Option<f64>,
     /// True if executions with success are announced.
     pub(crate) announce: bool,
-    /// True if the server waits for a standby before it acknowledges a COMMIT.
-    pub(crate) synchronous_standby: bool,
-    /// The time that all steps of a batch may take together.
-    pub(crate) limit: Duration,
-    pub(crate) search: SearchTimeouts,
+    pub(super) timeouts: Timeouts,
 }
 
-/// Time-outs while a command is searched for that holds up the others.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SearchTimeouts {
-    pub(crate) statement: Duration,
-    pub(crate) lock: Duration,
-}
-
-/// Runs the steps of a batch: measures each, enforces the batch's time limit, and adds the step to its error.
-struct Steps<'a> {
-    observer: &'a dyn Observer,
-    limit: Duration,
-    end: Instant,
-}
-
-impl<'a> Steps<'a> {
-    fn new(observer: &'a dyn Observer, limit: Duration) -> Self {
-        Self { observer, limit, end: Instant::now() + limit }
-    }
-
-    async fn run<T>(
-        &self,
-        step: Step,
-        work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, Failed> {
-        let began = Instant::now();
-        let done = self.within_limit(work).await;
-        self.observer.observe(Event::Ran(step, began.elapsed()));
-        done.map_err(|cause| Failed { step: Some(step), cause })
-    }
-
-    /// The same for BEGIN and ROLLBACK, which are not steps.
-    async fn untimed<T>(
-        &self,
-        work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, Failed> {
-        self.within_limit(work).await.map_err(|cause| Failed { step: None, cause })
-    }
-
-    /// A panic, which is a defect in a command or in this layer, fails the batch and nothing else.
-    async fn within_limit<T>(
-        &self,
-        work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, Cause> {
-        match timeout_at(self.end, AssertUnwindSafe(work).catch_unwind()).await {
-            Ok(Ok(done)) => done.map_err(Cause::Error),
-            Ok(Err(_panic)) => Err(Cause::Panic),
-            Err(_elapsed) => Err(Cause::NoAnswer(self.limit)),
+impl Terms {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
+            key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
+            announce: settings.announce,
+            timeouts: Timeouts::within(settings.request_deadline),
         }
     }
 }
@@ -113,12 +70,12 @@ impl<'a> Steps<'a> {
 /// `None` for a key that was used or is in flight elsewhere, and has to be looked up.
 pub(crate) async fn run(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[Job],
     terms: Terms,
     mode: Mode,
     observer: &dyn Observer,
 ) -> Result<Vec<Option<Record>>, Failed> {
-    let steps = Steps::new(observer, terms.limit);
+    let steps = Steps::new(observer, terms.timeouts.batch);
     // Where keys expire, old ones must be locked and deleted first.
     let plain = terms.key_ttl.is_none() && mode == Mode::Usual;
     if let Some(insert) = if plain { insert_of(batch)? } else { None } {
@@ -136,14 +93,14 @@ pub(crate) async fn run(
 }
 
 /// The effect of the batch, if all its commands have one type and the effect is one INSERT.
-fn insert_of(batch: &[Running]) -> Result<Option<Insert>, Failed> {
-    let Some(Running { leader: first, .. }) = batch.first() else { return Ok(None) };
-    if batch.iter().any(|running| running.leader.kind() != first.kind()) {
+fn insert_of(batch: &[Job]) -> Result<Option<Insert>, Failed> {
+    let Some(Job { leader: first, .. }) = batch.first() else { return Ok(None) };
+    if batch.iter().any(|job| job.leader.kind() != first.kind()) {
         return Ok(None);
     }
     let insert = || {
-        let executions = batch.iter().map(|running| running.leader.execution());
-        let insert = first.command.insert_all(executions.collect())?;
+        let entries = batch.iter().map(|job| job.leader.entry());
+        let insert = first.command.insert_all(entries.collect())?;
         insert.map(|insert| insert.complete(batch.len())).transpose()
     };
     let insert = catch_unwind(AssertUnwindSafe(insert));
@@ -154,19 +111,19 @@ fn insert_of(batch: &[Running]) -> Result<Option<Insert>, Failed> {
 /// The statement is its own transaction: PostgreSQL begins it, and commits it.
 async fn in_one_statement(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[Job],
     insert: Insert,
     terms: Terms,
 ) -> Result<Vec<Option<Record>>, sqlx::Error> {
     let claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
-    let event = batch.first().and_then(|running| running.leader.command.event());
+    let event = batch.first().and_then(|job| job.leader.command.event());
     let event = event.filter(|_| terms.announce);
     let Committed { responses, first_used_at, replayable_until } =
         sql::commit(conn, &claims, insert, event, terms.response_ttl).await?;
-    let records = batch.iter().zip(responses).map(|(running, response)| {
+    let records = batch.iter().zip(responses).map(|(job, response)| {
         let response = response?;
         let until = replayable_until.filter(|_| response.is_of_success());
-        Some(running.leader.record(response, first_used_at, until))
+        Some(job.leader.record(response, first_used_at, until))
     });
     Ok(records.collect())
 }
@@ -175,7 +132,7 @@ async fn in_one_statement(
 #[expect(clippy::disallowed_methods, reason = "the one COMMIT")]
 async fn in_a_transaction(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[Job],
     terms: Terms,
     mode: Mode,
     steps: &Steps<'_>,
@@ -183,8 +140,8 @@ async fn in_a_transaction(
     let begin = match mode {
         Mode::Searching => format!(
             "{BEGIN}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
-            terms.search.lock.as_millis(),
-            terms.search.statement.as_millis(),
+            terms.timeouts.search_lock.as_millis(),
+            terms.timeouts.search_statement.as_millis(),
         ),
         Mode::Usual | Mode::Stepwise => BEGIN.to_owned(),
     };
@@ -201,25 +158,25 @@ async fn in_a_transaction(
         }
     };
     steps.run(Step::Commit, transaction.commit()).await?;
-    let records = batch.iter().map(|running| executed.remove(&running.leader.execution_id));
+    let records = batch.iter().map(|job| executed.remove(&job.leader.execution_id));
     Ok(records.collect())
 }
 
 async fn claim_and_execute(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[Job],
     terms: Terms,
     steps: &Steps<'_>,
 ) -> Result<HashMap<Uuid, Record>, Failed> {
     let claimed = steps.run(Step::Claim, claim(conn, batch, terms.key_ttl)).await?;
-    let new = |running: &&Running| claimed.contains(&running.leader.execution_id);
-    let new: Vec<&Running> = batch.iter().filter(new).collect();
+    let new = |job: &&Job| claimed.contains(&job.leader.execution_id);
+    let new: Vec<&Job> = batch.iter().filter(new).collect();
     if new.is_empty() {
         return Ok(HashMap::new());
     }
     let executed = steps.run(Step::Execute, execute(conn, &new)).await?;
     let announced = if terms.announce { announced(&executed) } else { Vec::new() };
-    let records = steps.run(Step::Store, remember(conn, executed, terms.response_ttl)).await?;
+    let records = steps.run(Step::Store, store(conn, executed, terms.response_ttl)).await?;
     if !announced.is_empty() {
         // The last statement before COMMIT: see `announce`.
         let announce = async { Ok(announce(conn, &announced).await?) };
@@ -229,14 +186,11 @@ async fn claim_and_execute(
 }
 
 /// The executions to announce, in the order in which they were executed.
-fn announced(executed: &[(&Submission, Response)]) -> Vec<Announced> {
+fn announced(executed: &[(&Request, Response)]) -> Vec<Announced> {
     let successes = executed.iter().filter(|(_, response)| response.is_of_success());
-    let announced = successes.filter_map(|(submission, _)| {
-        Some(Announced {
-            account_id: submission.scope.account_id,
-            execution_id: submission.execution_id,
-            event: submission.command.event()?,
-        })
+    let announced = successes.filter_map(|(request, _)| {
+        let Execution { id: execution_id, account_id } = request.execution();
+        Some(Announced { account_id, execution_id, event: request.command.event()? })
     });
     announced.collect()
 }
@@ -244,7 +198,7 @@ fn announced(executed: &[(&Submission, Response)]) -> Vec<Announced> {
 /// Claims the keys, and returns the execution ids of those that were new.
 async fn claim(
     conn: &mut PgConnection,
-    batch: &[Running],
+    batch: &[Job],
     key_ttl: Option<f64>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let mut claims: Vec<Claim<'_>> = batch.iter().map(claim_of).collect();
@@ -259,7 +213,7 @@ async fn claim(
     Ok(sql::claim(conn, &claims).await?.into_iter().collect())
 }
 
-fn claim_of(Running { leader, .. }: &Running) -> Claim<'_> {
+fn claim_of(Job { leader, .. }: &Job) -> Claim<'_> {
     Claim {
         scope: &leader.scope,
         lock_number: leader.lock_number,
@@ -273,92 +227,41 @@ fn claim_of(Running { leader, .. }: &Running) -> Claim<'_> {
 /// the order of their operations' names, so that rows that several types lock are locked in one order.
 async fn execute<'a>(
     conn: &mut PgConnection,
-    new: &[&'a Running],
-) -> Result<Vec<(&'a Submission, Response)>, sqlx::Error> {
-    let mut by_type: BTreeMap<(&str, TypeId), Vec<&Submission>> = BTreeMap::new();
-    for Running { leader, .. } in new {
+    new: &[&'a Job],
+) -> Result<Vec<(&'a Request, Response)>, sqlx::Error> {
+    let mut by_type: BTreeMap<(&str, TypeId), Vec<&Request>> = BTreeMap::new();
+    for Job { leader, .. } in new {
         by_type.entry(leader.kind()).or_default().push(leader);
     }
     let mut executed = Vec::with_capacity(new.len());
-    for ((operation, _), submissions) in by_type {
-        let Some(first) = submissions.first() else { continue };
-        let executions = submissions.iter().map(|submission| submission.execution());
-        let responses = first.command.execute_all(executions.collect(), conn).await?;
-        one_for_each(operation, &responses, submissions.len())?;
-        executed.extend(submissions.into_iter().zip(responses));
+    for ((operation, _), requests) in by_type {
+        let Some(first) = requests.first() else { continue };
+        let entries = requests.iter().map(|request| request.entry());
+        let responses = first.command.execute_all(entries.collect(), conn).await?;
+        one_for_each(operation, &responses, requests.len())?;
+        executed.extend(requests.into_iter().zip(responses));
     }
     Ok(executed)
 }
 
-async fn remember(
+async fn store(
     conn: &mut PgConnection,
-    executed: Vec<(&Submission, Response)>,
+    executed: Vec<(&Request, Response)>,
     response_ttl: Option<f64>,
 ) -> Result<HashMap<Uuid, Record>, sqlx::Error> {
-    let responses = executed.iter().map(|(submission, response)| Stored {
-        account_id: submission.scope.account_id,
-        execution_id: submission.execution_id,
-        response,
-    });
+    let responses = executed.iter().map(|(request, response)| (request.execution(), response));
     let responses: Vec<_> = responses.collect();
-    let stored = sql::remember(conn, &responses, response_ttl).await?;
-    let stored: HashMap<Uuid, _> =
+    let stored = sql::store(conn, &responses, response_ttl).await?;
+    let stored: HashMap<Uuid, Stored> =
         stored.into_iter().map(|stored| (stored.execution_id, stored)).collect();
-    let records = executed.into_iter().map(|(submission, response)| {
-        let id = submission.execution_id;
+    let records = executed.into_iter().map(|(request, response)| {
+        let id = request.execution_id;
         let missing = || defect(format!("the response of {id} was not stored"));
-        let Remembered { first_used_at, replayable_until, .. } =
+        let Stored { first_used_at, replayable_until, .. } =
             *stored.get(&id).ok_or_else(missing)?;
-        Ok((id, submission.record(response, first_used_at, replayable_until)))
+        Ok((id, request.record(response, first_used_at, replayable_until)))
     });
     records.collect()
-}
-
-/// The time of a look-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Before the claim. An unreadable record is skipped: its request alone fails, in the look-up after the claim.
-    First,
-    /// After the claim, of the keys that were not new.
-    Last,
-}
-
-/// The records of used keys; `None` for a key that is new, or in flight elsewhere.
-pub(crate) async fn look_up(
-    conn: &mut PgConnection,
-    batch: &[Running],
-    look: Look,
-    terms: Terms,
-    observer: &dyn Observer,
-) -> Result<Vec<Option<Record>>, Failed> {
-    let steps = Steps::new(observer, terms.limit);
-    steps.run(Step::LookUp, look_up_used(conn, batch, look, terms)).await
-}
-
-async fn look_up_used(
-    conn: &mut PgConnection,
-    batch: &[Running],
-    look: Look,
-    terms: Terms,
-) -> Result<Vec<Option<Record>>, sqlx::Error> {
-    let scopes: Vec<_> = batch.iter().map(|running| &running.leader.scope).collect();
-    let found = sql::used(conn, &scopes, terms.key_ttl).await?.into_iter();
-    let found: Vec<_> = match look {
-        Look::First => found.flatten().collect(),
-        Look::Last => found.collect::<Result<_, _>>()?,
-    };
-    // The record may have been committed by a connection that was lost, or a server that was restarted, before a
-    // standby had it. Nobody may hear of it until one has.
-    if terms.synchronous_standby && !found.is_empty() {
-        sql::write_to_log(conn).await?;
-    }
-    let mut records: Vec<Option<Record>> = batch.iter().map(|_| None).collect();
-    for (place, record) in found {
-        if let Some(place) = records.get_mut(place) {
-            *place = Some(record);
-        }
-    }
-    Ok(records)
 }
 
 fn one_for_each(operation: &str, responses: &[Response], wanted: usize) -> Result<(), sqlx::Error> {

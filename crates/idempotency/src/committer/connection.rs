@@ -7,61 +7,23 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnec
 use tokio::time::{sleep, timeout};
 
 use super::{
-    batch::{self, Look, Mode, SearchTimeouts, Terms},
+    batch::{self, Mode, Terms},
     failed::Failed,
+    look_up::{self, Look},
     server_check::{Requirements, Server, UnfitServer},
+    timeouts::Timeouts,
     used_share::UsedShare,
 };
 use crate::{
     Record, Settings,
     error::Remedy,
     observer::{Event, Observer, Step},
-    queue::Running,
+    queue::Job,
     sql::{self, TableLock},
 };
 
-/// The time that a statement waits for a lock. Keys that other servers are executing are skipped without waiting, so only
-/// a session that is not the layer's can hold one.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// After this time PostgreSQL ends the transaction of a server that hangs, and frees its keys.
-const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// TCP, TLS and a password take time, even if the deadline is shorter.
-const SHORTEST_CONNECT: Duration = Duration::from_secs(1);
-
-/// PostgreSQL takes a time-out below a millisecond for none.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
-
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
-/// The time-outs of a connection: all below the deadline of a request, except that of connecting.
-#[derive(Debug, Clone, Copy)]
-struct Timeouts {
-    connect: Duration,
-    lock: Duration,
-    idle_in_transaction: Duration,
-    statement: Duration,
-    batch: Duration,
-    search: SearchTimeouts,
-}
-
-impl Timeouts {
-    fn within(deadline: Duration) -> Self {
-        Self {
-            connect: (deadline / 5).max(SHORTEST_CONNECT),
-            lock: LOCK_TIMEOUT.min(deadline / 10),
-            idle_in_transaction: IDLE_IN_TRANSACTION_TIMEOUT.min(deadline / 10),
-            statement: deadline / 5,
-            batch: deadline / 10 * 3,
-            search: SearchTimeouts {
-                statement: (deadline / 50).max(SHORTEST_TIMEOUT),
-                lock: SHORTEST_TIMEOUT,
-            },
-        }
-    }
-}
 
 /// The failure of a batch, as recovery needs it.
 #[derive(Debug)]
@@ -108,10 +70,7 @@ fn named(options: PgConnectOptions, name: &str) -> PgConnectOptions {
 pub(crate) struct Connector {
     options: PgConnectOptions,
     observer: Arc<dyn Observer>,
-    timeouts: Timeouts,
-    response_ttl: Option<f64>,
-    key_ttl: Option<f64>,
-    announce: bool,
+    terms: Terms,
     requirements: Requirements,
     session: Option<Session>,
     /// The backend of a connection that was closed during COMMIT, and may still be committing.
@@ -131,10 +90,7 @@ impl Connector {
         Self {
             options: named(options, "idempotency"),
             observer,
-            timeouts: Timeouts::within(settings.request_deadline),
-            response_ttl: settings.response_ttl.map(|ttl| ttl.as_secs_f64()),
-            key_ttl: settings.key_ttl.map(|ttl| ttl.as_secs_f64()),
-            announce: settings.announce,
+            terms: Terms::of(settings),
             requirements: Requirements::of(settings),
             session: None,
             committing: None,
@@ -153,7 +109,7 @@ impl Connector {
         if self.is_connected() {
             return Ok(());
         }
-        let limit = self.timeouts.connect;
+        let limit = self.terms.timeouts.connect;
         let connected =
             timeout(limit, self.open()).await.unwrap_or(Err(UnfitServer::Silent(limit)));
         if connected.is_err() {
@@ -170,11 +126,11 @@ impl Connector {
     /// Runs a batch, and returns the record of each command that it executed.
     pub(crate) async fn run(
         &mut self,
-        batch: &[Running],
+        batch: &[Job],
         mode: Mode,
     ) -> Result<Vec<Option<Record>>, Fault> {
-        let (mut session, terms) = self.take()?;
-        let ended = batch::run(&mut session.conn, batch, terms, mode, &*self.observer).await;
+        let mut session = self.take()?;
+        let ended = batch::run(&mut session.conn, batch, self.terms, mode, &*self.observer).await;
         let records = self.give_back(session, ended)?;
         let used = records.iter().filter(|record| record.is_none()).count();
         self.used_share.note(used, records.len());
@@ -184,11 +140,12 @@ impl Connector {
     /// Returns the records of the keys of a batch that are used.
     pub(crate) async fn look_up(
         &mut self,
-        batch: &[Running],
+        batch: &[Job],
         look: Look,
     ) -> Result<Vec<Option<Record>>, Fault> {
-        let (mut session, terms) = self.take()?;
-        let ended = batch::look_up(&mut session.conn, batch, look, terms, &*self.observer).await;
+        let mut session = self.take()?;
+        let Session { conn, server } = &mut session;
+        let ended = look_up::look_up(conn, batch, look, self.terms, *server, &*self.observer).await;
         let used = self.give_back(session, ended)?;
         if look == Look::First {
             // The others count when they are claimed.
@@ -199,19 +156,9 @@ impl Connector {
     }
 
     /// Takes the session for one run. A cancelled future drops it, and PostgreSQL rolls back.
-    fn take(&mut self) -> Result<(Session, Terms), Fault> {
-        let Some(session) = self.session.take() else {
-            return Err(Fault::before_it_began("there is no connection".to_owned()));
-        };
-        let terms = Terms {
-            response_ttl: self.response_ttl,
-            key_ttl: self.key_ttl,
-            announce: self.announce,
-            synchronous_standby: session.server.synchronous_standby,
-            limit: self.timeouts.batch,
-            search: self.timeouts.search,
-        };
-        Ok((session, terms))
+    fn take(&mut self) -> Result<Session, Fault> {
+        let missing = || Fault::before_it_began("there is no connection".to_owned());
+        self.session.take().ok_or_else(missing)
     }
 
     /// Keeps the session after success, and after an error that left no transaction open on it.
@@ -245,7 +192,8 @@ impl Connector {
     /// A table that another session has locked against writes.
     pub(crate) async fn locked_table(&mut self) -> Option<TableLock> {
         let mut session = self.session.take()?;
-        let found = timeout(self.timeouts.statement, sql::locked_table(&mut session.conn)).await;
+        let found =
+            timeout(self.terms.timeouts.statement, sql::locked_table(&mut session.conn)).await;
         let Ok(Ok(found)) = found else { return None };
         self.session = Some(session);
         found
@@ -255,14 +203,14 @@ impl Connector {
     pub(crate) async fn close(&mut self) {
         if let Some(session) = self.session.take() {
             // Everything is committed, and PostgreSQL notices a connection that is gone.
-            let _ = timeout(self.timeouts.connect, session.conn.close()).await;
+            let _ = timeout(self.terms.timeouts.connect, session.conn.close()).await;
         }
     }
 
     /// Pings an idle connection: a lost one is replaced before a command needs it, and firewalls keep a live one.
     pub(crate) async fn probe(&mut self) {
         if let Some(mut session) = self.session.take()
-            && let Ok(Ok(())) = timeout(self.timeouts.connect, session.conn.ping()).await
+            && let Ok(Ok(())) = timeout(self.terms.timeouts.connect, session.conn.ping()).await
         {
             self.session = Some(session);
         }
@@ -297,7 +245,7 @@ impl Connector {
     async fn session(&self) -> Result<Session, UnfitServer> {
         let mut conn =
             PgConnection::connect_with(&self.options).await.map_err(UnfitServer::Unreachable)?;
-        let Timeouts { lock, idle_in_transaction, statement, batch, .. } = self.timeouts;
+        let Timeouts { lock, idle_in_transaction, statement, batch, .. } = self.terms.timeouts;
         // By SET, because some poolers refuse connection options. One plan is kept for each statement: PostgreSQL
         // would otherwise plan a batch of one each time. It was made when the tables may have been small, so it
         // must not read whole tables.
@@ -315,20 +263,5 @@ impl Connector {
         let server = self.requirements.check(&mut conn).await?;
         self.observer.observe(Event::Connected);
         Ok(Session { conn, server })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_transaction_claims_its_keys_within_a_deadline_of_its_begin() {
-        for millis in [10, 500, 10_000, 3_600_000] {
-            let deadline = Duration::from_millis(millis);
-            let Timeouts { idle_in_transaction, statement, .. } = Timeouts::within(deadline);
-            // PostgreSQL waits for, and executes: locks, deletion of expired keys, claims.
-            assert!(3 * (idle_in_transaction + statement) < deadline, "{deadline:?}");
-        }
     }
 }

@@ -1,11 +1,13 @@
 //! A committer: takes what has queued, runs it in one transaction, answers, and begins again.
 //!
-//! Beside each committer runs another one, its quarantine, which executes one by one the few commands that would
-//! hold up everybody else's batch.
+//! - A **batch** is the jobs that a committer takes together. After a failure it is halved into **parts**, which run
+//!   one after the other.
+//! - A **search** is that halving with short time-outs, to find a command that holds up the others.
+//! - The **quarantine** of a committer is another one beside it, which runs such commands one by one.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future::join};
+use futures_util::FutureExt;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::{Instant, sleep_until},
@@ -13,13 +15,10 @@ use tokio::{
 
 use crate::{
     Failure, Settings,
-    observer::Event,
-    queue::{Obstacle, Patience, Queue, Running},
+    queue::{Job, Obstacle, Patience, Queue},
 };
 
 use answers::Answers;
-use batch::{Look, Mode};
-use connection::Fault;
 use quarantine::Quarantine;
 use search::Search;
 
@@ -30,10 +29,14 @@ mod answers;
 mod batch;
 mod connection;
 mod failed;
+mod look_up;
+mod parts;
 mod quarantine;
 mod recovery;
 mod search;
 mod server_check;
+mod steps;
+mod timeouts;
 mod used_share;
 
 /// The first pause before a delayed command is tried again, and the longest; each is twice the one before.
@@ -45,10 +48,10 @@ const WHOLE: usize = 16;
 /// The time that a connection may be idle before it is pinged: less than firewalls and load balancers allow.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
-/// Where a committer's commands come from, and where it puts those that would hold up others.
+/// The source of a committer's commands.
 enum Role {
     Main { quarantine: Quarantine },
-    Quarantine { admitted: UnboundedReceiver<Running> },
+    Quarantine { admitted: UnboundedReceiver<Job> },
 }
 
 /// A loop over one connection.
@@ -62,11 +65,11 @@ pub(crate) struct Committer {
     search_limit: Duration,
     /// Commands that were taken and are not answered yet, in parts to be run one after the other, the next one
     /// last. A part stays here while it runs, so that no panic can lose it.
-    parts: Vec<Vec<Running>>,
+    parts: Vec<Vec<Job>>,
     /// Given once the next part is on its way: PostgreSQL would wait for as long as answering takes.
     answers: Answers,
     /// Commands to be tried again, each at its time.
-    delayed: Vec<(Instant, Running)>,
+    delayed: Vec<(Instant, Job)>,
     /// The search that the parts are run for, if any.
     search: Option<Search>,
     /// When the log last named the session that has locked a table.
@@ -108,8 +111,8 @@ impl Committer {
     /// and nothing else.
     pub(crate) async fn run(mut self) {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
-            for running in self.parts.pop().unwrap_or_default() {
-                self.queue.fail(running, &Failure::OutcomeUnknown);
+            for job in self.parts.pop().unwrap_or_default() {
+                self.queue.fail(job, &Failure::OutcomeUnknown);
             }
         }
         self.connector.close().await;
@@ -137,16 +140,16 @@ impl Committer {
     }
 
     /// The next batch: commands from the queue, and delayed ones that are due.
-    fn gather(&mut self) -> Vec<Running> {
+    fn gather(&mut self) -> Vec<Job> {
         if let Role::Quarantine { admitted } = &mut self.role {
             let next = admitted.try_recv();
             // A caller whose wait is over hears so, even if other commands are tried first.
             let delayed = std::mem::take(&mut self.delayed).into_iter();
             self.delayed =
-                delayed.filter_map(|(due, running)| Some((due, self.relead(running)?))).collect();
-            if let Ok(running) = next {
+                delayed.filter_map(|(due, job)| Some((due, self.relead(job)?))).collect();
+            if let Ok(job) = next {
                 // Before those that were tried already: its lock may be free by now.
-                return vec![running];
+                return vec![job];
             }
         }
         let now = Instant::now();
@@ -157,7 +160,7 @@ impl Committer {
             room -= usize::from(taken);
             taken
         });
-        let mut batch: Vec<Running> = due.map(|(_, running)| running).collect();
+        let mut batch: Vec<Job> = due.map(|(_, job)| job).collect();
         if let Role::Main { quarantine } = &mut self.role {
             // A quarantined command leaves room for another.
             while batch.len() < most {
@@ -165,11 +168,11 @@ impl Committer {
                 if taken.is_empty() {
                     break;
                 }
-                for running in taken {
-                    let leader = &running.leader;
+                for job in taken {
+                    let leader = &job.leader;
                     match quarantine.find(&leader.scope, leader.row, now) {
-                        Some(obstacle) => quarantine.admit(&self.queue, running, obstacle),
-                        None => batch.push(running),
+                        Some(obstacle) => quarantine.admit(&self.queue, job, obstacle),
+                        None => batch.push(job),
                     }
                 }
             }
@@ -200,8 +203,8 @@ impl Committer {
             Role::Quarantine { admitted } => tokio::select! {
                 // The channel is closed when the main committer has ended: nothing can come any more.
                 next = admitted.recv() => {
-                    if let Some(running) = next {
-                        self.parts.push(vec![running]);
+                    if let Some(job) = next {
+                        self.parts.push(vec![job]);
                     } else if let Some(look) = look {
                         sleep_until(look).await;
                     }
@@ -211,150 +214,18 @@ impl Committer {
         }
     }
 
-    async fn run_next_part(&mut self) {
-        if self.search.is_some() {
-            // The largest part first: the sooner one succeeds, the sooner it is clear that the database works.
-            self.parts.sort_by_key(Vec::len);
-        }
-        let part: Vec<Running> = self
-            .parts
-            .pop()
-            .into_iter()
-            .flatten()
-            .filter_map(|running| self.relead(running))
-            .collect();
-        if part.is_empty() {
-            return;
-        }
-        self.parts.push(part);
-        if !self.connector.is_connected() {
-            // Callers whose outcome is known don't wait for a connection.
-            self.answers.give(&self.queue);
-        }
-        let run = match self.connector.connect().await {
-            Ok(()) => {
-                if !self.begin() {
-                    return;
-                }
-                let mode = self.mode();
-                if mode == Mode::Usual
-                    && self.connector.looks_up_first()
-                    && !self.look_up_first().await
-                {
-                    return;
-                }
-                let Some(part) = self.parts.last() else { return };
-                let run = self.connector.run(part, mode);
-                let answers = async { self.answers.give(&self.queue) };
-                // In this order, the batch is sent before answering begins.
-                let (run, ()) = join(run, answers).await;
-                run
-            }
-            Err(unfit) => Err(Fault::no_server(&unfit)),
-        };
-        let Some(part) = self.parts.pop() else { return };
-        match run {
-            Ok(records) => {
-                if let Some(search) = &mut self.search {
-                    search.part_succeeded();
-                }
-                self.queue.observe(Event::Committed(part.len()));
-                let mut open = Vec::new();
-                for (running, record) in part.into_iter().zip(records) {
-                    match record {
-                        Some(record) => self.answers.executed(running, record),
-                        None => open.push(running),
-                    }
-                }
-                if !open.is_empty() {
-                    self.look_up_last(open).await;
-                }
-            }
-            Err(fault) => self.recover_from(part, fault).await,
-        }
-    }
-
-    /// Marks the part at hand as begun, without commands whose deadline has passed: their callers hear that nothing
-    /// was executed. Returns whether any are left.
-    fn begin(&mut self) -> bool {
-        let Some(part) = self.parts.pop() else { return false };
-        let (begun, late) = self.queue.begin(part);
-        let others: Vec<Running> =
-            late.into_iter().filter_map(|running| self.relead(running)).collect();
-        if !others.is_empty() {
-            self.parts.push(others);
-        }
-        let any = !begun.is_empty();
-        if any {
-            self.parts.push(begun);
-        }
-        any
-    }
-
-    /// Answers the commands of the part at hand whose keys are used. Returns whether any are left to be claimed.
-    async fn look_up_first(&mut self) -> bool {
-        let open = self.look_up(Look::First).await;
-        let any = !open.is_empty();
-        if any {
-            self.parts.push(open);
-        }
-        any
-    }
-
-    /// Answers the commands whose keys are used, and delays the others, whose keys are in flight elsewhere.
-    async fn look_up_last(&mut self, part: Vec<Running>) {
-        self.parts.push(part);
-        for running in self.look_up(Look::Last).await {
-            self.delay(running, Obstacle::KeyInFlight);
-        }
-    }
-
-    /// Looks up the keys of the part at hand, answers the commands whose keys are used, and returns the others.
-    /// After a failure it recovers and returns none.
-    async fn look_up(&mut self, look: Look) -> Vec<Running> {
-        let Some(part) = self.parts.last() else { return Vec::new() };
-        let look_up = self.connector.look_up(part, look);
-        let answers = async { self.answers.give(&self.queue) };
-        let (found, ()) = join(look_up, answers).await;
-        let Some(part) = self.parts.pop() else { return Vec::new() };
-        let records = match found {
-            Ok(records) => records,
-            Err(fault) => {
-                self.recover_from(part, fault).await;
-                return Vec::new();
-            }
-        };
-        let mut open = Vec::new();
-        for (running, record) in part.into_iter().zip(records) {
-            match record {
-                Some(record) => self.answers.used(running, record),
-                None => open.push(running),
-            }
-        }
-        open
-    }
-
-    /// Returns the mode of the next part.
-    fn mode(&self) -> Mode {
-        match self.role {
-            Role::Main { .. } if self.search.is_some() => Mode::Searching,
-            Role::Main { .. } => Mode::Usual,
-            Role::Quarantine { .. } => Mode::Stepwise,
-        }
-    }
-
     /// Answers callers whose deadline has passed or who have waited long enough for a lock; see [`Queue::relead`].
-    fn relead(&self, running: Running) -> Option<Running> {
-        self.queue.relead(running, self.patience)
+    fn relead(&self, job: Job) -> Option<Job> {
+        self.queue.relead(job, self.patience)
     }
 
-    fn delay(&mut self, mut running: Running, obstacle: Obstacle) {
+    fn delay(&mut self, mut job: Job, obstacle: Obstacle) {
         let (first, longest) = LOOKS;
-        let pause = first.saturating_mul(1 << running.delays.min(10)).min(longest);
-        running.delays += 1;
-        running.obstacle = obstacle;
-        self.queue.rolled_back([&running]);
-        self.delayed.push((Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0), running));
+        let pause = first.saturating_mul(1 << job.delays.min(10)).min(longest);
+        job.delays += 1;
+        job.obstacle = obstacle;
+        self.queue.rolled_back([&job]);
+        self.delayed.push((Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0), job));
     }
 }
 

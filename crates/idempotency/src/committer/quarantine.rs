@@ -1,8 +1,8 @@
 //! The entrance to the quarantine, where commands that would hold up a batch run one by one.
 //!
-//! It remembers the keys and rows that held up a batch recently: a command with one of them is quarantined at once,
-//! without another search while all others wait. If it forgets a key too soon, a search finds the key again; if it
-//! remembers one too long, the key's command runs alone.
+//! It lists the keys and rows that held up a batch recently. A command with one of them is quarantined at once, without
+//! another search while all others wait. If a key is removed too soon, a search finds it again; if too late, its command
+//! runs alone.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     Failure,
     key::ScopedKey,
-    queue::{Obstacle, Queue, Running},
+    queue::{Job, Obstacle, Queue},
 };
 
 /// Only its own client sends a key again, and in the quarantine it holds up nobody else.
@@ -21,12 +21,12 @@ const KEY_FOR: Duration = Duration::from_mins(1);
 /// Many commands may want one row, and would run one by one long after its lock is released.
 const ROW_FOR: Duration = Duration::from_secs(2);
 
-/// The limit of remembered keys, and of rows.
+/// The limit of listed keys, and of rows.
 const KNOWN: usize = 1024;
 
 pub(crate) struct Quarantine {
     /// Unbounded, but the limit of the queue counts the commands in it.
-    sender: UnboundedSender<Running>,
+    sender: UnboundedSender<Job>,
     keys: HashMap<ScopedKey, Entry>,
     rows: HashMap<Uuid, Entry>,
 }
@@ -37,16 +37,16 @@ struct Entry {
 }
 
 impl Quarantine {
-    pub(crate) fn new(sender: UnboundedSender<Running>) -> Self {
+    pub(crate) fn new(sender: UnboundedSender<Job>) -> Self {
         Self { sender, keys: HashMap::new(), rows: HashMap::new() }
     }
 
     /// Quarantines a command. If it waits for a lock, its wait ends on time even if it was not tried: of a hundred
     /// that want one row, each attempt takes as long as the lock time-out.
-    pub(crate) fn admit(&self, queue: &Queue, mut running: Running, obstacle: Obstacle) {
-        running.obstacle = obstacle;
-        queue.rolled_back([&running]);
-        if let Err(closed) = self.sender.send(running) {
+    pub(crate) fn admit(&self, queue: &Queue, mut job: Job, obstacle: Obstacle) {
+        job.obstacle = obstacle;
+        queue.rolled_back([&job]);
+        if let Err(closed) = self.sender.send(job) {
             // Its committer has ended, which it does after this one: a defect, and still an answer.
             queue.fail(closed.0, &Failure::Overloaded);
         }
@@ -74,7 +74,7 @@ impl Quarantine {
     }
 }
 
-/// If there is no room, the new one is not remembered.
+/// If there is no room, the new one is not listed.
 fn add<K: Eq + Hash>(known: &mut HashMap<K, Entry>, name: K, now: Instant, entry: Entry) {
     if known.len() >= KNOWN {
         known.retain(|_, entry| entry.until > now);

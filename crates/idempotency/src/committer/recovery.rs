@@ -10,7 +10,7 @@ use crate::{
     Error, Failure,
     error::Remedy,
     observer::Event,
-    queue::{Obstacle, Running},
+    queue::{Job, Obstacle},
     sql::TableLock,
 };
 
@@ -81,12 +81,12 @@ fn lack(fault: &Fault) -> Failure {
 
 impl Committer {
     /// Handles a part whose transaction failed.
-    pub(crate) async fn recover_from(&mut self, mut commands: Vec<Running>, fault: Fault) {
-        for running in &mut commands {
-            running.losses += u32::from(fault.remedy == Remedy::Reconnect);
-            running.conflicts += u32::from(fault.remedy == Remedy::Repeat);
+    pub(crate) async fn recover_from(&mut self, mut commands: Vec<Job>, fault: Fault) {
+        for job in &mut commands {
+            job.losses += u32::from(fault.remedy == Remedy::Reconnect);
+            job.conflicts += u32::from(fault.remedy == Remedy::Repeat);
             if fault.in_doubt {
-                self.queue.put_in_doubt(running);
+                self.queue.put_in_doubt(job);
             }
         }
         self.queue.observe(Event::Failed(fault.remedy));
@@ -97,8 +97,8 @@ impl Committer {
         let part = Part {
             commands: commands.len(),
             quarantined: matches!(self.role, Role::Quarantine { .. }),
-            losses: commands.iter().map(|running| running.losses).max().unwrap_or(0),
-            conflicts: commands.iter().map(|running| running.conflicts).max().unwrap_or(0),
+            losses: commands.iter().map(|job| job.losses).max().unwrap_or(0),
+            conflicts: commands.iter().map(|job| job.conflicts).max().unwrap_or(0),
             fruitless: self.search.as_ref().is_some_and(Search::is_fruitless),
         };
         let action = decide(part, &fault);
@@ -114,16 +114,16 @@ impl Committer {
             Action::Quarantine(Obstacle::Locked) => self.wait_for_lock(commands, &fault).await,
             Action::Quarantine(obstacle) => {
                 let known = self.search.as_ref().is_none_or(Search::has_succeeded);
-                for running in commands {
-                    self.quarantine(running, obstacle, known);
+                for job in commands {
+                    self.quarantine(job, obstacle, known);
                 }
             }
             Action::Fail(failure) => {
                 if part.fruitless && fault.remedy == Remedy::Refuse {
                     commands.extend(self.parts.drain(..).flatten());
                 }
-                for running in commands {
-                    self.queue.fail(running, &failure);
+                for job in commands {
+                    self.queue.fail(job, &failure);
                 }
             }
         }
@@ -135,13 +135,13 @@ impl Committer {
     }
 
     /// The first half is run next, and then the second.
-    fn halve(&mut self, mut part: Vec<Running>) {
+    fn halve(&mut self, mut part: Vec<Job>) {
         let second = part.split_off(part.len().div_ceil(2));
         self.parts.extend([second, part].into_iter().filter(|half| !half.is_empty()));
     }
 
     /// Quarantines commands that wait for a lock of another session.
-    async fn wait_for_lock(&mut self, commands: Vec<Running>, fault: &Fault) {
+    async fn wait_for_lock(&mut self, commands: Vec<Job>, fault: &Fault) {
         if let Role::Main { .. } = self.role {
             self.quarantine_locked(commands, fault);
             return;
@@ -155,14 +155,14 @@ impl Committer {
                 Obstacle::Locked
             }
         };
-        for running in commands {
-            self.delay(running, obstacle);
+        for job in commands {
+            self.delay(job, obstacle);
         }
     }
 
     /// The same for the main committer, with all other commands that want the same row; after a search in which
     /// no command succeeded, with all of the batch.
-    fn quarantine_locked(&mut self, mut commands: Vec<Running>, fault: &Fault) {
+    fn quarantine_locked(&mut self, mut commands: Vec<Job>, fault: &Fault) {
         let search = self.search.as_ref();
         let succeeded = search.is_some_and(Search::has_succeeded);
         let known = search.is_none() || succeeded;
@@ -174,17 +174,17 @@ impl Committer {
         };
         if search.is_some_and(Search::is_fruitless) {
             commands.extend(self.parts.drain(..).flatten());
-        } else if let Some(row) = commands.first().and_then(|running| running.leader.row) {
+        } else if let Some(row) = commands.first().and_then(|job| job.leader.row) {
             if let Role::Main { quarantine } = &mut self.role {
                 quarantine.add_row(row, Obstacle::Locked, Instant::now());
             }
             for part in &mut self.parts {
-                commands.extend(part.extract_if(.., |running| running.leader.row == Some(row)));
+                commands.extend(part.extract_if(.., |job| job.leader.row == Some(row)));
             }
             self.parts.retain(|part| !part.is_empty());
         }
-        for running in commands {
-            self.quarantine(running, obstacle, known);
+        for job in commands {
+            self.quarantine(job, obstacle, known);
         }
     }
 
@@ -199,24 +199,24 @@ impl Committer {
 
     /// Runs a command again where it can't hold up others. `known`: when its key comes again, it is quarantined at
     /// once. Not after a search in which no command succeeded.
-    fn quarantine(&mut self, running: Running, obstacle: Obstacle, known: bool) {
+    fn quarantine(&mut self, job: Job, obstacle: Obstacle, known: bool) {
         match &mut self.role {
             Role::Main { quarantine } => {
                 if known {
-                    quarantine.add_key(running.leader.scope.clone(), obstacle, Instant::now());
+                    quarantine.add_key(job.leader.scope.clone(), obstacle, Instant::now());
                 }
-                quarantine.admit(&self.queue, running, obstacle);
+                quarantine.admit(&self.queue, job, obstacle);
             }
-            Role::Quarantine { .. } => self.delay(running, obstacle),
+            Role::Quarantine { .. } => self.delay(job, obstacle),
         }
     }
 }
 
 /// Logs what happened, and what is done about it.
-fn log(commands: &[Running], part: Part, fault: &Fault, action: &Action) {
+fn log(commands: &[Job], part: Part, fault: &Fault, action: &Action) {
     let Fault { remedy, in_doubt, message, .. } = fault;
     let size = part.commands;
-    let first = commands.first().map(|running| &running.leader);
+    let first = commands.first().map(|job| &job.leader);
     let (operation, key) =
         first.map_or(("", String::new()), |leader| (leader.operation, leader.scope.to_string()));
     match (remedy, action) {

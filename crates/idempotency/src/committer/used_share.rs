@@ -1,7 +1,7 @@
 //! The share of used keys in the last batches. It predicts the next batch.
 
 /// The number of keys that the share is computed from. Older keys count half.
-const REMEMBERED: usize = 64;
+const COUNTED: usize = 64;
 
 /// From this share of used keys on, in percent, keys are looked up before they are claimed. A new key then
 /// takes another round trip, and a used one less than half the work.
@@ -19,7 +19,7 @@ impl UsedShare {
     pub(crate) fn note(&mut self, used: usize, keys: usize) {
         self.used += used;
         self.keys += keys;
-        while self.keys > REMEMBERED {
+        while self.keys > COUNTED {
             self.used /= 2;
             self.keys /= 2;
         }

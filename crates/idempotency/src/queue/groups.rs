@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{
-    fair::FairQueue,
-    submission::{Stage, Submission},
-};
+use super::{fair::FairQueue, job::Stage, request::Request};
 use crate::{AccountId, key::ScopedKey};
 
 /// A key in the queue, and the requests that have it.
@@ -14,8 +11,8 @@ pub(super) struct Group {
     /// Its place among the waiting keys of its account. It keeps the place when it waits again.
     pub(super) place: u64,
     /// `None` while it is being executed.
-    pub(super) leader: Option<(u64, Submission)>,
-    pub(super) followers: BTreeMap<u64, Submission>,
+    pub(super) leader: Option<(u64, Request)>,
+    pub(super) followers: BTreeMap<u64, Request>,
 }
 
 /// The part of the queue that one account has.
@@ -24,7 +21,7 @@ pub(super) struct Share {
     /// Its keys, waiting and being executed.
     pub(super) keys: usize,
     /// The followers of all of them.
-    pub(super) copies: usize,
+    pub(super) followers: usize,
 }
 
 /// The keys of a queue, and the share of each account.
@@ -34,6 +31,8 @@ pub(super) struct Groups {
     waiting: FairQueue<AccountId, ScopedKey>,
     shares: HashMap<AccountId, Share>,
     next: u64,
+    /// No more requests are taken in.
+    pub(super) closed: bool,
 }
 
 impl Groups {
@@ -48,8 +47,8 @@ impl Groups {
         self.by_key.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+    pub(super) fn is_drained(&self) -> bool {
+        self.closed && self.by_key.is_empty()
     }
 
     pub(super) fn share(&self, account_id: AccountId) -> Share {
@@ -64,7 +63,7 @@ impl Groups {
     pub(super) fn insert(&mut self, scope: ScopedKey, group: Group) {
         let share = self.shares.entry(scope.account_id).or_default();
         share.keys += 1;
-        share.copies += group.followers.len();
+        share.followers += group.followers.len();
         self.waiting.insert(scope.account_id, group.place, scope.clone());
         self.by_key.insert(scope, group);
     }
@@ -75,7 +74,7 @@ impl Groups {
         self.waiting.remove(&scope.account_id, group.place);
         let share = self.shares.get_mut(&scope.account_id)?;
         share.keys -= 1;
-        share.copies -= group.followers.len();
+        share.followers -= group.followers.len();
         if share.keys == 0 {
             self.shares.remove(&scope.account_id);
         }
@@ -83,7 +82,7 @@ impl Groups {
     }
 
     /// Takes out the leader whose turn it is.
-    pub(super) fn next_leader(&mut self) -> Option<Submission> {
+    pub(super) fn next_leader(&mut self) -> Option<Request> {
         loop {
             let scope = self.waiting.pop()?;
             if let Some(group) = self.by_key.get_mut(&scope)
@@ -95,17 +94,17 @@ impl Groups {
     }
 
     /// Adds a follower to a key that is in the queue.
-    pub(super) fn follow(&mut self, scope: &ScopedKey, number: u64, submission: Submission) {
+    pub(super) fn follow(&mut self, scope: &ScopedKey, number: u64, request: Request) {
         if let Some(group) = self.by_key.get_mut(scope) {
-            group.followers.insert(number, submission);
-            self.shares.entry(scope.account_id).or_default().copies += 1;
+            group.followers.insert(number, request);
+            self.shares.entry(scope.account_id).or_default().followers += 1;
         }
     }
 
     /// Takes out the first follower of a key.
-    pub(super) fn first_follower(&mut self, scope: &ScopedKey) -> Option<(u64, Submission)> {
+    pub(super) fn first_follower(&mut self, scope: &ScopedKey) -> Option<(u64, Request)> {
         let follower = self.by_key.get_mut(scope)?.followers.pop_first()?;
-        self.forget_copy(scope.account_id);
+        self.follower_left(scope.account_id);
         Some(follower)
     }
 
@@ -131,14 +130,14 @@ impl Groups {
                 group.leader = next;
             }
         } else if group.followers.remove(&number).is_some() {
-            self.forget_copy(scope.account_id);
+            self.follower_left(scope.account_id);
         }
         stage
     }
 
-    fn forget_copy(&mut self, account_id: AccountId) {
+    fn follower_left(&mut self, account_id: AccountId) {
         if let Some(share) = self.shares.get_mut(&account_id) {
-            share.copies -= 1;
+            share.followers -= 1;
         }
     }
 }

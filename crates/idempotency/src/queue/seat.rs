@@ -1,6 +1,6 @@
 //! A caller's place in a queue.
 
-use super::{Queue, submission::Stage};
+use super::{Queue, Stage};
 use crate::key::ScopedKey;
 
 /// A caller's place, left when it stops waiting: by [`leave`](Self::leave), or by dropping it.

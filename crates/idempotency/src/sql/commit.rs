@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgArguments};
 use uuid::Uuid;
 
-use super::{Claim, SUCCESS, UNLOCKED, add_claims, add_responses, claim_sql, remember_sql};
+use super::{Claim, SUCCESS, UNLOCKED, add_claims, add_responses, claim_sql, store_sql};
 use crate::{EventCode, announcement::one_if_equal, insert::Insert, response::Response};
 
 /// The result of the statement.
@@ -55,25 +55,25 @@ pub(crate) async fn commit(
              SELECT {command} FROM batch
          ), inserted AS (
              {insert} RETURNING 2 AS part
-         ), remembered AS (
-             {remember} FROM batch RETURNING 3 AS part
+         ), stored AS (
+             {store} FROM batch RETURNING 3 AS part
          ){announced}, counts AS (
              SELECT coalesce((SELECT array_agg(execution_id) FROM batch), ARRAY[]::uuid[]) AS ids,
                     count(*) FILTER (WHERE part = 1) AS keyed,
                     count(*) FILTER (WHERE part = 2) AS inserted,
-                    count(*) FILTER (WHERE part = 3) AS remembered
+                    count(*) FILTER (WHERE part = 3) AS stored
              FROM (SELECT part FROM keyed UNION ALL SELECT part FROM inserted
-                   UNION ALL SELECT part FROM remembered) AS made
+                   UNION ALL SELECT part FROM stored) AS made
          )
-         SELECT CASE WHEN keyed <> cardinality(ids) OR inserted <> cardinality(ids) OR remembered <> cardinality(ids)
-                THEN idempotency_incomplete_batch(cardinality(ids), keyed, inserted, remembered)
+         SELECT CASE WHEN keyed <> cardinality(ids) OR inserted <> cardinality(ids) OR stored <> cardinality(ids)
+                THEN idempotency_incomplete_batch(cardinality(ids), keyed, inserted, stored)
                 {unannounced}
                 ELSE ids
                 END AS new,
                 now() AS first_used_at, now() + make_interval(secs => ${seconds}) AS replayable_until
          FROM counts",
         claim = claim_sql(&format!("${operation}")),
-        remember = remember_sql(seconds),
+        store = store_sql(seconds),
     );
     // fetch_one would not wait for the end, where PostgreSQL reports whether it committed.
     let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await?;

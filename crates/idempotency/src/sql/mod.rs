@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{AccountId, Operation, Record, RecordState, Response, key::ScopedKey};
+use crate::{AccountId, Execution, Operation, Record, RecordState, Response, key::ScopedKey};
 
 pub(crate) use columns::Columns;
 
@@ -27,7 +27,7 @@ pub(crate) struct Claim<'a> {
 
 /// An execution whose response is stored.
 #[derive(Debug, Clone, Copy, sqlx::FromRow)]
-pub(crate) struct Remembered {
+pub(crate) struct Stored {
     pub(crate) execution_id: Uuid,
     /// By the database's clock.
     pub(crate) first_used_at: DateTime<Utc>,
@@ -150,7 +150,7 @@ const SUCCESS: &str = "_status BETWEEN 200 AND 299";
 /// The INSERT that stores responses, up to its FROM, which has the columns of [`RESPONSE`].
 /// `seconds` is the place of the argument that says for how long a success can be replayed; NULL: as long as its key.
 /// Refusals can always be replayed as long as their key.
-fn remember_sql(seconds: usize) -> String {
+fn store_sql(seconds: usize) -> String {
     format!(
         "INSERT INTO idempotency_responses (account_id, execution_id, status, headers, body, replayable_until)
          SELECT account_id, execution_id, _status, _headers, _body,
@@ -225,33 +225,23 @@ fn response(row: &PgRow, execution_id: Uuid) -> Result<Option<Response>, sqlx::E
     Ok(Some(response.map_err(|_| unreadable("headers"))?))
 }
 
-/// A response to store.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored<'a> {
-    pub(crate) account_id: AccountId,
-    pub(crate) execution_id: Uuid,
-    pub(crate) response: &'a Response,
-}
-
-/// Stores responses, and returns those that were stored.
-pub(crate) async fn remember(
+/// Stores the responses of executions, and returns the executions whose response was stored.
+pub(crate) async fn store(
     conn: &mut PgConnection,
-    responses: &[Stored<'_>],
+    responses: &[(Execution, &Response)],
     ttl: Option<f64>,
-) -> Result<Vec<Remembered>, sqlx::Error> {
+) -> Result<Vec<Stored>, sqlx::Error> {
+    let executions = || responses.iter().map(|(execution, _)| execution);
     let mut columns = Columns::new();
-    columns.add("account_id", responses.iter().map(|stored| stored.account_id).collect::<Vec<_>>());
-    columns.add(
-        "execution_id",
-        responses.iter().map(|stored| stored.execution_id).collect::<Vec<_>>(),
-    );
-    add_responses(&mut columns, responses.iter().map(|stored| stored.response))?;
-    let stored = columns.select(&RESPONSE);
+    columns.add("account_id", executions().map(|one| one.account_id).collect::<Vec<_>>());
+    columns.add("execution_id", executions().map(|one| one.id).collect::<Vec<_>>());
+    add_responses(&mut columns, responses.iter().map(|(_, response)| *response))?;
+    let responses = columns.select(&RESPONSE);
     let mut arguments = columns.into_arguments()?;
     arguments.add(ttl).map_err(sqlx::Error::Encode)?;
     let sql = format!(
-        "{insert} FROM ({stored}) AS response RETURNING execution_id, now() AS first_used_at, replayable_until",
-        insert = remember_sql(arguments.len()),
+        "{insert} FROM ({responses}) AS response RETURNING execution_id, now() AS first_used_at, replayable_until",
+        insert = store_sql(arguments.len()),
     );
     sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(conn).await
 }

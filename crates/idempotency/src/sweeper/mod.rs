@@ -42,7 +42,7 @@ pub struct Sweeper {
     key_ttl: Option<Duration>,
     phase: Phase,
     oldest: Oldest,
-    /// Where the next pass through the responses begins.
+    /// The id at which the next pass through the responses begins.
     resume: Uuid,
     last_full_pass: Option<Instant>,
     last_key_walk: Option<Instant>,
@@ -54,7 +54,7 @@ enum Phase {
     Responses {
         after: Uuid,
         before: Uuid,
-        /// Where the pass after this one begins.
+        /// The id at which the pass after this one begins.
         resume: Uuid,
     },
     Keys {

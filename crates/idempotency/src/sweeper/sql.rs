@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SweptPage<Position> {
     pub(crate) deleted: u64,
-    /// Where the next page begins; `None` when this was the last.
+    /// The position at which the next page begins; `None` when this was the last.
     pub(crate) next: Option<Position>,
 }
 

@@ -9,7 +9,7 @@ use futures_util::{
     FutureExt,
     future::{join_all, join3},
 };
-use payonce_idempotency::{COPIES_FOR_A_KEY, Event, Failure, Observer, Settings, Step};
+use payonce_idempotency::{DUPLICATES_PER_KEY, Event, Failure, Observer, Settings, Step};
 use payonce_testing::database::take_lock;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::task::yield_now;
@@ -82,7 +82,7 @@ async fn assert_whole_share(layer: &Layer, name: &str) {
         (0..10).map(|_| Box::pin(layer.submit(name, Act::Succeed))).collect();
     let refused: Vec<_> = duplicates.iter_mut().filter_map(FutureExt::now_or_never).collect();
     assert_eq!(refused, [Err(Failure::ShareExceeded)], "{name}: all but one wait");
-    assert_eq!(duplicates.len() - refused.len(), 1 + 2 * COPIES_FOR_A_KEY);
+    assert_eq!(duplicates.len() - refused.len(), 1 + 2 * DUPLICATES_PER_KEY);
     let third_key = layer.submit(&format!("{name}-2"), Act::Succeed).now_or_never();
     assert_eq!(third_key, Some(Err(Failure::ShareExceeded)), "{name}");
     // The last one is the one that was refused.
@@ -130,7 +130,7 @@ async fn an_account_always_has_its_whole_share() {
         for round in 0..3 {
             let name = format!("answered-{round}");
             let duplicates =
-                join_all((0..=2 * COPIES_FOR_A_KEY).map(|_| layer.submit(&name, Act::Succeed)));
+                join_all((0..=2 * DUPLICATES_PER_KEY).map(|_| layer.submit(&name, Act::Succeed)));
             assert!(duplicates.await.iter().all(Result::is_ok), "{name}");
         }
         holder.execute("ROLLBACK").await.unwrap();
