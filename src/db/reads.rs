@@ -8,7 +8,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{named, silent, turns::Places};
+use super::{COMMIT_SYNCHRONOUSLY, named, silent, turns::Places};
 use crate::{
     http::problem::{Kind, Problem},
     idempotency::{is_of_outdated_statement, loggable},
@@ -28,11 +28,11 @@ const LIFETIME: Duration = Duration::from_secs(2);
 pub async fn prepare_to_read(conn: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
     // Pages are read in the order of an index. If PostgreSQL underestimates a user's payments, a bitmap or the whole
     // table looks cheaper, and it would read and sort all of them for one page. JIT and parallel workers would take
-    // fifty times longer to start than a page takes to read.
+    // fifty times longer to start than a page takes to read. A change that needs no key commits here, too.
     let settings = format!(
         "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
          SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; \
-         SET max_parallel_workers_per_gather = 0",
+         SET max_parallel_workers_per_gather = 0; {COMMIT_SYNCHRONOUSLY}",
         limit.as_millis()
     );
     conn.execute(AssertSqlSafe(settings)).await.map(drop)
@@ -42,7 +42,7 @@ pub async fn prepare_to_read(conn: &mut PgConnection, limit: Duration) -> Result
 /// as the server can answer within their time-out.
 const WAITING_LIMIT: usize = 256;
 
-/// Connections to read with. Accounts take turns.
+/// Connections to read with, and for changes of one statement that need no idempotency key. Accounts take turns.
 #[derive(Debug, Clone)]
 pub struct Reads {
     pool: PgPool,

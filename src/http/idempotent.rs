@@ -13,6 +13,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::future::LocalBoxFuture;
 use log::debug;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     accounts::Caller,
     idempotency::{
-        BatchCommand, Failure, IdempotencyKey, Outcome, Response,
+        BatchCommand, Failure, IdempotencyKey, Outcome, Record, Response,
         actix::{self, IDEMPOTENCY_KEY, KeyError},
     },
     metrics::KeyedOutcome,
@@ -92,12 +93,27 @@ impl IdempotentRequest {
         location: impl FnOnce(Uuid) -> String,
     ) -> Result<HttpResponse, Problem> {
         let command = read(&self.body)?;
+        self.execute_revealing(state, command, location, Ok).await
+    }
+
+    /// Executes a command whose stored response has a secret in an encrypted form. `reveal` decrypts it in each
+    /// response that is sent, so that the database never has it in clear text.
+    ///
+    /// # Errors
+    /// The problem of the key, of the database, or of `reveal`.
+    pub async fn execute_revealing<C: BatchCommand>(
+        self,
+        state: &AppState,
+        command: C,
+        location: impl FnOnce(Uuid) -> String,
+        reveal: impl FnOnce(Response) -> Result<Response, Problem>,
+    ) -> Result<HttpResponse, Problem> {
         let Caller { account_id } = self.caller;
         let result = state.engine.submit(account_id, self.key.clone(), command).await;
         self.note_outcome(&result);
         match result? {
             Outcome::New { response, replayable_until, .. } => {
-                Ok(self.respond(&response, replayable_until, false))
+                Ok(self.respond(&reveal(response)?, replayable_until, false))
             }
             Outcome::Replay { execution_id, response, replayable_until } => {
                 // The specification of the service asks for this wording. There is no cache.
@@ -106,7 +122,7 @@ impl IdempotentRequest {
                     C::OPERATION,
                     response.status()
                 );
-                let mut replay = self.respond(&response, replayable_until, true);
+                let mut replay = self.respond(&reveal(response)?, replayable_until, true);
                 if replay.status() == StatusCode::CREATED && state.replay_status == ReplayStatus::Ok
                 {
                     *replay.status_mut() = StatusCode::OK;
@@ -122,6 +138,24 @@ impl IdempotentRequest {
             Outcome::Voided => Err(Kind::KeyVoided.into()),
             Outcome::InFlight => Err(Kind::KeyInFlight.into()),
         }
+    }
+
+    /// Refuses the request, unless its key was used. A reason that depends on more than the request itself, such as a
+    /// name that no longer resolves, must not keep a retry from its stored response.
+    ///
+    /// # Errors
+    /// `problem`, if the key is unused, or the problem of the database.
+    pub async fn refuse_unless_used(
+        &self,
+        state: &AppState,
+        problem: Problem,
+    ) -> Result<(), Problem> {
+        let account_id = self.caller.account_id;
+        let find = async |conn: &mut PgConnection| {
+            let key = self.key.clone();
+            Ok(Record::find(conn, account_id.into(), key, state.key_ttl).await?)
+        };
+        state.reads.run_for(account_id, find).await?.map(drop).ok_or(problem)
     }
 
     /// Keeps the outcome for the log.
@@ -173,8 +207,8 @@ fn read_key(req: &HttpRequest) -> Result<(IdempotencyKey, HeaderValue), Problem>
     Ok((key, value.clone()))
 }
 
-/// A query on a `POST` is the client's mistake: an amount there would be ignored.
-fn refuse_query(req: &HttpRequest) -> Result<(), Problem> {
+/// A query on a request that changes something is the client's mistake: an amount there would be ignored.
+pub(super) fn refuse_query(req: &HttpRequest) -> Result<(), Problem> {
     if req.method().is_safe() {
         return Ok(());
     }
@@ -182,7 +216,7 @@ fn refuse_query(req: &HttpRequest) -> Result<(), Problem> {
 }
 
 /// Accepts one `application/json` in UTF-8, without encoding. An empty body needs no type.
-fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
+pub(super) fn check_media_type(req: &HttpRequest, empty: bool) -> Result<(), Problem> {
     let refuse =
         |detail: &'static str| Err(Problem::new(Kind::UnsupportedMediaType).with_detail(detail));
     if req.headers().contains_key(header::CONTENT_ENCODING) {

@@ -137,6 +137,11 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The problem of a field that can only be checked after the body was read.
+pub(crate) fn wrong_field(kind: Kind, name: &str, detail: String) -> Problem {
+    Problem::new(kind).with_errors(vec![FieldError { pointer: pointer(name), detail }])
+}
+
 /// The problem of a body that is not JSON.
 pub(crate) fn malformed(cause: &str, expected: &str) -> Problem {
     let detail = format!(

@@ -9,6 +9,7 @@ mod listen;
 pub mod middleware;
 pub mod problem;
 pub mod query;
+pub mod repeatable;
 mod request_log;
 mod turn;
 
