@@ -15,13 +15,15 @@ use crate::{
     openapi::{self, part::Part},
     payments, refunds,
     state::AppState,
+    webhooks,
 };
 
 /// The description of each feature's operations, which stands in the feature's folder.
-pub(crate) const DESCRIBED: [Part; 8] = [
+pub(crate) const DESCRIBED: [Part; 9] = [
     payments::openapi::PART,
     refunds::openapi::PART,
     events::openapi::PART,
+    webhooks::openapi::PART,
     keys::openapi::PART,
     problem::openapi::PART,
     health::openapi::PART,
@@ -48,6 +50,25 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(resource("/idempotency-key", "GET, HEAD").route(get(keys::show)))
         .service(resource("/idempotency-key/void", "POST").route(web::post().to(keys::void)))
         .service(resource("/idempotency-policy", "GET, HEAD").route(get(keys::policy::show)))
+        .service(
+            resource("/webhook-endpoint", "GET, HEAD, POST")
+                .route(web::post().to(webhooks::http::create))
+                .route(get(webhooks::http::list)),
+        )
+        .service(
+            resource("/webhook-endpoint/{endpoint_id}", "DELETE, GET, HEAD, PATCH")
+                .route(web::patch().to(webhooks::http::change))
+                .route(web::delete().to(webhooks::http::delete))
+                .route(get(webhooks::http::show)),
+        )
+        .service(
+            resource("/webhook-endpoint/{endpoint_id}/rotate", "POST")
+                .route(web::post().to(webhooks::http::rotate)),
+        )
+        .service(
+            resource("/webhook-endpoint/{endpoint_id}/replay", "POST")
+                .route(web::post().to(webhooks::http::replay)),
+        )
         .service(resource("/problems", "GET, HEAD").route(get(problem::pages::list)))
         .service(resource("/problems/{code}", "GET, HEAD").route(get(problem::pages::show)))
         .service(resource("/health/live", "GET, HEAD").route(get(health::live)))

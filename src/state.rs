@@ -16,7 +16,7 @@ use crate::{
     metrics::{Metrics, access::Access},
     payments::currency::Currency,
     server::StartError,
-    webhooks::secrets::Keyring,
+    webhooks::{Guard, SystemResolver, secrets::Keyring},
 };
 
 /// Everything that handlers need besides their request.
@@ -37,6 +37,8 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Who may read the counters.
     pub metrics_access: Access,
+    /// Decides which URLs webhooks may be sent to.
+    pub guard: Guard,
     /// Encrypts signing secrets of webhook endpoints, if `WEBHOOK_SECRET` is set.
     pub keyring: Option<Keyring>,
     /// The rules for keys, as clients see them.
@@ -84,6 +86,10 @@ impl AppState {
             wakes: Wakes::default(),
             metrics,
             metrics_access: Access::new(settings),
+            guard: Guard::new(
+                settings.webhook_allowed_networks.clone().unwrap_or_default(),
+                SystemResolver,
+            ),
             keyring: settings.webhook_secret.clone(),
             policy: IdempotencyPolicy::new(settings),
             body_limits: BodyLimits {

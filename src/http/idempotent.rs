@@ -153,7 +153,7 @@ impl IdempotentRequest {
         let account_id = self.caller.account_id;
         let find = async |conn: &mut PgConnection| {
             let key = self.key.clone();
-            Ok(Record::find(conn, account_id.into(), key, state.key_ttl).await?)
+            Ok(Record::find(conn, account_id, key, state.key_ttl).await?)
         };
         state.reads.run_for(account_id, find).await?.map(drop).ok_or(problem)
     }

@@ -25,13 +25,18 @@ use crate::{
         problem::{Kind, Problem},
     },
     idempotency::{BatchCommand, IdempotencyKey, Outcome, Record, RecordState, Response},
-    ids::{AccountId, ExecutionId, PaymentId},
+    ids::{AccountId, ExecutionId},
     payments::{
         self,
         command::{CreatePayment, location},
     },
     refunds::{self, command::CreateRefund},
     state::AppState,
+    webhooks::{
+        self,
+        command::{CreateEndpoint, ReplayEvents, RotateSecret},
+        shown,
+    },
 };
 
 /// The way for clients to void a key.
@@ -125,7 +130,7 @@ pub struct Shown {
     pub operation: Option<String>,
     /// The id of the execution.
     pub execution_id: Option<ExecutionId>,
-    /// The path of the payment that was created or refunded.
+    /// The path of what was created, refunded or changed.
     pub resource: Option<String>,
     /// The status of the first response.
     pub status: Option<u16>,
@@ -247,11 +252,12 @@ async fn known(
             }
         }
         RecordState::Expired => {
-            let payment = payment_of(conn, account_id, &operation, execution_id).await?;
+            let (status, resource) =
+                executed_before(conn, account_id, &operation, execution_id).await?.unzip();
             Shown {
                 operation: Some(operation),
-                status: payment.is_some().then_some(StatusCode::CREATED.as_u16()),
-                resource: payment.map(location),
+                status: status.map(|status| status.as_u16()),
+                resource: resource.flatten(),
                 ..executed(State::Expired)
             }
         }
@@ -263,19 +269,30 @@ fn stored_location(response: &Response) -> Option<String> {
     headers.find(|(name, _)| *name == "location").map(|(_, value)| value.to_owned())
 }
 
-/// The payment that an execution created or refunded. It is read from the operation's table, which outlives the stored
-/// response.
-async fn payment_of(
+/// The status of an execution whose response has expired, and the path of what it created or refunded. They are read from
+/// the operation's table, which outlives the stored response.
+async fn executed_before(
     conn: &mut PgConnection,
     account_id: AccountId,
     operation: &str,
     execution_id: ExecutionId,
-) -> Result<Option<PaymentId>, sqlx::Error> {
+) -> Result<Option<(StatusCode, Option<String>)>, sqlx::Error> {
     const PAY: &str = CreatePayment::OPERATION.as_str();
     const REFUND: &str = CreateRefund::OPERATION.as_str();
-    match operation {
-        PAY => payments::created_by(conn, account_id, execution_id).await,
-        REFUND => refunds::payment_of(conn, account_id, Uuid::from(execution_id).into()).await,
-        _ => Ok(None),
-    }
+    const CREATE_ENDPOINT: &str = CreateEndpoint::OPERATION.as_str();
+    const ROTATE: &str = RotateSecret::OPERATION.as_str();
+    const REPLAY: &str = ReplayEvents::OPERATION.as_str();
+    let id = Uuid::from(execution_id);
+    let payment = match operation {
+        PAY => payments::created_by(conn, account_id, execution_id).await?,
+        REFUND => refunds::payment_of(conn, account_id, id.into()).await?,
+        CREATE_ENDPOINT => {
+            let endpoint = shown::find(conn, account_id, id.into()).await?;
+            let resource = endpoint.map(|found| webhooks::command::location(found.endpoint_id));
+            return Ok(Some((StatusCode::CREATED, resource)));
+        }
+        ROTATE | REPLAY => return Ok(Some((StatusCode::OK, None))),
+        _ => None,
+    };
+    Ok(payment.map(|payment| (StatusCode::CREATED, Some(location(payment)))))
 }

@@ -12,6 +12,7 @@ use crate::{
     },
     payments::command::CreatePayment,
     refunds::command::CreateRefund,
+    webhooks::command::{CreateEndpoint, ReplayEvents, RotateSecret},
 };
 
 pub(crate) const PART: Part = Part {
@@ -58,6 +59,16 @@ pub(crate) const PART: Part = Part {
     examples,
 };
 
+/// The names of all operations with a key.
+const OPERATIONS: [Option<&str>; 6] = [
+    Some(CreatePayment::OPERATION.as_str()),
+    Some(CreateRefund::OPERATION.as_str()),
+    Some(CreateEndpoint::OPERATION.as_str()),
+    Some(RotateSecret::OPERATION.as_str()),
+    Some(ReplayEvents::OPERATION.as_str()),
+    None,
+];
+
 fn schemas() -> Value {
     json!({
         "Nothing": { "type": "object", "additionalProperties": false, "maxProperties": 0 },
@@ -67,13 +78,13 @@ fn schemas() -> Value {
                 "description": "`expired`: executed once, and its response is no longer stored. `unknown` is no promise. \
                                 Fields that do not apply to a state are null."
             },
-            "operation": { "enum": [CreatePayment::OPERATION.as_str(), CreateRefund::OPERATION.as_str(), null] },
+            "operation": { "enum": OPERATIONS },
             "execution_id": { "type": ["string", "null"], "format": "uuid" },
             "resource": {
                 "type": ["string", "null"], "format": "uri-reference",
-                "description": "The path of the payment that was created or refunded."
+                "description": "The path of the payment that was created or refunded, or of the webhook endpoint. Null if it was deleted."
             },
-            "status": { "enum": [201, 402, 404, null], "description": "The status of the first response." },
+            "status": { "enum": [200, 201, 402, 404, null], "description": "The status of the first response." },
             "first_used_at": or_null("Timestamp"),
             "replayable_until": or_null("Timestamp"),
             "detail": text("The meaning of the state, for people.")

@@ -62,6 +62,7 @@ fn openapi() -> Value {
         "tags": [
             { "name": "payments", "description": "Create, refund and read payments." },
             { "name": "events", "description": "Read what happened, in order and without gaps." },
+            { "name": "webhooks", "description": "URLs that events are sent to." },
             { "name": "keys", "description": "Look up and void keys." },
             { "name": "about", "description": "This server: its rules, its health, its description." }
         ],

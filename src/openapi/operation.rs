@@ -60,7 +60,7 @@ pub(crate) const COMMITTED: &[Kind] = &[
 /// Problems of operations that execute a command.
 pub(crate) const EXECUTED: &[Kind] = &[Kind::KeyExpired, Kind::KeyVoided, Kind::KeyReused];
 
-const EXECUTED_HEADERS: &[&str] =
+pub(crate) const EXECUTED_HEADERS: &[&str] =
     &["Idempotency-Key", "Idempotent-Replayed", "Idempotency-Key-Expires?", "Location"];
 
 /// The response to a retry.
@@ -106,7 +106,7 @@ impl Operation {
             .iter()
             .map(|success| (success.status.to_string(), success.described()))
             .collect();
-        responses.append(&mut responses::problems(kinds(), keyed));
+        responses.append(&mut responses::problems(self.tag, kinds(), keyed));
         responses.insert("405".to_owned(), responses::method_not_allowed());
         let body = match self.body {
             Body::None => None,

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{page, part::TRANSACTION_ID, schemas};
+use super::{
+    page,
+    part::{ENDPOINT_ID, TRANSACTION_ID},
+    schemas,
+};
 use crate::{
     http::problem::Kind,
     payments::list::{DEFAULT_LIMIT, MAX_LIMIT},
@@ -34,6 +38,11 @@ pub(super) fn parameters() -> Value {
             "name": "transaction_id", "in": "path", "required": true,
             "schema": { "type": "string", "format": "uuid" },
             "example": TRANSACTION_ID
+        },
+        "EndpointId": {
+            "name": "endpoint_id", "in": "path", "required": true,
+            "schema": { "type": "string", "format": "uuid" },
+            "example": ENDPOINT_ID
         },
         "UserId": {
             "name": "user_id", "in": "query",

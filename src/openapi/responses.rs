@@ -12,11 +12,12 @@ use crate::{
         json,
         problem::{Entry, FeedState, FieldError, Kind, Problem, Retry},
     },
-    payments, refunds,
+    payments, refunds, webhooks,
 };
 
-/// The example of a stored `not-found`.
+/// Examples of a stored `not-found`.
 const UNKNOWN_PAYMENT: &str = "refund-of-unknown-payment";
+const UNKNOWN_ENDPOINT: &str = "change-of-unknown-webhook-endpoint";
 
 /// A response besides problems.
 pub(crate) struct Success {
@@ -33,6 +34,8 @@ pub(crate) enum Content {
     Json(&'static str),
     /// Text of one of these media types.
     Text(&'static [&'static str]),
+    /// No body.
+    Nothing,
 }
 
 impl Success {
@@ -43,6 +46,7 @@ impl Success {
                 .iter()
                 .map(|text| (*text, json!({ "schema": { "type": "string" } })))
                 .collect(),
+            Content::Nothing => json!({}),
         };
         described(self.means, self.headers, &content)
     }
@@ -73,7 +77,7 @@ pub(super) fn headers() -> Value {
     let text = json!({ "type": "string" });
     let key = schemas::idempotency_key();
     let id = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" });
-    let location = json!({ "type": "string", "format": "uri-reference", "pattern": "^/payment/[0-9a-f-]{36}$" });
+    let location = json!({ "type": "string", "format": "uri-reference", "pattern": "^/(payment|webhook-endpoint)/[0-9a-f-]{36}$" });
     let seconds = json!({ "type": "integer", "minimum": 1, "maximum": 10 });
     let replayed = json!({ "type": "string", "enum": ["true", "false"] });
     let described = [
@@ -97,11 +101,11 @@ pub(super) fn headers() -> Value {
             "`true` if this is a stored response, `false` otherwise.",
         ),
         ("Idempotent-Replayed?", &replayed, "The same, on a stored refusal."),
-        ("Location", &location, "The path of the payment."),
+        ("Location", &location, "The path of the payment or webhook endpoint."),
         (
             "Location?",
             &location,
-            "The path of the payment that the key created or refunded, if any.",
+            "The path of the payment or webhook endpoint that the key created or changed, if any.",
         ),
         (
             "Retry-After",
@@ -124,13 +128,17 @@ pub(super) fn headers() -> Value {
 }
 
 /// The problems of an operation, by status. `keyed` operations echo a key.
-pub(super) fn problems(kinds: impl Iterator<Item = Kind>, keyed: bool) -> Map<String, Value> {
+pub(super) fn problems(
+    tag: &str,
+    kinds: impl Iterator<Item = Kind>,
+    keyed: bool,
+) -> Map<String, Value> {
     let mut by_status = BTreeMap::<u16, Vec<Kind>>::new();
     for kind in kinds {
         by_status.entry(kind.entry().status.as_u16()).or_default().push(kind);
     }
     let described =
-        |(status, kinds): (u16, Vec<Kind>)| (status.to_string(), problem(&kinds, keyed));
+        |(status, kinds): (u16, Vec<Kind>)| (status.to_string(), problem(tag, &kinds, keyed));
     by_status.into_iter().map(described).collect()
 }
 
@@ -141,7 +149,7 @@ pub(super) fn method_not_allowed() -> Value {
 
 /// Responses that every path has.
 pub(super) fn shared() -> Value {
-    let mut other_methods = problem(&[Kind::MethodNotAllowed], false);
+    let mut other_methods = problem("about", &[Kind::MethodNotAllowed], false);
     if let Some(description) = other_methods.get_mut("description") {
         *description =
             json!("`method-not-allowed`: the response to the other methods of this path.");
@@ -149,7 +157,7 @@ pub(super) fn shared() -> Value {
     json!({ "MethodNotAllowed": other_methods })
 }
 
-fn problem(kinds: &[Kind], keyed: bool) -> Value {
+fn problem(tag: &str, kinds: &[Kind], keyed: bool) -> Value {
     let entries = || kinds.iter().map(|kind| kind.entry());
     let means: Vec<String> =
         entries().map(|Entry { code, title, .. }| format!("`{code}`: {title}.")).collect();
@@ -157,7 +165,11 @@ fn problem(kinds: &[Kind], keyed: bool) -> Value {
     let examples: Map<String, Value> = codes
         .iter()
         .map(|code| {
-            let example = if keyed && *code == "not-found" { UNKNOWN_PAYMENT } else { code };
+            let example = match (*code, tag) {
+                ("not-found", "payments") if keyed => UNKNOWN_PAYMENT,
+                ("not-found", "webhooks") if keyed => UNKNOWN_ENDPOINT,
+                _ => code,
+            };
             ((*code).to_owned(), json!({ "$ref": format!("#/components/examples/{example}") }))
         })
         .collect();
@@ -180,7 +192,7 @@ fn headers_of(kind: Kind, keyed: bool) -> Vec<&'static str> {
         Kind::Unauthorized => &["WWW-Authenticate"],
         Kind::MethodNotAllowed => &["Allow"],
         Kind::KeyExpired => &["Location?"],
-        Kind::RefundRefused => &["Idempotent-Replayed"],
+        Kind::RefundRefused | Kind::TooManyWebhookEndpoints => &["Idempotent-Replayed"],
         Kind::NotFound if keyed => &["Idempotent-Replayed?"],
         _ => &[],
     });
@@ -196,7 +208,11 @@ pub(super) fn problem_examples() -> Value {
         (name, json!({ "summary": problem.kind().entry().title, "value": body }))
     };
     let kinds = Kind::ALL.into_iter().map(|kind| example(kind.entry().code, example_of(kind)));
-    kinds.chain([example(UNKNOWN_PAYMENT, refunds::command::no_such_payment())]).collect()
+    let stored = [
+        example(UNKNOWN_PAYMENT, refunds::command::no_such_payment()),
+        example(UNKNOWN_ENDPOINT, webhooks::command::no_such_endpoint()),
+    ];
+    kinds.chain(stored).collect()
 }
 
 fn example_of(kind: Kind) -> Problem {
@@ -213,6 +229,11 @@ fn example_of(kind: Kind) -> Problem {
             wrong("/ammount", "unknown field; expected user_id, amount, currency")
         }
         Kind::InvalidRefund => wrong("", "expected amount or remaining"),
+        Kind::InvalidWebhookEndpoint => wrong(
+            "/event_types",
+            "unknown event type \"payment.deleted\"; expected a list of one or more of payment.created, refund.created, \
+             each once; or null for all types",
+        ),
         Kind::InvalidQuery => wrong("/limit", "expected a whole number, 1 to 200"),
         Kind::KeyReused => Problem::new(kind).with_members(vec!["amount"]),
         Kind::RefundRefused => Problem::new(kind).with_refundable(60),

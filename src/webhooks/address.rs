@@ -47,11 +47,12 @@ pub enum Refusal {
     #[error("expected a URL without a fragment (#)")]
     Fragment,
     /// Its name has no address.
-    #[error("the host can't be resolved")]
+    #[error("the host can't be resolved; expected a name that has an address")]
     Unresolvable,
     /// It leads to an address that is neither public nor allowed.
     #[error(
-        "the host has an address that is not public; the operator can allow networks with WEBHOOK_ALLOWED_NETWORKS"
+        "the host has an address that is not public; expected public addresses only. The operator can allow networks with \
+         WEBHOOK_ALLOWED_NETWORKS"
     )]
     NotPublic,
     /// It is an `http` URL of a public address.

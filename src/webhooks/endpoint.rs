@@ -6,7 +6,7 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 
 use super::secrets::{KeyId, Keyring, OpenError, Sealed, Secret};
 use crate::{
-    events::EventType,
+    events::{EventType, Position},
     ids::{AccountId, EndpointId},
 };
 
@@ -91,14 +91,16 @@ impl DisabledReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Range {
     /// The first.
-    pub from: i64,
+    pub from: Position,
     /// The last.
-    pub to: i64,
+    pub to: Position,
 }
 
 impl Range {
-    fn read(from: Option<i64>, to: Option<i64>) -> Option<Self> {
-        from.zip(to).map(|(from, to)| Self { from, to })
+    /// Reads two nullable columns.
+    pub(super) fn of_row(row: &PgRow, from: &str, to: &str) -> Result<Option<Self>, sqlx::Error> {
+        let (from, to) = (row.try_get(from)?, row.try_get(to)?);
+        Ok(Option::zip(from, to).map(|(from, to)| Self { from, to }))
     }
 }
 
@@ -116,7 +118,7 @@ pub struct Endpoint {
     /// Whether to call it.
     pub enabled: bool,
     /// Events after this position are sent, if no progress is stored.
-    pub after_position: i64,
+    pub after_position: Position,
     /// The positions that are sent again.
     pub replay: Option<Range>,
     /// The number of this replay, from 1. Its progress is stored under this number.
@@ -149,8 +151,7 @@ impl Endpoint {
 
 impl FromRow<'_, PgRow> for Endpoint {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let key_id = KeyId::of_stored(row.try_get("key_id")?)
-            .ok_or_else(|| sqlx::Error::Decode("key_id has not eight bytes".into()))?;
+        let key_id = KeyId::of_stored(row.try_get("key_id")?)?;
         let previous: Option<Vec<u8>> = row.try_get("previous_secret")?;
         let until: Option<DateTime<Utc>> = row.try_get("previous_until")?;
         Ok(Self {
@@ -160,10 +161,10 @@ impl FromRow<'_, PgRow> for Endpoint {
             event_types: row.try_get("event_types")?,
             enabled: row.try_get("enabled")?,
             after_position: row.try_get("after_position")?,
-            replay: Range::read(row.try_get("replay_from")?, row.try_get("replay_to")?),
+            replay: Range::of_row(row, "replay_from", "replay_to")?,
             replay_number: row.try_get("replay_number")?,
             failing_since: row.try_get("failing_since")?,
-            lost: Range::read(row.try_get("lost_from")?, row.try_get("lost_to")?),
+            lost: Range::of_row(row, "lost_from", "lost_to")?,
             lease_epoch: row.try_get("lease_epoch")?,
             secret: Sealed { key_id, bytes: row.try_get("secret")? },
             previous: previous.zip(until).map(|(bytes, until)| (Sealed { key_id, bytes }, until)),

@@ -66,8 +66,7 @@ fn resealed(
     found: &SealedSecrets,
 ) -> Result<Result<SealedSecrets, OpenError>, sqlx::Error> {
     let SealedSecrets { account_id, endpoint_id, .. } = *found;
-    let key_id = KeyId::of_stored(&found.key_id)
-        .ok_or_else(|| sqlx::Error::Decode("key_id has not eight bytes".into()))?;
+    let key_id = KeyId::of_stored(&found.key_id)?;
     let again = |bytes: &[u8]| {
         let sealed = Sealed { key_id, bytes: bytes.to_vec() };
         let secret = keyring.open(account_id, endpoint_id, &sealed);

@@ -2,7 +2,7 @@
 //!
 //! A secret is in clear text only in memory, and in the responses that show it. A copied database reveals none.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -75,10 +75,13 @@ impl fmt::Debug for KeyId {
 }
 
 impl KeyId {
-    /// Reads a stored id, or returns `None` if its length is wrong.
-    #[must_use]
-    pub fn of_stored(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
+    /// Reads a stored id.
+    ///
+    /// # Errors
+    /// When its length is wrong.
+    pub fn of_stored(bytes: &[u8]) -> Result<Self, sqlx::Error> {
+        let id = bytes.try_into().map_err(|_| "key_id has not eight bytes");
+        id.map(Self).map_err(|error| sqlx::Error::Decode(error.into()))
     }
 
     /// The id to store.
@@ -96,6 +99,29 @@ pub struct Sealed {
     /// The stored bytes.
     pub bytes: Vec<u8>,
 }
+
+/// The form in stored responses: the entry's id, a dot, and base64.
+impl fmt::Display for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.key_id, BASE64_STANDARD.encode(&self.bytes))
+    }
+}
+
+impl FromStr for Sealed {
+    type Err = NotSealed;
+
+    fn from_str(text: &str) -> Result<Self, NotSealed> {
+        let (id, bytes) = text.split_once('.').ok_or(NotSealed)?;
+        let id = u64::from_str_radix(id, 16).map_err(|_| NotSealed)?;
+        let bytes = BASE64_STANDARD.decode(bytes).map_err(|_| NotSealed)?;
+        Ok(Self { key_id: KeyId(id.to_be_bytes()), bytes })
+    }
+}
+
+/// A text that is no encrypted secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not an encrypted secret")]
+pub struct NotSealed;
 
 /// Why a stored secret cannot be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -302,6 +328,7 @@ mod tests {
         let unknown = OpenError::UnknownKey(keyring(OLD).newest());
         assert_eq!(keyring(NEW).open(account, endpoint, &sealed).unwrap_err(), unknown);
         let again = both.seal(account, endpoint, &secret).unwrap();
+        assert_eq!(again.to_string().parse(), Ok(again.clone()));
         assert_eq!((again.key_id, both.newest()), (keyring(NEW).newest(), again.key_id));
         assert_eq!(
             keyring(NEW).open(account, endpoint, &again).unwrap().as_bytes(),

@@ -93,3 +93,6 @@ mod sweeper {
     pub mod deletes;
     pub mod metrics;
 }
+mod webhooks {
+    pub mod create;
+}

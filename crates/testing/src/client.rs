@@ -75,7 +75,7 @@ impl Response {
             | "method-not-allowed"
             | "idempotency-key-expired"
             | "idempotency-key-reused" => "none",
-            "refund-refused" | "idempotency-key-voided" => "new_key",
+            "refund-refused" | "too-many-webhook-endpoints" | "idempotency-key-voided" => "new_key",
             _ if status >= 500 || matches!(status, 408 | 409 | 429) => "same_request",
             _ => "corrected_request",
         };

@@ -88,6 +88,11 @@ problems! {
         "Correct the fields that errors lists. This request has not used the key: send the corrected one with the same \
          key."
 
+    InvalidWebhookEndpoint: BAD_REQUEST "invalid-webhook-endpoint" CorrectedRequest
+        "Body is not valid for a webhook endpoint"
+        "Correct the fields that errors lists. This request changed nothing, and has not used its key if it has one: send \
+         the corrected one with the same key."
+
     InvalidQuery: BAD_REQUEST "invalid-query" CorrectedRequest
         "Query parameters are not valid"
         "Correct the parameters that errors lists. A request with an Idempotency-Key has not used the key: send the \
@@ -102,6 +107,11 @@ problems! {
         "Refund refused"
         "A payment is never refunded beyond its amount; refundable is what was left. This refusal is stored: nothing is \
          ever refunded with this key. To refund what is left, send another request with a new key."
+
+    TooManyWebhookEndpoints: PAYMENT_REQUIRED "too-many-webhook-endpoints" NewKey
+        "Too many webhook endpoints"
+        "An account has at most 50 webhook endpoints. This refusal is stored: nothing is ever created with this key. \
+         Delete an endpoint that is not needed (DELETE /webhook-endpoint/{id}), and send the request with a new key."
 
     NotFound: NOT_FOUND "not-found" None
         "Not found"
@@ -169,6 +179,12 @@ problems! {
         "Server is shutting down"
         "The server responds for a moment longer, and closes each connection with its response. Send further requests to \
          another server."
+
+    WebhooksNotConfigured: SERVICE_UNAVAILABLE "webhooks-not-configured" SameRequest
+        "Webhooks are not configured"
+        "Signing secrets are stored encrypted, and this server has no key for that. Its operator makes one with openssl \
+         rand -base64 32, and sets WEBHOOK_SECRET at every server. This request executed nothing: send it again \
+         afterwards, with the same key."
 
     DatabaseUnavailable: SERVICE_UNAVAILABLE "database-unavailable" SameRequest
         "Database is unavailable"
