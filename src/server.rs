@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     config::Settings,
     db::{self, MigrationError, Unmigrated, sweep},
+    events,
     http::{Connections, listen, middleware::middleware},
     idempotency::{self, UnfitServer},
     routes,
@@ -125,6 +126,7 @@ impl Server {
         })
         .map_err(|source| StartError::Listen { address, example: "PORT=5050", source })?;
         let sweeps = state.metrics.sweeps();
+        rt::spawn(events::wait::forever(state.clone()));
         rt::spawn(reseal::at_start(options.clone(), settings.webhook_secret.clone()));
         Ok(Self {
             addresses,

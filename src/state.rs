@@ -8,7 +8,7 @@ use crate::{
     accounts::{Authenticator, Directory},
     config::{Settings, Switch},
     db::{self, Needs, Reads},
-    events::Wakes,
+    events::{Wakes, wait::Waiters},
     health::{Readiness, Stopping},
     http::{idempotent::ReplayStatus, middleware::BodyLimits},
     idempotency::{Engine, UnfitServer},
@@ -33,6 +33,8 @@ pub struct AppState {
     pub stopping: Stopping,
     /// Wakes those who wait for events.
     pub wakes: Wakes,
+    /// Requests that wait for events.
+    pub waiters: Waiters,
     /// The counters.
     pub metrics: Metrics,
     /// Who may read the counters.
@@ -84,6 +86,7 @@ impl AppState {
             readiness: Readiness::new(options, deadline / 2, needs),
             stopping: Stopping::default(),
             wakes: Wakes::default(),
+            waiters: Waiters::new(usize::try_from(settings.connection_limit).unwrap_or(usize::MAX)),
             metrics,
             metrics_access: Access::new(settings),
             guard: Guard::new(

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Event, Position,
@@ -26,7 +27,8 @@ struct Shown {
     complete_since: Option<Timestamp>,
 }
 
-/// `GET /events`: a page of the account's events, the oldest first.
+/// `GET /events`: a page of the account's events, the oldest first. If there is none, it waits for one as long as the
+/// client asks.
 ///
 /// # Errors
 /// `invalid-query`; `events-expired`; `events-rewound`; `database-unavailable`.
@@ -37,7 +39,7 @@ pub async fn list(
 ) -> Result<HttpResponse, Problem> {
     let question = Question::read(request.query_string())?;
     let (Page { events, next_after, last_position }, feed) =
-        read(&state, account_id, &question).await?;
+        read_or_wait(&state, account_id, question).await?;
     let shown = Shown {
         events,
         next_after,
@@ -46,6 +48,35 @@ pub async fn list(
         complete_since: feed.complete_since,
     };
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(shown))
+}
+
+/// Reads a page, and again after each new event, until the page shows one or the wait ends. If too many requests wait,
+/// or the server stops, it returns the first page.
+async fn read_or_wait(
+    state: &AppState,
+    account_id: AccountId,
+    mut question: Question,
+) -> Result<(Page, Feed), Problem> {
+    let waits = !question.wait.is_zero() && !state.stopping.has_begun();
+    let Some(place) = waits.then(|| state.waiters.enter(account_id)).flatten() else {
+        return read(state, account_id, &question).await;
+    };
+    let end = Instant::now() + question.wait;
+    let mut news = state.wakes.subscribe(account_id);
+    loop {
+        let (page, feed) = read(state, account_id, &question).await?;
+        if !page.events.is_empty() || page.next_after < page.last_position {
+            return Ok((page, feed));
+        }
+        place.saw(page.last_position);
+        // Events that a filter hides are not looked through again.
+        question.after = page.next_after;
+        tokio::select! {
+            () = news.sequenced() => {}
+            () = sleep_until(end) => return Ok((page, feed)),
+            () = state.stopping.begun() => return Ok((page, feed)),
+        }
+    }
 }
 
 async fn read(

@@ -9,6 +9,7 @@ pub mod page;
 mod query;
 mod render;
 mod store;
+pub mod wait;
 mod wakes;
 
 pub use event::{Event, EventId, Occurrence, Position};

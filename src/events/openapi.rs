@@ -30,7 +30,7 @@ pub(crate) const PART: Part = Part {
                       skipping events. Identify events by `event_id`, which never changes. With a `type` filter, a page \
                       looks through a limited number of events: it may be empty while `next_after` is below \
                       `last_position`.",
-        parameters: &["After", "Limit", "EventTypes", "Feed"],
+        parameters: &["After", "Limit", "EventTypes", "Feed", "Wait"],
         body: Body::None,
         successes: &[ok("A page.", Json("EventPage"), &[])],
         problems: &[CALLED, READ, &[Kind::InvalidQuery, Kind::EventsExpired, Kind::EventsRewound]],

@@ -1,5 +1,7 @@
 //! The query of `GET /events`.
 
+use std::time::Duration;
+
 use super::{EventType, Position, feed::FeedId};
 use crate::{
     http::{problem::Problem, query},
@@ -17,7 +19,12 @@ pub(super) struct Question {
     pub(super) types: Vec<EventType>,
     /// The feed from which the client has its position.
     pub(super) feed: Option<FeedId>,
+    /// The time to wait for an event if there is none.
+    pub(super) wait: Duration,
 }
+
+/// Proxies cut connections that are silent for longer, commonly after a minute.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 impl Question {
     /// Reads a query.
@@ -35,12 +42,17 @@ impl Question {
         });
         let types = parameters.optional_or("type", event_types);
         let feed = parameters.optional("feed", "the feed of a page", FeedId::parse);
-        let read = after.zip(limit).zip(types).zip(feed);
-        parameters.finish(read.map(|(((after, limit), types), feed)| Self {
+        let wait = parameters.optional("wait", "a whole number of seconds, 0 to 30", |text| {
+            let wait = Duration::from_secs(whole_number(text)?.try_into().ok()?);
+            (wait <= LONGEST_WAIT).then_some(wait)
+        });
+        let read = after.zip(limit).zip(types).zip(feed).zip(wait);
+        parameters.finish(read.map(|((((after, limit), types), feed), wait)| Self {
             after: after.unwrap_or(Position::START),
             limit: limit.unwrap_or(DEFAULT_LIMIT),
             types: types.unwrap_or_default(),
             feed,
+            wait: wait.unwrap_or_default(),
         }))
     }
 }

@@ -82,6 +82,25 @@ pub(super) async fn runs(
     .await
 }
 
+/// The position of the newest event of each of these accounts that has one.
+pub(super) async fn last_positions(
+    conn: &mut PgConnection,
+    accounts: &[AccountId],
+) -> Result<Vec<(AccountId, Position)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT waiting.account_id, newest.position
+         FROM unnest($1::uuid[]) AS waiting(account_id)
+         CROSS JOIN LATERAL (
+             SELECT first_position + cardinality(subjects) - 1 AS position FROM event_runs
+             WHERE account_id = waiting.account_id
+             ORDER BY account_id DESC, first_position DESC LIMIT 1
+         ) AS newest",
+    )
+    .bind(accounts)
+    .fetch_all(conn)
+    .await
+}
+
 /// The facts of these payments of an account.
 pub(super) async fn payments(
     conn: &mut PgConnection,

@@ -3,6 +3,7 @@
 pub(crate) mod openapi;
 
 use std::{
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, Notify},
     time::{Instant, sleep_until},
 };
 
@@ -24,18 +25,32 @@ use crate::{
 /// True once the server is stopping. It still serves requests; load balancers that choose between
 /// servers should choose another one.
 #[derive(Debug, Default)]
-pub struct Stopping(AtomicBool);
+pub struct Stopping {
+    begun: AtomicBool,
+    news: Notify,
+}
 
 impl Stopping {
     /// Stops, permanently.
     pub fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.begun.store(true, Ordering::SeqCst);
+        self.news.notify_waiters();
     }
 
     /// Returns whether the server is stopping.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the server is stopping.
+    pub async fn begun(&self) {
+        let mut news = pin!(self.news.notified());
+        // From here on a notification is not missed.
+        news.as_mut().enable();
+        if !self.has_begun() {
+            news.await;
+        }
     }
 }
 

@@ -74,6 +74,13 @@ pub(super) fn parameters() -> Value {
             "description": "The `feed` of the page before. If it has changed, the response is `410 events-rewound`.",
             "schema": schemas::reference("Feed")
         },
+        "Wait": {
+            "name": "wait", "in": "query",
+            "description": "Seconds to wait for an event if there is none (long poll), in addition to the server's \
+                            `REQUEST_DEADLINE`. The response comes earlier if an event does, if too many requests \
+                            wait, or if the server stops.",
+            "schema": { "type": "integer", "minimum": 0, "maximum": 30, "default": 0 }
+        },
         "Code": {
             "name": "code", "in": "path", "required": true,
             "schema": { "type": "string", "enum": codes }

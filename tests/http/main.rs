@@ -32,6 +32,7 @@ mod database {
 mod events {
     pub mod list;
     pub mod pages;
+    pub mod wait;
 }
 mod health {
     pub mod ready;
