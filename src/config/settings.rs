@@ -83,7 +83,7 @@ pub struct Settings {
     /// (everybody who reaches the server) or false (nobody)
     #[arg(long, env, value_enum, default_value = "loopback")]
     pub anonymous_access: AnonymousAccess,
-    /// Whether payments and refunds become events: on, or off, which leaves a gap until payonce events backfill
+    /// Events of payments and refunds: on, or off, which leaves a gap until payonce events backfill
     #[arg(long, env, value_enum, default_value = "on")]
     pub events: Switch,
     /// Database connections for reads

@@ -155,6 +155,9 @@ impl Statement {
     }
 }
 
+/// A committer's connection is known by its first statement.
+const COMMITTERS_FIRST: &str = "SET lock_timeout";
+
 #[derive(Default)]
 struct Plan {
     armed: Mutex<Option<(Step, Fault)>>,
@@ -284,12 +287,21 @@ async fn address_of(options: &PgConnectOptions) -> SocketAddr {
 /// The state that the two directions of a connection share.
 #[derive(Default)]
 struct Shared {
+    /// True for a connection of a committer. Others pass no steps: the sequencer, for one, begins and commits all the
+    /// time.
+    commits: bool,
     /// Prepared statements by name.
     prepared: HashMap<String, Statement>,
     /// The statement that was bound since the last Sync.
     bound: Option<Statement>,
     /// The statements to which the next ReadyForQuery messages belong.
     awaited: VecDeque<Statement>,
+}
+
+impl Shared {
+    fn statement(&self, sql: &str) -> Statement {
+        if self.commits { Statement::of(sql) } else { Statement::Other }
+    }
 }
 
 /// The end of a connection.
@@ -355,13 +367,16 @@ fn understand(frame: &[u8], shared: &mut Shared) -> Option<Step> {
     let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
     match frame.first()? {
         b'Q' => {
-            let statement = Statement::of(&text());
+            let sql = text();
+            shared.commits |= sql.starts_with(COMMITTERS_FIRST);
+            let statement = shared.statement(&sql);
             shared.awaited.push_back(statement);
             statement.sent()
         }
         b'P' => {
             let name = text();
-            shared.prepared.insert(name, Statement::of(&text()));
+            let statement = shared.statement(&text());
+            shared.prepared.insert(name, statement);
             None
         }
         b'B' => {
