@@ -16,44 +16,13 @@ use super::{
 };
 use crate::{
     Record, Settings,
-    error::Remedy,
-    observer::{Event, Observer, Step},
+    observer::{Event, Observer},
     queue::Job,
     sql::{self, TableLock},
 };
 
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
-/// The failure of a batch, as recovery needs it.
-#[derive(Debug)]
-pub(crate) struct Fault {
-    pub(crate) remedy: Remedy,
-    /// True if the batch may be committed nevertheless.
-    pub(crate) in_doubt: bool,
-    /// True if it failed while it claimed keys.
-    pub(crate) while_claiming: bool,
-    /// True if a statement took too long.
-    pub(crate) of_time: bool,
-    pub(crate) message: String,
-}
-
-impl Fault {
-    /// There is no database to run the batch on.
-    pub(crate) fn no_server(unfit: &UnfitServer) -> Self {
-        Self::before_it_began(unfit.to_string())
-    }
-
-    fn before_it_began(message: String) -> Self {
-        Self {
-            remedy: Remedy::AwaitServer,
-            in_doubt: false,
-            while_claiming: false,
-            of_time: false,
-            message,
-        }
-    }
-}
 
 /// A connection, and what is known of the server at its other end.
 struct Session {
@@ -128,7 +97,7 @@ impl Connector {
         &mut self,
         batch: &[Job],
         mode: Mode,
-    ) -> Result<Vec<Option<Record>>, Fault> {
+    ) -> Result<Vec<Option<Record>>, Failed> {
         let mut session = self.take()?;
         let ended = batch::run(&mut session.conn, batch, self.terms, mode, &*self.observer).await;
         let records = self.give_back(session, ended)?;
@@ -142,7 +111,7 @@ impl Connector {
         &mut self,
         batch: &[Job],
         look: Look,
-    ) -> Result<Vec<Option<Record>>, Fault> {
+    ) -> Result<Vec<Option<Record>>, Failed> {
         let mut session = self.take()?;
         let Session { conn, server } = &mut session;
         let ended = look_up::look_up(conn, batch, look, self.terms, *server, &*self.observer).await;
@@ -156,13 +125,13 @@ impl Connector {
     }
 
     /// Takes the session for one run. A cancelled future drops it, and PostgreSQL rolls back.
-    fn take(&mut self) -> Result<Session, Fault> {
-        let missing = || Fault::before_it_began("there is no connection".to_owned());
+    fn take(&mut self) -> Result<Session, Failed> {
+        let missing = || Failed::no_server("there is no connection");
         self.session.take().ok_or_else(missing)
     }
 
     /// Keeps the session after success, and after an error that left no transaction open on it.
-    fn give_back<T>(&mut self, session: Session, ended: Result<T, Failed>) -> Result<T, Fault> {
+    fn give_back<T>(&mut self, session: Session, ended: Result<T, Failed>) -> Result<T, Failed> {
         let failed = match ended {
             Ok(done) => {
                 self.session = Some(session);
@@ -171,22 +140,14 @@ impl Connector {
             }
             Err(failed) => failed,
         };
-        let may_be_committing = failed.may_be_committing();
         if failed.spares_the_connection() {
             self.session = Some(session);
             self.setbacks = 0;
         } else {
-            self.committing = may_be_committing.then_some(session.server.backend);
+            self.committing = failed.may_be_committing().then_some(session.server.backend);
             self.setbacks = self.setbacks.saturating_add(1);
         }
-        Err(Fault {
-            remedy: failed.remedy(),
-            // A look-up commits no keys.
-            in_doubt: may_be_committing && failed.step != Some(Step::LookUp),
-            while_claiming: failed.step == Some(Step::Claim),
-            of_time: failed.is_of_time(),
-            message: failed.to_string(),
-        })
+        Err(failed)
     }
 
     /// A table that another session has locked against writes.

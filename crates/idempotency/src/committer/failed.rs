@@ -1,8 +1,9 @@
-//! The error of a batch.
+//! The failure of a batch.
 
 use std::{fmt, time::Duration};
 
 use crate::{
+    Error, Failure,
     error::{Remedy, loggable, rolled_back},
     observer::Step,
 };
@@ -21,15 +22,22 @@ pub(crate) enum Cause {
     NoAnswer(Duration),
     /// A defect; Rust has printed its message to stderr.
     Panic,
+    /// There is no server to run the batch on.
+    NoServer(String),
 }
 
 impl Failed {
+    pub(crate) fn no_server(why: impl Into<String>) -> Self {
+        Self { step: None, cause: Cause::NoServer(why.into()) }
+    }
+
     pub(crate) fn remedy(&self) -> Remedy {
         match &self.cause {
             Cause::Error(error) => Remedy::of(error),
             Cause::NoAnswer(_) => Remedy::Reconnect,
             Cause::Panic if self.was_committing() => Remedy::Reconnect,
             Cause::Panic => Remedy::Isolate,
+            Cause::NoServer(_) => Remedy::AwaitServer,
         }
     }
 
@@ -50,8 +58,22 @@ impl Failed {
         matches!(self.step, Some(Step::OneStatement | Step::Commit | Step::LookUp))
     }
 
+    /// Returns whether the batch may be committed nevertheless. A look-up commits no keys.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.may_be_committing() && self.step != Some(Step::LookUp)
+    }
+
+    /// The failure of a command that fails for this reason.
+    pub(crate) fn of_command(&self) -> Failure {
+        match self.remedy() {
+            Remedy::Refuse if self.is_of_time() => Failure::TimedOut,
+            Remedy::Refuse => Failure::OutOfResources,
+            _ => Failure::Internal(Error::other(self.to_string()).into()),
+        }
+    }
+
     /// Returns whether the SQLSTATE says that a statement took too long.
-    pub(crate) fn is_of_time(&self) -> bool {
+    fn is_of_time(&self) -> bool {
         let Cause::Error(error) = &self.cause else { return false };
         error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()
             == Some("57014")
@@ -65,6 +87,7 @@ impl fmt::Display for Failed {
             Cause::Error(error) => f.write_str(&loggable(error)),
             Cause::NoAnswer(limit) => write!(f, "no answer within {limit:?}"),
             Cause::Panic => f.write_str("it panicked"),
+            Cause::NoServer(why) => f.write_str(why),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use futures_util::future::join;
 
-use super::{Committer, Role, batch::Mode, connection::Fault, look_up::Look};
+use super::{Committer, Role, batch::Mode, failed::Failed, look_up::Look};
 use crate::{
     observer::Event,
     queue::{Job, Obstacle},
@@ -43,7 +43,7 @@ impl Committer {
                 let (run, ()) = join(run, answers).await;
                 run
             }
-            Err(unfit) => Err(Fault::no_server(&unfit)),
+            Err(unfit) => Err(Failed::no_server(unfit.to_string())),
         };
         let Some(part) = self.parts.pop() else { return };
         match run {
@@ -63,7 +63,7 @@ impl Committer {
                     self.look_up_last(open).await;
                 }
             }
-            Err(fault) => self.recover_from(part, fault).await,
+            Err(failed) => self.recover_from(part, &failed).await,
         }
     }
 
@@ -111,8 +111,8 @@ impl Committer {
         let Some(part) = self.parts.pop() else { return Vec::new() };
         let records = match found {
             Ok(records) => records,
-            Err(fault) => {
-                self.recover_from(part, fault).await;
+            Err(failed) => {
+                self.recover_from(part, &failed).await;
                 return Vec::new();
             }
         };

@@ -5,11 +5,11 @@ use std::time::Duration;
 use log::{debug, error, warn};
 use tokio::time::{Instant, sleep};
 
-use super::{Committer, Role, Search, connection::Fault};
+use super::{Committer, Role, Search, failed::Failed};
 use crate::{
-    Error, Failure,
+    Failure,
     error::Remedy,
-    observer::Event,
+    observer::{Event, Step},
     queue::{Job, Obstacle},
     sql::TableLock,
 };
@@ -50,8 +50,8 @@ enum Action {
     Fail(Failure),
 }
 
-/// The failure table.
-fn decide(part: Part, fault: &Fault) -> Action {
+/// The failure table. A command that is to blame fails with `failure`.
+fn decide(part: Part, remedy: Remedy, failure: Failure) -> Action {
     let alone = part.commands <= 1;
     let halved = |count: u32, (halve, quarantine): (u32, u32), obstacle| match alone {
         _ if count < halve => Action::RunAgain,
@@ -59,37 +59,31 @@ fn decide(part: Part, fault: &Fault) -> Action {
         true if count < quarantine => Action::RunAgain,
         true => Action::Quarantine(obstacle),
     };
-    match fault.remedy {
-        Remedy::Isolate if alone => {
-            Action::Fail(Failure::Internal(Error::other(fault.message.as_str()).into()))
-        }
+    match remedy {
+        Remedy::Isolate if alone => Action::Fail(failure),
         Remedy::Isolate => Action::Halve,
         Remedy::Repeat => halved(part.conflicts, CONFLICTS, Obstacle::Conflict),
         Remedy::Reconnect => halved(part.losses, LOSSES, Obstacle::ConnectionLost),
         Remedy::AwaitServer => Action::RunAgain,
         Remedy::Quarantine if alone || part.fruitless => Action::Quarantine(Obstacle::Locked),
-        Remedy::Refuse if part.quarantined || part.fruitless => Action::Fail(lack(fault)),
+        Remedy::Refuse if part.quarantined || part.fruitless => Action::Fail(failure),
         Remedy::Refuse if alone => Action::Quarantine(Obstacle::NoDatabase),
         Remedy::Quarantine | Remedy::Refuse => Action::Search,
     }
 }
 
-/// The failure of a command for which the database lacked time or another resource.
-fn lack(fault: &Fault) -> Failure {
-    if fault.of_time { Failure::TimedOut } else { Failure::OutOfResources }
-}
-
 impl Committer {
     /// Handles a part whose transaction failed.
-    pub(crate) async fn recover_from(&mut self, mut commands: Vec<Job>, fault: Fault) {
+    pub(crate) async fn recover_from(&mut self, mut commands: Vec<Job>, failed: &Failed) {
+        let remedy = failed.remedy();
         for job in &mut commands {
-            job.losses += u32::from(fault.remedy == Remedy::Reconnect);
-            job.conflicts += u32::from(fault.remedy == Remedy::Repeat);
-            if fault.in_doubt {
+            job.losses += u32::from(remedy == Remedy::Reconnect);
+            job.conflicts += u32::from(remedy == Remedy::Repeat);
+            if failed.is_in_doubt() {
                 self.queue.put_in_doubt(job);
             }
         }
-        self.queue.observe(Event::Failed(fault.remedy));
+        self.queue.observe(Event::Failed(remedy));
         self.queue.rolled_back(&commands);
         if let Some(search) = &mut self.search {
             search.part_failed();
@@ -101,8 +95,8 @@ impl Committer {
             conflicts: commands.iter().map(|job| job.conflicts).max().unwrap_or(0),
             fruitless: self.search.as_ref().is_some_and(Search::is_fruitless),
         };
-        let action = decide(part, &fault);
-        log(&commands, part, &fault, &action);
+        let action = decide(part, remedy, failed.of_command());
+        log(&commands, part, failed, &action);
         match action {
             Action::RunAgain => self.parts.push(commands),
             Action::Halve => self.halve(commands),
@@ -111,7 +105,7 @@ impl Committer {
                 self.search.get_or_insert_with(|| Search::new(limit));
                 self.halve(commands);
             }
-            Action::Quarantine(Obstacle::Locked) => self.wait_for_lock(commands, &fault).await,
+            Action::Quarantine(Obstacle::Locked) => self.wait_for_lock(commands, failed).await,
             Action::Quarantine(obstacle) => {
                 let known = self.search.as_ref().is_none_or(Search::has_succeeded);
                 for job in commands {
@@ -119,7 +113,7 @@ impl Committer {
                 }
             }
             Action::Fail(failure) => {
-                if part.fruitless && fault.remedy == Remedy::Refuse {
+                if part.fruitless && remedy == Remedy::Refuse {
                     commands.extend(self.parts.drain(..).flatten());
                 }
                 for job in commands {
@@ -127,7 +121,7 @@ impl Committer {
                 }
             }
         }
-        match fault.remedy {
+        match remedy {
             Remedy::Repeat => sleep(Duration::from_millis(fastrand::u64(0..10))).await,
             Remedy::Reconnect | Remedy::AwaitServer => self.connector.pause().await,
             Remedy::Isolate | Remedy::Quarantine | Remedy::Refuse => {}
@@ -141,14 +135,14 @@ impl Committer {
     }
 
     /// Quarantines commands that wait for a lock of another session.
-    async fn wait_for_lock(&mut self, commands: Vec<Job>, fault: &Fault) {
+    async fn wait_for_lock(&mut self, commands: Vec<Job>, failed: &Failed) {
         if let Role::Main { .. } = self.role {
-            self.quarantine_locked(commands, fault);
+            self.quarantine_locked(commands, failed);
             return;
         }
         let obstacle = match self.connector.locked_table().await {
             // Only a lock on the key itself or on the whole table prevents a claim.
-            None if fault.while_claiming => Obstacle::KeyInFlight,
+            None if failed.step == Some(Step::Claim) => Obstacle::KeyInFlight,
             None => Obstacle::Locked,
             Some(lock) => {
                 self.report(&lock);
@@ -162,12 +156,12 @@ impl Committer {
 
     /// The same for the main committer, with all other commands that want the same row; after a search in which
     /// no command succeeded, with all of the batch.
-    fn quarantine_locked(&mut self, mut commands: Vec<Job>, fault: &Fault) {
+    fn quarantine_locked(&mut self, mut commands: Vec<Job>, failed: &Failed) {
         let search = self.search.as_ref();
         let succeeded = search.is_some_and(Search::has_succeeded);
         let known = search.is_none() || succeeded;
         // Other commands claimed their keys, so the table is not locked.
-        let obstacle = if fault.while_claiming && succeeded {
+        let obstacle = if failed.step == Some(Step::Claim) && succeeded {
             Obstacle::KeyInFlight
         } else {
             Obstacle::Locked
@@ -213,8 +207,8 @@ impl Committer {
 }
 
 /// Logs what happened, and what is done about it.
-fn log(commands: &[Job], part: Part, fault: &Fault, action: &Action) {
-    let Fault { remedy, in_doubt, message, .. } = fault;
+fn log(commands: &[Job], part: Part, failed: &Failed, action: &Action) {
+    let remedy = failed.remedy();
     let size = part.commands;
     let first = commands.first().map(|job| &job.leader);
     let (operation, key) =
@@ -222,23 +216,23 @@ fn log(commands: &[Job], part: Part, fault: &Fault, action: &Action) {
     match (remedy, action) {
         (Remedy::Isolate, Action::Fail(_)) => {
             let id = first.map(|leader| leader.execution_id).unwrap_or_default();
-            error!("{operation} {id} of key {key} cannot be executed: {message}");
+            error!("{operation} {id} of key {key} cannot be executed: {failed}");
         }
         (Remedy::Refuse, Action::Fail(_)) => {
-            error!("PostgreSQL refused a transaction of {size} commands: {message}");
+            error!("PostgreSQL refused a transaction of {size} commands: {failed}");
         }
         (Remedy::Reconnect, _) => {
-            let when = if *in_doubt { "during COMMIT" } else { "before COMMIT" };
-            warn!("lost the connection {when}, with a transaction of {size} commands: {message}");
+            let when = if failed.is_in_doubt() { "during COMMIT" } else { "before COMMIT" };
+            warn!("lost the connection {when}, with a transaction of {size} commands: {failed}");
         }
         (Remedy::AwaitServer, _) => {
-            warn!("no database to write to, {size} commands wait: {message}");
+            warn!("no database to write to, {size} commands wait: {failed}");
         }
         (_, Action::Quarantine(_)) if size == 1 && !part.quarantined => {
-            warn!("{operation} of key {key} is quarantined: {message}");
+            warn!("{operation} of key {key} is quarantined: {failed}");
         }
         _ => debug!(
-            "a transaction of {size} commands was rolled back, and runs again ({remedy:?}): {message}"
+            "a transaction of {size} commands was rolled back, and runs again ({remedy:?}): {failed}"
         ),
     }
 }
@@ -252,19 +246,14 @@ mod tests {
     const ALONE: Part = Part { commands: 1, ..MANY };
     const QUARANTINED: Part = Part { quarantined: true, ..ALONE };
 
-    fn fault(remedy: Remedy) -> Fault {
-        let message = "why".to_owned();
-        Fault { remedy, in_doubt: false, while_claiming: false, of_time: false, message }
-    }
-
     #[track_caller]
     fn assert_decides(remedy: Remedy, part: Part, action: &Action) {
-        assert_eq!(decide(part, &fault(remedy)), *action, "{remedy:?}: {part:?}");
+        assert_eq!(decide(part, remedy, Failure::OutOfResources), *action, "{remedy:?}: {part:?}");
     }
 
     #[test]
     fn a_command_with_an_error_of_its_own_is_found_by_halves_and_fails() {
-        let failed = Action::Fail(Failure::Internal(Error::other("why").into()));
+        let failed = Action::Fail(Failure::OutOfResources);
         assert_decides(Remedy::Isolate, MANY, &Action::Halve);
         assert_decides(Remedy::Isolate, ALONE, &failed);
         assert_decides(Remedy::Isolate, QUARANTINED, &failed);
@@ -316,8 +305,6 @@ mod tests {
         assert_decides(Remedy::Refuse, ALONE, &quarantine);
         assert_decides(Remedy::Refuse, QUARANTINED, &failed);
         assert_decides(Remedy::Refuse, Part { fruitless: true, ..MANY }, &failed);
-        let slow = Fault { of_time: true, ..fault(Remedy::Refuse) };
-        assert_eq!(decide(QUARANTINED, &slow), Action::Fail(Failure::TimedOut));
     }
 
     #[test]
@@ -327,7 +314,7 @@ mod tests {
         {
             for count in 0..20 {
                 let part = Part { losses: count, conflicts: count, ..ALONE };
-                let action = decide(part, &fault(remedy));
+                let action = decide(part, remedy, Failure::OutOfResources);
                 assert!(!matches!(action, Action::Halve | Action::Search), "{remedy:?} {count}");
             }
         }
