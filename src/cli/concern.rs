@@ -33,6 +33,7 @@ pub(super) fn concerned(command: &str) -> Concerned {
             "allow_asynchronous_commit",
         ]),
         "payment list" | "payment show" => Concerned::Only(&["request_deadline"]),
+        "webhook create" => Concerned::Only(&["webhook_allowed_networks"]),
         _ => Concerned::Only(&[]),
     }
 }

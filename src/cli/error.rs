@@ -9,8 +9,9 @@ use crate::{
     accounts::MAX_KEYS,
     db::Unmigrated,
     idempotency::{self, Failure, InvalidKey, loggable},
-    ids::PaymentId,
+    ids::{EndpointId, PaymentId},
     server::hint,
+    webhooks::{Refusal, endpoint::MAX_ENDPOINTS, secrets::NoRandomNumbers},
 };
 
 /// Why a command failed.
@@ -71,6 +72,34 @@ pub(super) enum CommandError {
         "the API key could not be printed, so nobody has it: {1}. Revoke it: payonce api-key revoke {0}"
     )]
     KeyNotShown(Uuid, io::Error),
+    /// `WEBHOOK_SECRET` is missing.
+    #[error(
+        "WEBHOOK_SECRET is not set, and signing secrets are stored encrypted. Make one with openssl rand -base64 32, and \
+         set it here and at every server"
+    )]
+    NoWebhookSecret,
+    /// No webhook may be sent to the URL.
+    #[error("--url: {0}")]
+    Url(#[from] Refusal),
+    /// The account does not have this endpoint.
+    #[error(
+        "the account {account:?} has no webhook endpoint {endpoint_id}: payonce webhook list shows all"
+    )]
+    NoEndpoint { account: String, endpoint_id: EndpointId },
+    /// The number of endpoints is limited.
+    #[error("the account has {MAX_ENDPOINTS} webhook endpoints, and can't have more: delete one")]
+    TooManyEndpoints,
+    /// Not all events of a replay are kept.
+    #[error("{0}")]
+    Replay(String),
+    /// The signing secret was created and could not be printed.
+    #[error(
+        "the signing secret could not be printed, so nobody has it: {1}. Make another: payonce webhook rotate {0}"
+    )]
+    SecretNotShown(EndpointId, io::Error),
+    /// The operating system has no random numbers.
+    #[error(transparent)]
+    NoRandomNumbers(#[from] NoRandomNumbers),
     /// Stdin cannot be read, or stdout written.
     #[error("can't read or print: {0}")]
     Io(#[from] io::Error),
@@ -79,6 +108,14 @@ pub(super) enum CommandError {
 impl CommandError {
     /// Whether the arguments are at fault.
     pub(super) fn is_of_usage(&self) -> bool {
-        matches!(self, Self::InvalidKey(_) | Self::SeveralKeys | Self::WhichAccount)
+        matches!(
+            self,
+            Self::InvalidKey(_)
+                | Self::SeveralKeys
+                | Self::WhichAccount
+                | Self::NoWebhookSecret
+                | Self::Url(_)
+                | Self::Replay(_)
+        )
     }
 }

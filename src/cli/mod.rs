@@ -12,7 +12,7 @@ use sqlx::{PgConnection, postgres::PgConnectOptions};
 
 use self::{
     accounts::AccountCommand, api_keys::ApiKeyCommand, error::CommandError, key::KeyCommand,
-    payment::PaymentCommand,
+    payment::PaymentCommand, webhook::WebhookCommand,
 };
 use crate::{
     config::{self, ConfigError, Settings},
@@ -31,6 +31,7 @@ mod print;
 mod serve;
 mod settings;
 mod storm;
+mod webhook;
 
 /// The exit code of a usage or configuration error. clap has the same.
 const USAGE: u8 = 2;
@@ -88,6 +89,9 @@ enum Command {
     /// List and show payments
     #[command(subcommand)]
     Payment(PaymentCommand),
+    /// Create and change webhook endpoints, and send events once more
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Make many real payments, and check that each was made exactly once
     ///
     /// These are REAL PAYMENTS on the server at --url, and they stay there. Use a server for tests. User ids start with
@@ -169,6 +173,11 @@ async fn execute(
         Command::ApiKey(command) => Ok(api_keys::api_key(command, settings, &database()?).await?),
         Command::Key(command) => Ok(key::key(command, settings, &database()?).await?),
         Command::Payment(command) => Ok(payment::payment(command, settings, &database()?).await?),
+        Command::Webhook(command) => {
+            let settings =
+                Settings { webhook_secret: config::webhook_secret()?, ..settings.clone() };
+            Ok(webhook::webhook(command, &settings, &database()?).await?)
+        }
         Command::Storm(options) => storm::storm(options, settings).await,
         // Printed above. A script wants to know whether the settings are valid.
         Command::Config { .. } => {

@@ -128,12 +128,19 @@ fn read_url(json: &str) -> Result<String, String> {
     Ok(url)
 }
 
-const DESCRIPTION: &str = "a string of at most 500 characters, without control characters";
+/// What a description is, in words.
+pub(crate) const DESCRIPTION: &str =
+    "a string of at most 500 characters, without control characters";
 
 fn read_description(json: &str) -> Option<String> {
     let description: String = serde_json::from_str(json).ok()?;
+    is_description(&description).then_some(description)
+}
+
+/// Returns whether a text can be the description of an endpoint.
+pub(crate) fn is_description(description: &str) -> bool {
     let fits = description.chars().count() <= MAX_DESCRIPTION;
-    (fits && !description.chars().any(char::is_control)).then_some(description)
+    fits && !description.chars().any(char::is_control)
 }
 
 fn read_event_types(json: &str) -> Result<EventTypes, String> {
@@ -153,5 +160,6 @@ fn read_event_types(json: &str) -> Result<EventTypes, String> {
         return Err(format!("unknown event type {}; {}", unknown.join(", "), expected()));
     }
     let types: Vec<EventType> = names.iter().filter_map(|name| EventType::parse(name)).collect();
-    EventTypes::some(&types).ok_or_else(expected)
+    let distinct = |found: &EventTypes| found.codes().len() == names.len();
+    EventTypes::some(&types).filter(distinct).ok_or_else(expected)
 }

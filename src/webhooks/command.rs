@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     body::NewEndpoint,
     endpoint::{EventTypes, MAX_ENDPOINTS, Range},
-    owner,
+    owner::{self, Rotation},
     secrets::{Keyring, OpenError, Sealed, Secret},
 };
 use crate::{
@@ -122,7 +122,8 @@ impl Command for CreateEndpoint {
         let (account_id, endpoint_id) = (execution.account_id, execution.id.into());
         let sealed =
             self.keyring.seal(account_id, endpoint_id, &self.secret).map_err(Error::other)?;
-        let created = owner::create(conn, account_id, endpoint_id, &self.new, &sealed).await?;
+        let ids = (account_id, endpoint_id);
+        let created = owner::create(conn, ids, &self.new, &sealed).await?;
         let Some(created_at) = created else {
             return too_many().stored(execution.id).map_err(Error::other);
         };
@@ -156,20 +157,17 @@ impl Command for RotateSecret {
         execution: Execution,
         conn: &mut PgConnection,
     ) -> Result<Response, Error> {
-        let (account_id, endpoint_id) = (execution.account_id, self.endpoint_id);
-        let sealed =
-            self.keyring.seal(account_id, endpoint_id, &self.secret).map_err(Error::other)?;
-        let Some(before) = owner::lock_secret(conn, account_id, endpoint_id).await? else {
+        let endpoint_id = self.endpoint_id;
+        let ids = (execution.account_id, endpoint_id);
+        let rotated = owner::rotate(conn, &self.keyring, ids, &self.secret).await?;
+        let Some(Rotation { sealed, previous_until }) = rotated else {
             return no_such_endpoint().stored(execution.id).map_err(Error::other);
         };
-        // Both secrets of a row are under one key. A secret that does not open can sign nothing more.
-        let previous = self.keyring.open(account_id, endpoint_id, &before).ok();
-        let previous = previous.map(|secret| self.keyring.seal(account_id, endpoint_id, &secret));
-        let previous = previous.transpose().map_err(Error::other)?;
-        let until =
-            owner::rotate(conn, account_id, endpoint_id, &sealed, previous.as_ref()).await?;
-        let rotated =
-            Rotated { endpoint_id, secret: sealed.to_string(), previous_secret_until: until };
+        let rotated = Rotated {
+            endpoint_id,
+            secret: sealed.to_string(),
+            previous_secret_until: previous_until,
+        };
         success(200, endpoint_id, &rotated)
     }
 }

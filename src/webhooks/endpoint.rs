@@ -1,5 +1,7 @@
 //! Webhook endpoints: URLs that receive an account's events.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 use sqlx::{FromRow, Row, postgres::PgRow};
@@ -27,19 +29,24 @@ impl EventTypes {
     /// Events of all types.
     pub const ALL: Self = Self(Vec::new());
 
-    /// Events of these types; `None` if there are none, or one is repeated.
+    /// Events of these types; `None` if there are none.
     #[must_use]
     pub fn some(types: &[EventType]) -> Option<Self> {
         let mut codes: Vec<i16> = types.iter().map(|one| one.code()).collect();
         codes.sort_unstable();
         codes.dedup();
-        (!codes.is_empty() && codes.len() == types.len()).then_some(Self(codes))
+        (!codes.is_empty()).then_some(Self(codes))
     }
 
     /// Returns whether the endpoint receives events of this type.
     #[must_use]
     pub fn includes(&self, event_type: EventType) -> bool {
         self.0.is_empty() || self.0.contains(&event_type.code())
+    }
+
+    /// The names of those that this version knows.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().filter_map(|code| EventType::from_code(*code)).map(EventType::name)
     }
 
     /// The codes in order; none for all types.
@@ -49,14 +56,22 @@ impl EventTypes {
     }
 }
 
+/// The names, for people.
+impl fmt::Display for EventTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.names().collect();
+        f.write_str(if self.0.is_empty() { "all types" } else { "" })?;
+        f.write_str(&names.join(", "))
+    }
+}
+
 /// A list of names; `null` for all types.
 impl Serialize for EventTypes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.is_empty() {
             return serializer.serialize_none();
         }
-        let known = self.0.iter().filter_map(|code| EventType::from_code(*code));
-        serializer.collect_seq(known.map(EventType::name))
+        serializer.collect_seq(self.names())
     }
 }
 

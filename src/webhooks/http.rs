@@ -16,16 +16,12 @@ use super::{
     Refusal,
     body::{Changes, NewEndpoint, read_replay},
     command::{CreateEndpoint, ReplayEvents, RotateSecret, location, reveal},
-    owner,
+    owner::{self, NotKept},
     secrets::{Keyring, Secret},
     shown,
 };
 use crate::{
     accounts::Caller,
-    events::{
-        Position,
-        page::{self, Gone},
-    },
     http::{
         idempotent::IdempotentRequest,
         json::{Fields, wrong_field},
@@ -89,11 +85,9 @@ pub async fn replay(
     let endpoint_id = keyed(&path)?;
     let range = read_replay(request.body())?;
     let Caller { account_id } = request.caller();
-    let read = async |conn: &mut PgConnection| {
-        page::read(conn, account_id, range.from.before(), 1, &[]).await
-    };
-    let page = state.reads.run_for(account_id, read).await?;
-    if let Err(problem) = kept(range.to, page.map(|page| page.last_position)) {
+    let check = async |conn: &mut PgConnection| owner::check_kept(conn, account_id, range).await;
+    if let Err(NotKept { field, expected }) = state.reads.run_for(account_id, check).await? {
+        let problem = wrong_field(Kind::InvalidWebhookEndpoint, field, expected);
         request.refuse_unless_used(&state, problem).await?;
     }
     let command = ReplayEvents { endpoint_id, range };
@@ -191,25 +185,6 @@ async fn permit(state: &AppState, url: &str) -> Result<(), Problem> {
     checked
         .map(drop)
         .map_err(|refusal| wrong_field(Kind::InvalidWebhookEndpoint, "url", refusal.to_string()))
-}
-
-/// Checks that all events of a replay are kept. `newest` is what was found at its first position.
-fn kept(to: Position, newest: Result<Position, Gone>) -> Result<(), Problem> {
-    let refused = |field, detail| Err(wrong_field(Kind::InvalidWebhookEndpoint, field, detail));
-    let beyond = |field, last_position| {
-        let detail = format!("expected at most {last_position}, the position of the newest event");
-        refused(field, detail)
-    };
-    match newest {
-        Ok(last_position) if last_position < to => beyond("to", last_position),
-        Ok(_) => Ok(()),
-        Err(Gone::Rewound { last_position }) => beyond("from", last_position),
-        Err(Gone::Expired { oldest_position, .. }) => {
-            let detail =
-                format!("expected at least {oldest_position}, the oldest position that is kept");
-            refused("from", detail)
-        }
-    }
 }
 
 /// Executes a command with a new secret. `existing` is its endpoint, if it does not create one.

@@ -8,10 +8,14 @@ use sqlx::PgConnection;
 use super::{
     body::{Changes, NewEndpoint},
     endpoint::{EventTypes, MAX_ENDPOINTS, Range},
-    secrets::{KeyId, Sealed},
+    secrets::{KeyId, Keyring, Sealed, Secret},
 };
 use crate::{
     db::timestamp::Timestamp,
+    events::{
+        Position,
+        page::{self, Gone},
+    },
     ids::{AccountId, EndpointId},
 };
 
@@ -26,8 +30,7 @@ pub const OVERLAP: Duration = Duration::from_hours(24);
 /// When the database fails.
 pub async fn create(
     conn: &mut PgConnection,
-    account_id: AccountId,
-    endpoint_id: EndpointId,
+    (account_id, endpoint_id): (AccountId, EndpointId),
     new: &NewEndpoint,
     secret: &Sealed,
 ) -> Result<Option<Timestamp>, sqlx::Error> {
@@ -111,41 +114,41 @@ pub async fn delete(
     Ok(deleted.rows_affected() > 0)
 }
 
-/// Locks an endpoint for a rotation, and reads its secret; `None` if the account does not have it.
+/// A rotated secret.
+#[derive(Debug)]
+pub struct Rotation {
+    /// The new secret as it is stored.
+    pub sealed: Sealed,
+    /// Until when the previous secret signs as well; `None` if it cannot be decrypted, and so can sign nothing.
+    pub previous_until: Option<Timestamp>,
+}
+
+/// Replaces the secret of an endpoint; the previous one signs as well for [`OVERLAP`]. `None` if the account does not
+/// have the endpoint. It belongs into a transaction.
 ///
 /// # Errors
-/// When the database fails.
-pub async fn lock_secret(
+/// When the database fails, or the operating system has no random numbers.
+pub async fn rotate(
     conn: &mut PgConnection,
-    account_id: AccountId,
-    endpoint_id: EndpointId,
-) -> Result<Option<Sealed>, sqlx::Error> {
+    keyring: &Keyring,
+    (account_id, endpoint_id): (AccountId, EndpointId),
+    secret: &Secret,
+) -> Result<Option<Rotation>, sqlx::Error> {
     let locked: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
         "SELECT key_id, secret FROM webhook_endpoints WHERE account_id = $1 AND endpoint_id = $2
          FOR NO KEY UPDATE",
     )
     .bind(account_id)
     .bind(endpoint_id)
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
-    let sealed = |(key_id, bytes): (Vec<u8>, Vec<u8>)| {
-        Ok(Sealed { key_id: KeyId::of_stored(&key_id)?, bytes })
-    };
-    locked.map(sealed).transpose()
-}
-
-/// Replaces the secret. The previous one signs as well for [`OVERLAP`]; returns until when.
-///
-/// # Errors
-/// When the database fails.
-pub async fn rotate(
-    conn: &mut PgConnection,
-    account_id: AccountId,
-    endpoint_id: EndpointId,
-    secret: &Sealed,
-    previous: Option<&Sealed>,
-) -> Result<Option<Timestamp>, sqlx::Error> {
-    sqlx::query_scalar(
+    let Some((key_id, bytes)) = locked else { return Ok(None) };
+    let before = Sealed { key_id: KeyId::of_stored(&key_id)?, bytes };
+    let sealed = keyring.seal(account_id, endpoint_id, secret)?;
+    // Both secrets of a row are under one key.
+    let previous = keyring.open(account_id, endpoint_id, &before).ok();
+    let previous = previous.map(|secret| keyring.seal(account_id, endpoint_id, &secret));
+    let previous_until = sqlx::query_scalar(
         "UPDATE webhook_endpoints SET key_id = $3, secret = $4, previous_secret = $5,
              previous_until = CASE WHEN $5 IS NOT NULL THEN now() + make_interval(secs => $6) END
          WHERE account_id = $1 AND endpoint_id = $2
@@ -153,12 +156,52 @@ pub async fn rotate(
     )
     .bind(account_id)
     .bind(endpoint_id)
-    .bind(secret.key_id.as_bytes())
-    .bind(&secret.bytes)
-    .bind(previous.map(|previous| &previous.bytes))
+    .bind(sealed.key_id.as_bytes())
+    .bind(&sealed.bytes)
+    .bind(previous.transpose()?.map(|previous| previous.bytes))
     .bind(OVERLAP.as_secs_f64())
     .fetch_one(conn)
-    .await
+    .await?;
+    Ok(Some(Rotation { sealed, previous_until }))
+}
+
+/// A position of a replay that no kept event has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotKept {
+    /// The field of the request.
+    pub field: &'static str,
+    /// The expectation.
+    pub expected: String,
+}
+
+/// Checks that all events of a replay are kept.
+///
+/// # Errors
+/// When the database fails.
+pub async fn check_kept(
+    conn: &mut PgConnection,
+    account_id: AccountId,
+    Range { from, to }: Range,
+) -> Result<Result<(), NotKept>, sqlx::Error> {
+    let beyond = |field, newest: Position| {
+        let expected = match newest {
+            Position::START => {
+                "expected the position of an event, and there is none yet".to_owned()
+            }
+            newest => format!("expected at most {newest}, the position of the newest event"),
+        };
+        Err(NotKept { field, expected })
+    };
+    Ok(match page::read(conn, account_id, from.before(), 1, &[]).await? {
+        Ok(page) if page.last_position < to => beyond("to", page.last_position),
+        Ok(_) => Ok(()),
+        Err(Gone::Rewound { last_position }) => beyond("from", last_position),
+        Err(Gone::Expired { oldest_position, .. }) => {
+            let expected =
+                format!("expected at least {oldest_position}, the oldest position that is kept");
+            Err(NotKept { field: "from", expected })
+        }
+    })
 }
 
 /// Has the events at these positions sent once more, instead of those of an earlier replay that still runs. Returns

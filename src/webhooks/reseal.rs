@@ -4,7 +4,7 @@ use log::{error, info, warn};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{
-    secrets::{KeyId, Keyring, OpenError, Sealed},
+    secrets::{KeyId, Keyring, OpenError, Sealed, Secret},
     store,
 };
 use crate::{
@@ -67,24 +67,24 @@ fn resealed(
 ) -> Result<Result<SealedSecrets, OpenError>, sqlx::Error> {
     let SealedSecrets { account_id, endpoint_id, .. } = *found;
     let key_id = KeyId::of_stored(&found.key_id)?;
-    let again = |bytes: &[u8]| {
-        let sealed = Sealed { key_id, bytes: bytes.to_vec() };
-        let secret = keyring.open(account_id, endpoint_id, &sealed);
-        secret.map(|secret| keyring.seal(account_id, endpoint_id, &secret))
+    let open = |bytes: &[u8]| {
+        keyring.open(account_id, endpoint_id, &Sealed { key_id, bytes: bytes.to_vec() })
     };
-    let secret = match again(&found.secret) {
-        Ok(sealed) => sealed.map_err(|error| sqlx::Error::Encode(error.into()))?.bytes,
+    let opened = open(&found.secret)
+        .and_then(|secret| Ok((secret, found.previous_secret.as_deref().map(open).transpose()?)));
+    let (secret, previous) = match opened {
+        Ok(secrets) => secrets,
         Err(error) => return Ok(Err(error)),
     };
-    let previous_secret = match found.previous_secret.as_deref().map(again).transpose() {
-        Ok(sealed) => sealed
-            .transpose()
-            .map_err(|error| sqlx::Error::Encode(error.into()))?
-            .map(|sealed| sealed.bytes),
-        Err(error) => return Ok(Err(error)),
+    let seal = |secret: &Secret| {
+        Ok::<_, sqlx::Error>(keyring.seal(account_id, endpoint_id, secret)?.bytes)
     };
-    let key_id = keyring.newest().as_bytes().to_vec();
-    Ok(Ok(SealedSecrets { key_id, secret, previous_secret, ..*found }))
+    Ok(Ok(SealedSecrets {
+        key_id: keyring.newest().as_bytes().to_vec(),
+        secret: seal(&secret)?,
+        previous_secret: previous.as_ref().map(seal).transpose()?,
+        ..*found
+    }))
 }
 
 /// Encrypts the secrets anew when a server starts, and logs what an operator must know.

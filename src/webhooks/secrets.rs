@@ -31,7 +31,7 @@ impl Secret {
     ///
     /// # Errors
     /// When the operating system has none.
-    pub fn generate() -> Result<Self, getrandom::Error> {
+    pub fn generate() -> Result<Self, NoRandomNumbers> {
         let mut bytes = Zeroizing::new([0; SECRET_LENGTH]);
         getrandom::fill(bytes.as_mut_slice())?;
         Ok(Self(bytes))
@@ -47,6 +47,17 @@ impl Secret {
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("{PREFIX}{}", BASE64_STANDARD.encode(self.as_bytes())))
+    }
+}
+
+/// The operating system has no random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the operating system has no random numbers: {0}")]
+pub struct NoRandomNumbers(#[from] getrandom::Error);
+
+impl From<NoRandomNumbers> for sqlx::Error {
+    fn from(error: NoRandomNumbers) -> Self {
+        Self::Encode(error.into())
     }
 }
 
@@ -212,7 +223,7 @@ impl Keyring {
         account_id: AccountId,
         endpoint_id: EndpointId,
         secret: &Secret,
-    ) -> Result<Sealed, getrandom::Error> {
+    ) -> Result<Sealed, NoRandomNumbers> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce)?;
         let mut encrypted = secret.as_bytes().to_vec();
@@ -224,7 +235,7 @@ impl Keyring {
                 &mut encrypted,
             )
             // Only a text of 256 GiB is refused.
-            .map_err(|_| getrandom::Error::UNSUPPORTED)?;
+            .map_err(|_| NoRandomNumbers(getrandom::Error::UNSUPPORTED))?;
         Ok(Sealed { key_id: self.newest.id, bytes: [&nonce[..], &encrypted].concat() })
     }
 

@@ -22,3 +22,4 @@ mod settings;
 mod storm;
 mod storm_detects;
 mod sweep;
+mod webhook;

@@ -95,5 +95,11 @@ mod sweeper {
     pub mod metrics;
 }
 mod webhooks {
+    pub mod change;
     pub mod create;
+    pub mod isolation;
+    pub mod replay;
+    pub mod rotate;
+    pub mod secrets;
+    pub mod show;
 }
