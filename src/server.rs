@@ -13,9 +13,13 @@ use tokio::{
 };
 
 use crate::{
-    config::Settings,
+    config::{Settings, Switch},
     db::{self, MigrationError, Unmigrated, sweep},
-    events,
+    events::{
+        self,
+        sequencer::task::{Committed, Sequencer},
+        set_announcing,
+    },
     http::{Connections, listen, middleware::middleware},
     idempotency::{self, UnfitServer},
     routes,
@@ -96,6 +100,7 @@ pub struct Server {
     metrics: Option<(Vec<SocketAddr>, ServerHandle)>,
     state: web::Data<AppState>,
     sweeper: Option<JoinHandle<()>>,
+    sequencer: Option<JoinHandle<()>>,
     shutdown_delay: Duration,
 }
 
@@ -109,7 +114,9 @@ impl Server {
         options: &PgConnectOptions,
     ) -> Result<Self, StartError> {
         prepare(settings, options).await?;
-        let state = web::Data::new(AppState::start(settings, options).await?);
+        let committed = (settings.events == Switch::On).then(Committed::default);
+        let state = AppState::start(settings, options, committed.as_ref()).await?;
+        let state = web::Data::new(state);
         let metrics = serve_metrics(settings, &state)?;
         let metrics_routes =
             if metrics.is_none() { routes::metrics } else { |_: &mut web::ServiceConfig| {} };
@@ -133,6 +140,11 @@ impl Server {
             http: http.handle(),
             http_ended: rt::spawn(http),
             metrics,
+            sequencer: committed.map(|committed| {
+                let (wakes, counters) = (state.wakes.clone(), state.metrics.sequencing());
+                let options = options.clone();
+                rt::spawn(Sequencer { options, committed, wakes, counters }.run())
+            }),
             state,
             sweeper: settings.sweep_interval.0.map(|pause| {
                 rt::spawn(sweep::forever(settings.clone(), options.clone(), pause, sweeps))
@@ -189,6 +201,9 @@ impl Server {
             .engine
             .close(end.saturating_duration_since(Instant::now()).max(STOPPING_MARGIN / 2))
             .await;
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.abort();
+        }
         if let Some((_, metrics)) = &self.metrics {
             metrics.stop(false).await;
         }
@@ -228,15 +243,22 @@ pub fn raise_file_limit(settings: &Settings) {
     }
 }
 
-/// Migrates the database, or checks that it is migrated.
+/// Migrates the database, or checks that it is migrated. Without events it then says so there; with events the sequencer
+/// does.
 async fn prepare(settings: &Settings, options: &PgConnectOptions) -> Result<(), StartError> {
-    if settings.auto_migrate {
-        return Ok(db::migrate(options).await?);
-    }
     let unreachable = |error| StartError::Database(UnfitServer::Unreachable(error).into());
-    db::refuse_shared_sessions(options).await.map_err(unreachable)?;
-    let mut conn = db::connect(options).await.map_err(unreachable)?;
-    Ok(db::migrated(&mut conn).await.map_err(unreachable)??)
+    if settings.auto_migrate {
+        db::migrate(options).await?;
+    } else {
+        db::refuse_shared_sessions(options).await.map_err(unreachable)?;
+        let mut conn = db::connect(options).await.map_err(unreachable)?;
+        db::migrated(&mut conn).await.map_err(unreachable)??;
+    }
+    if settings.events == Switch::Off {
+        let mut conn = db::connect(options).await.map_err(unreachable)?;
+        set_announcing(&mut conn, false).await.map_err(unreachable)?;
+    }
+    Ok(())
 }
 
 /// Serves the metrics, and nothing else, at their own address if they have one.

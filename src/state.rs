@@ -8,7 +8,7 @@ use crate::{
     accounts::{Authenticator, Directory},
     config::{Settings, Switch},
     db::{self, Needs, Reads},
-    events::{Wakes, wait::Waiters},
+    events::{Wakes, sequencer::task::Committed, wait::Waiters},
     health::{Readiness, Stopping},
     http::{idempotent::ReplayStatus, middleware::BodyLimits},
     idempotency::{Engine, UnfitServer},
@@ -58,18 +58,22 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// Connects to the database, and starts the committers and the directory of API keys.
+    /// Connects to the database, and starts the committers and the directory of API keys. `committed` learns of commits.
     ///
     /// # Errors
     /// When the database can't be used.
     pub async fn start(
         settings: &Settings,
         options: &PgConnectOptions,
+        committed: Option<&Committed>,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new(settings.queue_limit.get())?;
+        let observer = match committed {
+            Some(committed) => committed.observer(metrics.observer()),
+            None => metrics.observer(),
+        };
         let named = db::named(options.clone(), "payonce");
-        let engine =
-            Engine::start_observed(&named, &settings.idempotency(), metrics.observer()).await?;
+        let engine = Engine::start_observed(&named, &settings.idempotency(), observer).await?;
         let directory = Directory::start(options)
             .await
             .map_err(|error| StartError::Database(UnfitServer::Unreachable(error).into()))?;

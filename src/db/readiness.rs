@@ -30,8 +30,14 @@ const NEEDED: [Privilege; 13] = [
 const NEEDED_TO_FREE_KEYS: [Privilege; 2] =
     [("idempotency_keys", None, "DELETE"), ("idempotency_responses", None, "DELETE")];
 
-/// Also needed with events, because each transaction is announced.
-const NEEDED_FOR_EVENTS: [Privilege; 1] = [("announcements", None, "INSERT")];
+/// Also needed with events, because each transaction is announced and sequenced.
+const NEEDED_FOR_EVENTS: [Privilege; 5] = [
+    ("announcements", None, "SELECT"),
+    ("announcements", None, "INSERT"),
+    ("announcements", None, "DELETE"),
+    ("event_runs", None, "SELECT"),
+    ("event_runs", None, "INSERT"),
+];
 
 /// Reasons why requests fail on a database that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

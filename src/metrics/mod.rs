@@ -17,11 +17,13 @@ mod layer;
 pub(crate) mod openapi;
 mod process;
 mod requests;
+mod sequencing;
 mod sweeps;
 
 pub use exposition::show;
 pub use labels::KeyedOutcome;
 pub(crate) use requests::method_label;
+pub use sequencing::Sequencing;
 pub use sweeps::Sweeps;
 
 use crate::{
@@ -42,6 +44,7 @@ pub struct Metrics {
     layer: Arc<layer::Layer>,
     requests: requests::Requests,
     sweeps: Sweeps,
+    sequencing: Sequencing,
     process: process::Process,
     queue_keys: IntGauge,
     dropped_lines: IntCounter,
@@ -64,6 +67,7 @@ impl Metrics {
             layer: Arc::new(layer::Layer::new(&registry)?),
             requests: requests::Requests::new(&registry)?,
             sweeps: Sweeps::new(&registry)?,
+            sequencing: Sequencing::new(&registry)?,
             process: process::Process::new(&registry)?,
             queue_keys: gauge(&registry, "payonce_queue_keys", "Keys that wait or execute.")?,
             dropped_lines: counter(
@@ -92,6 +96,12 @@ impl Metrics {
         self.sweeps.clone()
     }
 
+    /// The sequencer's counters.
+    #[must_use]
+    pub fn sequencing(&self) -> Sequencing {
+        self.sequencing.clone()
+    }
+
     /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
@@ -99,6 +109,7 @@ impl Metrics {
     pub fn render(&self, engine: &Engine) -> prometheus::Result<Vec<u8>> {
         self.queue_keys.set(i64::try_from(engine.queued()).unwrap_or(i64::MAX));
         self.sweeps.update();
+        self.sequencing.update();
         self.process.update();
         self.dropped_lines.inc_by(logs::dropped().saturating_sub(self.dropped_lines.get()));
         let mut text = Vec::new();

@@ -32,6 +32,7 @@ mod database {
 mod events {
     pub mod list;
     pub mod pages;
+    pub mod sequencer;
     pub mod wait;
 }
 mod health {
