@@ -22,7 +22,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Guard, address, connector::Connector, secrets::Secret, signature::signatures};
 use crate::{events::EventId, text};
@@ -33,10 +33,10 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest pause that a receiver can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// Bytes of a response's body that are read, so that its connection can serve the next call.
+/// Bytes of a response's body that are read.
 const MAX_RESPONSE: usize = 4096;
 
-/// The verdict is in the status, so a body that comes slowly is not waited for.
+/// The time for that.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of a response's head.
@@ -131,23 +131,32 @@ impl Caller {
 
     /// Sends an event once.
     pub async fn call(&self, call: Call<'_>) -> Heard {
-        let late =
-            |_| Err(format!("no response within {}", humantime::format_duration(self.timeout)));
-        let heard = timeout(self.timeout, self.exchange(call)).await.unwrap_or_else(late);
-        heard.unwrap_or_else(Heard::Failed)
+        let deadline = Instant::now() + self.timeout;
+        match timeout_at(deadline, self.send(call)).await {
+            Ok(Ok(response)) => hear(response, deadline).await,
+            Ok(Err(reason)) => Heard::Failed(reason),
+            Err(_) => {
+                let limit = humantime::format_duration(self.timeout);
+                Heard::Failed(format!("no response within {limit}"))
+            }
+        }
     }
 
-    async fn exchange(&self, call: Call<'_>) -> Result<Heard, String> {
-        let request = request(call)?;
-        let response = self.client.request(request).await.map_err(|error| shown(&error))?;
-        let (status, now) = (response.status(), SystemTime::now());
-        let retry_after = retry_after(response.headers(), now);
-        // Whether the rest arrives does not matter. What is not read here closes the connection.
-        let _ = timeout(BODY_TIMEOUT, read(response)).await;
-        Ok(match status.as_u16() {
-            accepted @ 200..=299 => Heard::Accepted(accepted),
-            status => Heard::Refused { status, retry_after },
-        })
+    async fn send(&self, call: Call<'_>) -> Result<Response<Incoming>, String> {
+        self.client.request(request(call)?).await.map_err(|error| shown(&error))
+    }
+}
+
+/// The verdict is in the status. The body is read as far as it comes soon, so that the connection can serve the next call.
+async fn hear(response: Response<Incoming>, deadline: Instant) -> Heard {
+    let status = response.status().as_u16();
+    let retry_after = retry_after(response.headers(), SystemTime::now());
+    let soon = Instant::now() + BODY_TIMEOUT;
+    // A connection whose response was not read to its end is closed.
+    let _ = timeout_at(soon.min(deadline), read(response)).await;
+    match status {
+        200..=299 => Heard::Accepted(status),
+        _ => Heard::Refused { status, retry_after },
     }
 }
 

@@ -9,10 +9,11 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use payonce_testing::wait;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use self::receiver::{Receiver, accept, endless};
+use self::receiver::{Connection, Handler, Receiver, accept, endless};
 use super::*;
 use crate::{
     events::EventType,
@@ -24,7 +25,7 @@ use crate::{
 
 mod receiver;
 
-/// A call that must end by itself has this much time, on a busy machine too.
+/// Only a call that never ends takes this long, on a busy machine too.
 const AMPLE: Duration = Duration::from_mins(1);
 
 /// The time-out of callers whose receivers never finish.
@@ -47,7 +48,9 @@ fn id() -> EventId {
 async fn heard(caller: &Caller, url: &str) -> Heard {
     let secrets = [Secret::generate().unwrap()];
     let body = Bytes::from_static(br#"{"a":1}"#);
-    caller.call(Call { url, id: &id(), body, secrets: &secrets }).await
+    let id = id();
+    let call = caller.call(Call { url, id: &id, body, secrets: &secrets });
+    tokio::time::timeout(AMPLE, call).await.expect("a call ends by itself")
 }
 
 #[tokio::test]
@@ -270,6 +273,42 @@ async fn a_flood_of_headers_is_cut_off() {
     }
 }
 
+/// Answers every request with a head and a body of these lengths.
+fn sized(head: usize, body: usize) -> impl Handler {
+    move |mut connection: Connection| -> BoxFuture<'static, ()> {
+        let (head, body) = ("y".repeat(head), "y".repeat(body));
+        let length = body.len();
+        Box::pin(async move {
+            while connection.request().await {
+                let head = format!("HTTP/1.1 200 OK\r\nX: {head}\r\nContent-Length: {length}\r\n");
+                connection.send(&format!("{head}\r\n{body}")).await;
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_head_may_have_some_kib() {
+    let accepted = Heard::Accepted(200);
+    let too_large = Heard::Failed("message head is too large".to_owned());
+    for (head, expected) in [(MAX_HEAD / 2, accepted), (2 * MAX_HEAD, too_large)] {
+        let receiver = Receiver::start(sized(head, 0)).await;
+        assert_eq!(heard(&local(AMPLE), &receiver.url()).await, expected, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_body_is_not_read_and_its_connection_not_used_again() {
+    for (body, connections) in [(MAX_RESPONSE, 1), (1024 * 1024, 3)] {
+        let receiver = Receiver::start(sized(0, body)).await;
+        let caller = local(AMPLE);
+        for _ in 0..3 {
+            assert_eq!(heard(&caller, &receiver.url()).await, Heard::Accepted(200));
+        }
+        assert_eq!(receiver.connections(), connections, "{body}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_without_end_changes_nothing_and_is_not_read() {
     let flood = endless("HTTP/1.1 200 OK\r\n\r\n", "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", 0);
@@ -279,6 +318,21 @@ async fn a_body_without_end_changes_nothing_and_is_not_read() {
         let mut receiver = Receiver::start(handler).await;
         assert_eq!(heard(&local(AMPLE), &receiver.url()).await, Heard::Accepted(200));
         receiver.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_has_accepted_an_event_although_its_body_never_comes() {
+    let silent = || endless("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "", 5);
+    assert!(SHORT < BODY_TIMEOUT);
+    for timeout in [SHORT, 2 * AMPLE] {
+        let receiver = Receiver::start(silent()).await;
+        let caller = local(timeout);
+        // On a busy machine, not even the head may come in a short time.
+        wait::until("the head comes in time", async || {
+            heard(&caller, &receiver.url()).await == Heard::Accepted(200)
+        })
+        .await;
     }
 }
 
