@@ -85,6 +85,8 @@ class Recorder(http.server.ThreadingHTTPServer):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                # Alterations have another length.
+                del headers["content-length"], headers["host"]
                 status = recorder.receiver.post(headers, body)
                 recorder.calls.append((headers, body, status))
                 self.send_response(status)

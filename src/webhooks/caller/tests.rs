@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod receiver;
+mod tls;
 
 /// Only a call that never ends takes this long, on a busy machine too.
 const AMPLE: Duration = Duration::from_mins(1);
