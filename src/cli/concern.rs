@@ -32,8 +32,8 @@ pub(super) fn concerned(command: &str) -> Concerned {
             "request_deadline",
             "allow_asynchronous_commit",
         ]),
-        "payment list" | "payment show" => Concerned::Only(&["request_deadline"]),
         "webhook create" => Concerned::Only(&["webhook_allowed_networks"]),
+        "payment list" | "payment show" | "events tail" => Concerned::Only(&["request_deadline"]),
         _ => Concerned::Only(&[]),
     }
 }

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::{
     accounts::MAX_KEYS,
-    db::Unmigrated,
+    db::{self, Unmigrated},
+    events::Position,
     idempotency::{self, Failure, InvalidKey, loggable},
     ids::{EndpointId, PaymentId},
     server::hint,
@@ -49,6 +50,12 @@ pub(super) enum CommandError {
     /// The account does not have this payment.
     #[error("the account {account:?} has no payment {transaction_id}")]
     NoPayment { account: String, transaction_id: PaymentId },
+    /// The feed ends before the position after which events are to be shown.
+    #[error(
+        "the feed ends at position {last_position}, before {after}: either there never were more events, or the database \
+         was restored and positions have begun anew"
+    )]
+    EventsRewound { after: Position, last_position: Position },
     /// The text is not an idempotency key.
     #[error("{0}")]
     InvalidKey(#[from] InvalidKey),
@@ -106,6 +113,11 @@ pub(super) enum CommandError {
 }
 
 impl CommandError {
+    /// Whether the database may work again later.
+    pub(super) fn is_temporary(&self) -> bool {
+        matches!(self, Self::Database(error) if db::is_unavailable(error))
+    }
+
     /// Whether the arguments are at fault.
     pub(super) fn is_of_usage(&self) -> bool {
         matches!(

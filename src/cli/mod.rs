@@ -11,8 +11,8 @@ use clap_complete::Shell;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
 use self::{
-    accounts::AccountCommand, api_keys::ApiKeyCommand, error::CommandError, key::KeyCommand,
-    payment::PaymentCommand, webhook::WebhookCommand,
+    accounts::AccountCommand, api_keys::ApiKeyCommand, error::CommandError, events::EventsCommand,
+    key::KeyCommand, payment::PaymentCommand, webhook::WebhookCommand,
 };
 use crate::{
     config::{self, ConfigError, Settings},
@@ -24,6 +24,7 @@ mod api_keys;
 mod arguments;
 mod concern;
 mod error;
+mod events;
 mod key;
 mod maintenance;
 mod payment;
@@ -92,6 +93,9 @@ enum Command {
     /// Create and change webhook endpoints, and send events once more
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Follow the feed of events
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Make many real payments, and check that each was made exactly once
     ///
     /// These are REAL PAYMENTS on the server at --url, and they stay there. Use a server for tests. User ids start with
@@ -178,6 +182,7 @@ async fn execute(
                 Settings { webhook_secret: config::webhook_secret()?, ..settings.clone() };
             Ok(webhook::webhook(command, &settings, &database()?).await?)
         }
+        Command::Events(command) => Ok(events::events(command, settings, &database()?).await?),
         Command::Storm(options) => storm::storm(options, settings).await,
         // Printed above. A script wants to know whether the settings are valid.
         Command::Config { .. } => {

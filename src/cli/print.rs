@@ -15,6 +15,14 @@ pub(super) fn text(text: &str) -> io::Result<()> {
     }
 }
 
+/// Prints one of many lines. False if the reader has stopped reading: then the rest is for nobody.
+pub(super) fn line(text: &str) -> io::Result<bool> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
 /// Prints a text that is shown only once: a closed stdout is an error.
 pub(super) fn secret(text: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{text}")

@@ -19,6 +19,7 @@ pub(crate) mod turns;
 pub use migrations::{MigrationError, Unmigrated, lacking, migrate, migrated};
 pub use pooler::{SharedSessions, refuse_shared_sessions};
 pub use readiness::{Needs, NotReady};
+pub(crate) use reads::is_unavailable;
 pub use reads::{Reads, prepare_to_read};
 
 /// Time to connect.

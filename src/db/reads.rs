@@ -114,7 +114,11 @@ impl Reads {
         };
         match timeout(self.limit, reading).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Problem::new(kind_of(&error)).caused_by(loggable(&error))),
+            Ok(Err(error)) => {
+                let unavailable = is_unavailable(&error);
+                let kind = if unavailable { Kind::DatabaseUnavailable } else { Kind::Internal };
+                Err(Problem::new(kind).caused_by(loggable(&error)))
+            }
             Err(_elapsed) => Err(too_late()),
         }
     }
@@ -129,18 +133,16 @@ fn too_late() -> Problem {
     Problem::new(Kind::DatabaseUnavailable).caused_by("no answer in time")
 }
 
-/// Tells an unavailable database from a wrong statement.
-fn kind_of(error: &sqlx::Error) -> Kind {
+/// Tells a database that may work again later from a wrong statement.
+pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database) = error else {
-        return match error {
+        return !matches!(
+            error,
             sqlx::Error::ColumnDecode { .. }
-            | sqlx::Error::Decode(_)
-            | sqlx::Error::ColumnNotFound(_) => Kind::Internal,
-            _ => Kind::DatabaseUnavailable,
-        };
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnNotFound(_)
+        );
     };
-    match database.code().as_deref().and_then(|code| code.get(..2)) {
-        Some("08" | "25" | "53" | "55" | "57") => Kind::DatabaseUnavailable,
-        _ => Kind::Internal,
-    }
+    let class = database.code().and_then(|code| code.get(..2).map(str::to_owned));
+    matches!(class.as_deref(), Some("08" | "25" | "53" | "55" | "57"))
 }

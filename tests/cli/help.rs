@@ -37,6 +37,7 @@ fn the_short_help_is_one_page_and_names_every_command() {
         "api-key",
         "key",
         "payment",
+        "events",
         "storm",
         "config",
         "completions",

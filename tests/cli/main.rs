@@ -12,6 +12,7 @@ mod api_key;
 mod config;
 mod database_url;
 mod dot_env;
+mod events;
 mod healthcheck;
 mod help;
 mod idempotency_key;

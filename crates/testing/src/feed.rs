@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{
+    TestDatabase,
     client::{Response, http_client},
     wait::{PATIENCE, PAUSE},
 };
@@ -146,5 +147,38 @@ impl FeedReader {
         let mut lags: Vec<Duration> = self.events.iter().map(lag).collect();
         lags.sort_unstable();
         lags
+    }
+}
+
+/// Inserts runs of these sizes for the anonymous account, after those that it has. Their events are of one payment each;
+/// every tenth payment is fully refunded, and its event is the refund's.
+pub async fn fill(database: &TestDatabase, sizes: &[i64]) {
+    let account = "00000000-0000-0000-0000-000000000000";
+    let next = "SELECT coalesce(max(first_position + cardinality(subjects)), 1) FROM event_runs";
+    let mut first = database.number(next).await;
+    let end = first + sizes.iter().sum::<i64>();
+    database
+        .execute(&format!(
+            "INSERT INTO payments (transaction_id, account_id, user_id, amount)
+             SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, '{account}', 'user_' || n, n
+             FROM generate_series({first}, {end} - 1) AS n;
+             INSERT INTO refunds (refund_id, transaction_id, account_id, amount, refunded_after, ordinal)
+             SELECT ('00000000-0000-0000-0001-' || right(transaction_id::text, 12))::uuid, transaction_id,
+                    account_id, amount, amount, 1
+             FROM payments WHERE amount % 10 = 0 AND amount >= {first}"
+        ))
+        .await;
+    for size in sizes {
+        let last = first + size - 1;
+        database
+            .execute(&format!(
+                "INSERT INTO event_runs (account_id, first_position, version, types, subjects, at)
+                 SELECT '{account}', {first}, 1, array_agg(type ORDER BY n),
+                        array_agg(('00000000-0000-0000-000' || type - 1 || '-' || lpad(n::text, 12, '0'))::uuid ORDER BY n),
+                        now()
+                 FROM generate_series({first}, {last}) AS n, LATERAL (SELECT (n % 10 = 0)::int + 1 AS type) AS of"
+            ))
+            .await;
+        first += size;
     }
 }

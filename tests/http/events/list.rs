@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use payonce_testing::{FeedReader, TestDatabase, TestServer, client::Response};
+use payonce_testing::{FeedReader, TestDatabase, TestServer, client::Response, feed::fill};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::pages::fill;
 use crate::{
     database::privileges::{GRANTS, Role},
     openapi::checked::Description,

@@ -7,40 +7,8 @@ use payonce::{
     },
     ids::AccountId,
 };
-use payonce_testing::TestDatabase;
+use payonce_testing::{TestDatabase, feed::fill};
 use sqlx::PgConnection;
-
-/// Inserts runs of these sizes for the anonymous account. Their events are of one payment each; every tenth payment is
-/// fully refunded, and its event is the refund's.
-pub async fn fill(database: &TestDatabase, sizes: &[i64]) {
-    let events: i64 = sizes.iter().sum();
-    let account = AccountId::DEFAULT;
-    database
-        .execute(&format!(
-            "INSERT INTO payments (transaction_id, account_id, user_id, amount)
-             SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, '{account}', 'user_' || n, n
-             FROM generate_series(1, {events}) AS n;
-             INSERT INTO refunds (refund_id, transaction_id, account_id, amount, refunded_after, ordinal)
-             SELECT ('00000000-0000-0000-0001-' || right(transaction_id::text, 12))::uuid, transaction_id,
-                    account_id, amount, amount, 1
-             FROM payments WHERE amount % 10 = 0"
-        ))
-        .await;
-    let mut first = 1;
-    for size in sizes {
-        let last = first + size - 1;
-        database
-            .execute(&format!(
-                "INSERT INTO event_runs (account_id, first_position, version, types, subjects, at)
-                 SELECT '{account}', {first}, 1, array_agg(type ORDER BY n),
-                        array_agg(('00000000-0000-0000-000' || type - 1 || '-' || lpad(n::text, 12, '0'))::uuid ORDER BY n),
-                        now()
-                 FROM generate_series({first}, {last}) AS n, LATERAL (SELECT (n % 10 = 0)::int + 1 AS type) AS of"
-            ))
-            .await;
-        first += size;
-    }
-}
 
 async fn read(conn: &mut PgConnection, after: i64, limit: usize, types: &[EventType]) -> Page {
     let after = Position::new(after).unwrap();

@@ -6,10 +6,9 @@ use futures_util::future::join_all;
 use payonce_testing::{
     TestServer,
     client::Response,
+    feed::fill,
     wait::{pending_until_released, until},
 };
-
-use super::pages::fill;
 
 const SECOND: Duration = Duration::from_secs(1);
 
