@@ -90,7 +90,7 @@ async fn the_primary_key_of_every_table_that_grows_with_payments_contains_the_ac
          refunds PRIMARY KEY (account_id, refund_id)\n\
          webhook_endpoints PRIMARY KEY (account_id, endpoint_id)\n\
          webhook_failures PRIMARY KEY (account_id, endpoint_id, \"position\")\n\
-         webhook_progress PRIMARY KEY (account_id, endpoint_id, is_replay, number)"
+         webhook_progress PRIMARY KEY (account_id, endpoint_id, replay, number)"
     );
 }
 
