@@ -1,5 +1,5 @@
--- What each transaction executed, for whoever passes it on, in the order in which it was decided: the id is drawn by
--- the last statement before COMMIT, when the transaction holds all its locks. The reader deletes what it has taken.
+-- The executions of each transaction, for a reader that passes them on and deletes the row. Ids have the order in which
+-- the executions were decided: the last statement before COMMIT draws the id, when the transaction holds all its locks.
 CREATE TABLE announcements (
     id            bigint      GENERATED ALWAYS AS IDENTITY,
     -- The transaction. A reader that knows the snapshot of its last look finds what that look could not see.

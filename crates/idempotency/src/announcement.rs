@@ -1,4 +1,4 @@
-//! Announcements: the executions of a transaction, for whoever passes them on.
+//! Announcements: rows that tell a reader what a transaction executed.
 
 use sqlx::PgConnection;
 use uuid::Uuid;

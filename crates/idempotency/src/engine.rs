@@ -1,4 +1,4 @@
-//! The engine: what applications hand their commands to.
+//! The engine, to which applications submit their commands.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +25,7 @@ use super::{
     record::Void,
 };
 
-/// The time to wait before looking again whether a queue is drained that somebody else closed.
+/// The interval at which a second call of `close` checks that the queues are empty.
 const DRAINED_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why an engine does not start.
@@ -40,8 +40,8 @@ pub enum StartError {
     Server(#[from] UnfitServer),
 }
 
-/// A handle to the tasks that commit; cheap to clone. When the last one is dropped, the tasks end
-/// after what they have taken in.
+/// A handle to the tasks that commit; cheap to clone. When the last one is dropped, the tasks execute the commands that
+/// they have, and end.
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
 
@@ -119,9 +119,9 @@ impl Engine {
         Ok(Self(Arc::new(Shared { queues, observer, tasks: Mutex::new(tasks), request_deadline })))
     }
 
-    /// Has a command executed, exactly once for this key of this account, and says what came of it.
+    /// Executes a command exactly once for this key of this account, and returns the outcome.
     ///
-    /// Dropping the future gives up the answer, not the command: it may be executed all the same.
+    /// Dropping the future does not cancel the command. It may still be executed.
     ///
     /// # Errors
     /// A [`Failure`] is never stored: the same request with the same key may be sent again.
@@ -169,7 +169,7 @@ impl Engine {
             Ok(heard) => heard.ok(),
             Err(_elapsed) => {
                 let stage = seat.leave();
-                // It may have come in this very moment.
+                // The answer may have come at this moment.
                 return answer.try_recv().unwrap_or_else(|_| match stage {
                     Stage::Waiting(obstacle) => obstacle.reply(),
                     Stage::Begun => Err(Failure::OutcomeUnknown),
@@ -177,15 +177,14 @@ impl Engine {
             }
         };
         seat.answered();
-        // Nobody answers when the committer was ended in the middle of it.
+        // The committer was ended before it answered.
         heard.unwrap_or(Err(Failure::OutcomeUnknown))
     }
 
-    /// Uses a key up, so that no request with it can ever be executed; unless one was, or is executed
-    /// before this is. The key stands for one of the two, whichever of them came first.
+    /// Uses a key up, so that no request with it is ever executed. A request that was executed earlier stays executed.
     ///
-    /// [`Record::find`](super::Record::find) says afterwards which. [`Outcome::InFlight`] is the only
-    /// outcome that leaves it open: then another server is executing a request with this key.
+    /// [`Record::find`](super::Record::find) then tells which of the two happened, unless the outcome is
+    /// [`Outcome::InFlight`]: another server is executing a request with this key.
     ///
     /// # Errors
     /// As those of [`submit`](Self::submit).
@@ -197,9 +196,8 @@ impl Engine {
         self.submit(account_id, key, Void).await
     }
 
-    /// Takes nothing in any more, and waits for what is under way to be committed and answered.
-    /// After `limit` the rest is given up, which is as safe as any crash. Returns whether all was
-    /// answered.
+    /// Refuses new commands, and waits until the others are committed and answered. After `limit` it gives up the rest,
+    /// which is as safe as a crash. Returns whether all were answered.
     pub async fn close(&self, limit: Duration) -> bool {
         self.0.close_queues();
         let tasks =
@@ -213,7 +211,7 @@ impl Engine {
             }
         }
         let drained = || self.0.queues.iter().all(|queue| queue.is_drained());
-        // Whoever closes it a second time has no tasks to wait for.
+        // A second call has no tasks to wait for.
         while !drained() && Instant::now() < end {
             sleep(DRAINED_AGAIN).await;
         }

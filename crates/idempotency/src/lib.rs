@@ -2,15 +2,16 @@
 //!
 //! # Where things are
 //!
-//! - `command`, `insert`, `fingerprint`, `key`, `response`: what an application hands over, and gets back
+//! - `command`, `insert`, `fingerprint`, `key`, `account_id`: the parts of a request
+//! - `outcome`, `response`, `error`: the reply to it
 //! - `engine`: the way in
 //! - `queue`: where duplicates of one request meet, and accounts take turns
 //! - `committer`: the loop that takes a batch, runs its one transaction, and recovers from what fails
 //! - `sql`: the statements
-//! - `record`: what became of a key
-//! - `announcement`: tells others what a transaction executed
+//! - `record`: the state of a used key
+//! - `announcement`: tells others which commands a transaction executed
 //! - `sweeper`: deletes what has expired
-//! - `observer`: hears what the engine does
+//! - `observer`: receives the engine's events, for metrics
 
 mod account_id;
 #[cfg(feature = "actix")]

@@ -8,20 +8,20 @@ use super::Response;
 /// The result of a command for its caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The key was new: the command was executed, just now, and this is stored.
+    /// The key was new. The command was executed, and its response is stored.
     New {
-        /// The execution's id, and that of what it made.
+        /// The id of the execution, and of what it created.
         execution_id: Uuid,
-        /// The response to it.
+        /// The stored response.
         response: Response,
         /// Until when it can be replayed; `None`: as long as its key.
         replayable_until: Option<DateTime<Utc>>,
     },
-    /// The same request was executed before, and this was stored.
+    /// The same request was executed before, and this is its stored response.
     Replay {
         /// The id of the execution that it repeats.
         execution_id: Uuid,
-        /// The first answer, to the byte.
+        /// The stored response, byte for byte.
         response: Response,
         /// Until when it can be replayed; `None`: as long as its key.
         replayable_until: Option<DateTime<Utc>>,
@@ -31,9 +31,9 @@ pub enum Outcome {
         /// The names of the fields that differ; `operation` when it is another operation.
         fields: Vec<&'static str>,
     },
-    /// The same request was executed before, and its response is kept no longer.
+    /// The same request was executed before, and its response has expired.
     Expired {
-        /// The execution's id, and that of what it made.
+        /// The id of the execution, and of what it created.
         execution_id: Uuid,
     },
     /// The key was used up without anything being executed ([`Engine::void`](super::Engine::void)), and nothing ever will.

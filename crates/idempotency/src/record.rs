@@ -17,7 +17,7 @@ use super::{
 /// [`Engine::void`](super::Engine::void) makes it one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Names the execution, and is the id of what it made.
+    /// The id of the execution, and of what it created.
     pub execution_id: Uuid,
     /// The executed command's [`Operation`].
     pub operation: String,
@@ -39,7 +39,7 @@ pub enum RecordState {
         /// Until when it can be replayed; `None`: as long as its key.
         replayable_until: Option<DateTime<Utc>>,
     },
-    /// A command was executed, with success, and its response is kept no longer.
+    /// A command was executed with success, and its response has been deleted or has expired.
     Expired,
     /// Nothing was executed, and nothing ever will be.
     Voided,

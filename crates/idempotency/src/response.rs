@@ -38,8 +38,7 @@ impl Response {
         self.status
     }
 
-    /// Returns whether it says that what was asked for is done, as the statement that stores it decides, too. Other
-    /// responses, refusals, are kept as long as their key.
+    /// Returns whether the status is 2xx; SQL decides the same. Other responses are refusals, kept as long as their key.
     pub(super) fn is_of_success(&self) -> bool {
         (200..=299).contains(&self.status)
     }
