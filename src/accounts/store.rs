@@ -112,6 +112,16 @@ pub(crate) async fn has_used_keys(
     .await
 }
 
+/// Ends anonymous calls permanently, as the first API key does.
+pub(crate) async fn end_anonymous_calls(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE api_key_changes SET changes = changes + 1").execute(conn).await.map(drop)
+}
+
+/// Returns whether there is an API key, even a revoked one.
+pub(crate) async fn has_keys(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM api_keys)").fetch_one(conn).await
+}
+
 /// Counts the valid keys.
 pub(crate) async fn count_valid_keys(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL")

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use clap::Subcommand;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
@@ -74,7 +75,7 @@ pub(super) async fn api_key(
         ApiKeyCommand::Create { account, name, abandon_anonymous_retries, json } => {
             let account = choose_account(&mut conn, account.as_deref()).await?;
             let abandon = *abandon_anonymous_retries;
-            let new = insert_key(&mut conn, &account, name, abandon, settings).await?;
+            let new = create_key(&mut conn, &account, name, abandon, settings).await?;
             show_new_key(&new, *json)?;
         }
         ApiKeyCommand::List { account, json } => {
@@ -91,38 +92,68 @@ pub(super) async fn api_key(
 struct NewKey {
     key: ApiKey,
     listed: ListedKey,
-    /// Whether it is the first one, which ends anonymous calls.
+    /// The command ended anonymous calls.
     first: bool,
 }
 
-#[expect(clippy::disallowed_methods, reason = "no request is executed in this transaction")]
-async fn insert_key(
+async fn create_key(
     conn: &mut PgConnection,
     account: &Account,
     name: &Name,
     abandon_anonymous_retries: bool,
     settings: &Settings,
 ) -> Result<NewKey, CommandError> {
-    let key = ApiKey::generate().map_err(CommandError::Random)?;
-    // Each statement must see what was committed before the lock was taken.
-    let mut transaction = conn.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-    if store::count_valid_keys(&mut transaction).await? >= MAX_KEYS {
+    if store::count_valid_keys(conn).await? >= MAX_KEYS {
         return Err(CommandError::TooManyKeys);
     }
-    let first = store::changes(&mut transaction).await? == 0;
-    if first && account.account_id != AccountId::DEFAULT && !abandon_anonymous_retries {
-        store::hold_up_executions(&mut transaction).await?;
-        let key_ttl = settings.idempotency_key_ttl.0;
-        if store::has_used_keys(&mut transaction, AccountId::DEFAULT, key_ttl).await? {
-            return Err(CommandError::AnonymousRetries);
-        }
+    let first = store::changes(conn).await? == 0;
+    let may_repeat = account.account_id != AccountId::DEFAULT && !abandon_anonymous_retries;
+    // Not `first`: an interrupted command has ended anonymous calls, and has created no key.
+    if may_repeat && !store::has_keys(conn).await? {
+        end_anonymous_calls(conn, settings).await?;
     }
+    let key = ApiKey::generate().map_err(CommandError::Random)?;
     let (id, hash) = (Uuid::now_v7(), key.hash());
-    let listed =
-        store::insert_key(&mut transaction, id, account.account_id, name, hash, key.ending())
-            .await?;
-    transaction.commit().await?;
+    let listed = store::insert_key(conn, id, account.account_id, name, hash, key.ending()).await?;
     Ok(NewKey { key, listed, first })
+}
+
+/// Ends anonymous calls before there is a key, and refuses if one was executed that a client may repeat.
+#[expect(clippy::disallowed_methods, reason = "no request is executed in these transactions")]
+async fn end_anonymous_calls(
+    conn: &mut PgConnection,
+    settings: &Settings,
+) -> Result<(), CommandError> {
+    // Each statement must see what was committed before the lock was taken.
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+    let mut transaction = conn.begin_with(begin).await?;
+    refuse_anonymous_retries(&mut transaction, settings).await?;
+    store::end_anonymous_calls(&mut transaction).await?;
+    transaction.commit().await?;
+
+    // Servers hear of it later, and still execute the anonymous requests that they have accepted until then.
+    let wait = REVOKED_WITHIN + settings.request_deadline;
+    writeln!(
+        io::stderr(),
+        "Anonymous calls have ended. The key follows in {} seconds, when no server executes one any more.",
+        wait.as_secs()
+    )?;
+    sleep(wait).await;
+    let mut transaction = conn.begin_with(begin).await?;
+    refuse_anonymous_retries(&mut transaction, settings).await?;
+    Ok(transaction.rollback().await?)
+}
+
+async fn refuse_anonymous_retries(
+    conn: &mut PgConnection,
+    settings: &Settings,
+) -> Result<(), CommandError> {
+    store::hold_up_executions(conn).await?;
+    let key_ttl = settings.idempotency_key_ttl.0;
+    if store::has_used_keys(conn, AccountId::DEFAULT, key_ttl).await? {
+        return Err(CommandError::AnonymousRetries);
+    }
+    Ok(())
 }
 
 /// A new key as JSON has it.

@@ -24,7 +24,8 @@ pub(super) fn concerned(command: &str) -> Concerned {
         "sweep" => Concerned::Only(&["idempotency_response_ttl", "idempotency_key_ttl"]),
         "healthcheck" => Concerned::Only(&["host", "port", "request_deadline"]),
         "storm" => Concerned::Only(&["host", "port"]),
-        "api-key create" | "key show" => Concerned::Only(&["idempotency_key_ttl"]),
+        "api-key create" => Concerned::Only(&["idempotency_key_ttl", "request_deadline"]),
+        "key show" => Concerned::Only(&["idempotency_key_ttl"]),
         "key void" => Concerned::Only(&[
             "idempotency_response_ttl",
             "idempotency_key_ttl",

@@ -41,10 +41,10 @@ pub(super) enum CommandError {
     TooManyKeys,
     /// Anonymous requests were executed, and the first API key would be another account's.
     #[error(
-        "requests without an API key have been executed for the account \"default\", and this would be the first API \
-         key, which ends such requests. A client that repeats one of them with a key of another account executes it \
-         again. Create the first key with --account default, and repeat them with that key. If none of them will \
-         ever be repeated, add --abandon-anonymous-retries"
+        "requests without an API key have been executed for the account \"default\", and the first API key ends such \
+         requests. A client that repeats one of them with a key of another account executes it again. Create the \
+         first key with --account default, and repeat them with that key. If none of them will ever be repeated, add \
+         --abandon-anonymous-retries"
     )]
     AnonymousRetries,
     /// The account does not have this payment.

@@ -63,7 +63,7 @@ fn the_help_of_a_command_lists_only_its_own_settings() {
         ("account", &[]),
         ("account create", &[]),
         ("account list", &[]),
-        ("api-key create", &lifetimes[1..]),
+        ("api-key create", &["IDEMPOTENCY_KEY_TTL", "REQUEST_DEADLINE"]),
         ("api-key list", &[]),
         ("api-key revoke", &[]),
         ("key", &[]),

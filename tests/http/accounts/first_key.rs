@@ -16,6 +16,9 @@ use crate::accounts::anonymous::assert_refused;
 /// Every server knows the first key within this time.
 const WITHIN: Duration = Duration::from_secs(5);
 
+/// The command waits until all requests have met their deadline.
+const SHORT_DEADLINE: [(&str, &str); 2] = [("REQUEST_DEADLINE", "1s"), ("IN_FLIGHT_WAIT", "500ms")];
+
 async fn get(server: &TestServer, headers: &[(&str, &str)]) -> Response {
     server.request(Method::GET, "/payment/x", headers, "").await
 }
@@ -125,6 +128,7 @@ async fn the_first_api_key_may_belong_to_any_account_if_nothing_can_be_repeated(
         create.args(Some(flag).filter(|flag| !flag.is_empty()));
         create.env("DATABASE_URL", url(&database.options));
         create.env("IDEMPOTENCY_KEY_TTL", ttl).env("IDEMPOTENCY_RESPONSE_TTL", "1h");
+        create.envs(SHORT_DEADLINE);
         let (code, _, stderr) = run(&mut create);
         assert_eq!(code, expected, "{age} {ttl} {flag}: {stderr}");
     }
@@ -148,6 +152,38 @@ async fn creating_the_first_api_key_waits_for_requests_in_progress() {
     raw_sql("COMMIT").execute(&mut executing).await.unwrap();
     let (code, _, stderr) = create.await.unwrap();
     assert!(code == 1 && stderr.contains("executes it again"), "{stderr}");
+}
+
+#[tokio::test]
+async fn an_anonymous_payment_while_anonymous_calls_end_is_not_left_for_a_key_of_another_account() {
+    let server = TestServer::start().await;
+    let database = &server.database;
+    database.operate(&["account", "create", "ada", "--json"]);
+    let create = |account: &str| {
+        let mut command = payonce(&["api-key", "create", "--name", "first", "--account", account]);
+        command.env("DATABASE_URL", url(&database.options)).envs(SHORT_DEADLINE);
+        command
+    };
+    let mut first = create("ada");
+    let first = tokio::task::spawn_blocking(move || run(&mut first));
+    let ended = async || database.number("SELECT changes FROM api_key_changes").await == 1;
+    until("anonymous calls end", ended).await;
+    assert_eq!(database.number("SELECT count(*) FROM api_keys").await, 0);
+    // A server that has not heard of it yet.
+    let late =
+        "INSERT INTO idempotency_keys (account_id, key, execution_id, operation, fingerprint)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'k', gen_random_uuid(), 'pay', '')";
+    database.execute(late).await;
+    let (code, stdout, stderr) = first.await.unwrap();
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("executes it again"), "{stderr}");
+    assert_eq!(database.number("SELECT count(*) FROM api_keys").await, 0);
+    until("anonymous calls end", async || server.pay("n", PAYMENT).await.status == 401).await;
+
+    let (code, _, stderr) = run(&mut create("ada"));
+    assert!(code == 1 && stderr.contains("executes it again"), "it was not interrupted: {stderr}");
+    assert_eq!(run(&mut create("default")).0, 0);
+    assert_eq!(run(&mut create("ada")).0, 0);
 }
 
 #[tokio::test]
