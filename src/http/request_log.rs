@@ -30,7 +30,8 @@ pub(super) fn write(response: &ServiceResponse, context: &RequestContext, began:
     };
     let problem = problem.as_ref();
     let logged = problem.filter(|problem| {
-        log_enabled!(target: PROBLEM, level) && (level == Level::Error || logs::admit(problem.code))
+        // Clients cause the others.
+        log_enabled!(target: PROBLEM, level) && (status >= 500 || logs::admit(problem.code))
     });
     let every_request = log_enabled!(target: REQUEST, Level::Debug);
     if logged.is_none() && !every_request {

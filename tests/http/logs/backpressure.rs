@@ -11,6 +11,7 @@ use payonce_testing::{
     PAYMENT, TestDatabase,
     binary::{Serve, payonce, signal, url},
     client::{Client, Wire},
+    proxy::Proxy,
     wait::{eventually, until},
 };
 
@@ -149,6 +150,28 @@ async fn repeated_problems_are_logged_at_a_limited_rate_and_counted() {
     })
     .await;
     assert!(left_out > 0 && logged >= 20, "{logged} lines, {left_out} left out");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_server_error_is_logged() {
+    const COUNT: usize = 50;
+    let database = TestDatabase::create().await;
+    let proxy = Proxy::start(&database.options).await;
+    let settings = [("REQUEST_DEADLINE", "2s"), ("IN_FLIGHT_WAIT", "1s")];
+    let serve = Serve::start(&proxy.through(&database.options), &settings);
+    proxy.redirect(&database.options.clone().port(1)).await;
+    proxy.cut_all();
+    let mut wires = Vec::new();
+    for _ in 0..COUNT {
+        let mut wire = Wire::connect(serve.address).await;
+        wire.send("GET /payment HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        wires.push(wire);
+    }
+    for wire in &mut wires {
+        assert_eq!(wire.status().await, 503);
+    }
+    let lines = async || serve.log().matches("database-unavailable").count();
+    until("all are logged", async || lines().await == COUNT).await;
 }
 
 #[tokio::test]
