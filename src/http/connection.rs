@@ -26,8 +26,8 @@ use tokio::{
 
 use super::turn::Turn;
 
-/// Limits of reading the rest of a refused body, so that its sender gets the response: closing a connection with unread
-/// bytes discards what was sent on it.
+/// Limits of reading the rest of a refused body and of further requests, so that their sender gets the last response:
+/// closing a connection with unread bytes discards what was sent on it.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 << 20;
 
@@ -41,7 +41,7 @@ pub(super) struct Connection {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
     is_over: bool,
-    /// Bytes of a refused body that are still read.
+    /// Bytes after the last request that are still read.
     linger: Option<usize>,
 }
 
@@ -195,7 +195,8 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        if this.turn.is_refused() && !this.is_over {
+        // After the last request the client may still be sending others, whose bytes would reset the connection.
+        if this.turn.is_closed() && !this.is_over {
             ready!(this.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
@@ -205,8 +206,7 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use std::{
-        pin::Pin,
-        rc::Rc,
+        pin::{Pin, pin},
         sync::{
             Arc,
             atomic::{AtomicU32, Ordering},
@@ -215,6 +215,7 @@ mod tests {
         time::Duration,
     };
 
+    use futures_util::FutureExt;
     use tokio::{
         io::{AsyncRead, AsyncWriteExt, ReadBuf},
         net::{TcpListener, TcpStream},
@@ -222,7 +223,7 @@ mod tests {
 
     use super::{
         super::turn::{Length, Turn, UnderWay},
-        Connection,
+        Connection, LINGER_BYTES,
     };
 
     const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -236,14 +237,19 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_request_that_arrived_together_with_the_one_before_wakes_its_reader() {
+    /// A client and the server's end of its connection.
+    async fn connect() -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut client = TcpStream::connect(address).await.unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
         let stream = listener.accept().await.unwrap().0;
-        let turn = Turn::new(address, 100);
-        let mut connection = Connection::new(stream, Rc::clone(&turn), Duration::from_mins(1));
+        (client, Connection::new(stream, Turn::new(address, 100), Duration::from_mins(1)))
+    }
+
+    #[tokio::test]
+    async fn a_request_that_arrived_together_with_the_one_before_wakes_its_reader() {
+        let (mut client, mut connection) = connect().await;
+        let turn = connection.turn();
         client.write_all(&[HEAD, HEAD].concat()).await.unwrap();
         connection.stream.readable().await.unwrap();
 
@@ -258,5 +264,18 @@ mod tests {
         let before = wakes.0.load(Ordering::Relaxed);
         drop(under_way);
         assert_eq!(wakes.0.load(Ordering::Relaxed), before + 1);
+    }
+
+    #[tokio::test]
+    async fn further_requests_are_read_after_the_last_one_until_the_client_closes() {
+        let (mut client, mut connection) = connect().await;
+        // A connection closes after a request whose head it did not find.
+        drop(UnderWay::begin(&connection.turn(), Length::Bytes(0)));
+        client.write_all(&HEAD.repeat(1000)).await.unwrap();
+        let mut shutdown = pin!(connection.shutdown());
+        assert!(shutdown.as_mut().now_or_never().is_none());
+        drop(client);
+        shutdown.await.unwrap();
+        assert!(connection.linger.is_some_and(|left| left < LINGER_BYTES));
     }
 }

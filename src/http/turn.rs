@@ -59,8 +59,6 @@ pub(super) struct Turn {
     phase: Cell<Phase>,
     /// Limit of a chunked body in bytes, with sizes, extensions and trailers.
     chunked_limit: u64,
-    /// A body was refused, and its client may still be sending it.
-    is_refused: Cell<bool>,
     is_too_long: Cell<bool>,
     /// `None` while a request is in progress.
     idle_since: Cell<Option<Instant>>,
@@ -75,7 +73,6 @@ impl Turn {
             listener,
             phase: Cell::new(Phase::Head(Line::Before)),
             chunked_limit,
-            is_refused: Cell::new(false),
             is_too_long: Cell::new(false),
             idle_since: Cell::new(Some(Instant::now())),
             holds: Cell::new(false),
@@ -95,11 +92,6 @@ impl Turn {
     /// Returns whether nothing is read any more.
     pub(super) fn is_closed(&self) -> bool {
         self.phase.get() == Phase::Closed
-    }
-
-    /// Returns whether the client may still be sending a refused body.
-    pub(super) fn is_refused(&self) -> bool {
-        self.is_refused.get()
     }
 
     /// Returns whether some bytes may be read now.
@@ -129,9 +121,11 @@ impl Turn {
             Phase::Head(line) => match find_empty_line(line, bytes) {
                 Err(line) => (bytes.len(), Phase::Head(line)),
                 Ok(end) => {
-                    // Most bodies are a single line. Without a line end there is no second head.
+                    // Most bodies are a single line. Without a line end there is no second head, and no part of an
+                    // empty line before it.
                     let rest = bytes.get(end..).unwrap_or_default();
-                    let behind = if rest.contains(&b'\n') { 0 } else { rest.len() };
+                    let lines = rest.iter().any(|byte| matches!(byte, b'\r' | b'\n'));
+                    let behind = if lines { 0 } else { rest.len() };
                     (end + behind, Phase::Complete { behind: count(behind) })
                 }
             },
@@ -158,14 +152,9 @@ impl Turn {
             && read > self.chunked_limit
         {
             self.is_too_long.set(true);
-            self.refuse();
+            self.enter(Phase::Closed);
         }
         admitted
-    }
-
-    fn refuse(&self) {
-        self.is_refused.set(true);
-        self.enter(Phase::Closed);
     }
 
     fn enter(&self, phase: Phase) {
@@ -209,7 +198,7 @@ impl UnderWay {
             Phase::Chunked { .. } | Phase::EmptyLine { .. } if is_whole => {
                 self.turn.enter(Phase::Answering { begun: false });
             }
-            _ => self.turn.refuse(),
+            _ => self.turn.enter(Phase::Closed),
         }
     }
 
@@ -292,6 +281,24 @@ mod tests {
         assert_eq!(turn.admit(&bytes), bytes.len());
         drop(UnderWay::begin(&turn, Length::Bytes(2)));
         assert_eq!(turn.admit(&[rest, HEAD].concat()), rest.len());
+    }
+
+    #[test]
+    fn a_line_end_between_two_requests_begins_no_head() {
+        for split in 1..4 {
+            let turn = turn();
+            let (first, second) = b"\r\n\r\n".split_at(split);
+            let bytes = [HEAD, b"{}", first].concat();
+            assert_eq!(turn.admit(&bytes), HEAD.len());
+            let under_way = UnderWay::begin(&turn, Length::Bytes(2));
+            assert_eq!(turn.admit(&bytes[HEAD.len()..]), 2);
+            under_way.end_body(true);
+            drop(under_way);
+            turn.admit(first);
+            turn.admit(second);
+            assert!(turn.is_open(), "{first:?}");
+            assert_eq!(turn.admit(&[HEAD, HEAD].concat()), HEAD.len());
+        }
     }
 
     #[test]

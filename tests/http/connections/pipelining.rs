@@ -22,6 +22,25 @@ async fn pipelined_requests_are_answered_in_order() {
     assert_eq!([wire.status().await, wire.status().await, wire.status().await], [201, 201, 200]);
 }
 
+#[tokio::test]
+async fn empty_lines_between_two_requests_are_ignored_wherever_they_are_cut() {
+    let server = TestServer::start().await;
+    let head = "Content-Type: application/json\r\nIdempotency-Key: k\r\n";
+    for split in 0..=4 {
+        let (first, second) = "\r\n\r\n".split_at(split);
+        let mut wire = server.wire().await;
+        let length = PAYMENT.len();
+        wire.send(format!(
+            "POST /payment HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {length}\r\n\r\n{PAYMENT}{first}"
+        ))
+        .await;
+        assert!(matches!(wire.status().await, 200 | 201));
+        wire.send(second).await;
+        wire.send_payment(head, PAYMENT).await;
+        assert_eq!(wire.status().await, 200, "{first:?}");
+    }
+}
+
 /// Only ends a hang.
 const LIMIT: Duration = Duration::from_mins(1);
 
