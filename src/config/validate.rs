@@ -25,6 +25,9 @@ const SHORTEST_SWEEP_INTERVAL: Named = ("the shortest", Duration::from_secs(1));
 /// A shorter one refuses clients on a slow network.
 const SHORTEST_READ_TIMEOUT: Named = ("the shortest", Duration::from_millis(100));
 
+/// With none, actix closes a connection before its first request.
+const SHORTEST_KEEP_ALIVE: Named = ("the shortest", Duration::from_secs(1));
+
 /// No proxy keeps a connection longer.
 const LONGEST_KEEP_ALIVE: Named = ("the longest", Duration::from_hours(24));
 
@@ -74,6 +77,7 @@ impl Settings {
         at_least(header, SHORTEST_READ_TIMEOUT)?;
         at_least(body, SHORTEST_READ_TIMEOUT)?;
         at_least(sweep, SHORTEST_SWEEP_INTERVAL)?;
+        at_least(("KEEP_ALIVE", self.keep_alive), SHORTEST_KEEP_ALIVE)?;
         at_most(("KEEP_ALIVE", self.keep_alive), LONGEST_KEEP_ALIVE)?;
         for setting in [deadline, wait, header, body, ("SHUTDOWN_DELAY", self.shutdown_delay)] {
             at_most(setting, LONGEST_DEADLINE)?;

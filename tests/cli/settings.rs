@@ -93,6 +93,7 @@ fn settings_that_contradict_each_other_are_refused() {
         (["--request-deadline=11m", "--port=0"], "REQUEST_DEADLINE (11m) must be at most"),
         (["--in-flight-wait=0s", "--port=0"], "IN_FLIGHT_WAIT (0s) must be at least"),
         (["--sweep-interval=0s", "--port=0"], "SWEEP_INTERVAL (0s) must be at least"),
+        (["--keep-alive=0s", "--port=0"], "KEEP_ALIVE (0s) must be at least"),
         (["--keep-alive=25h", "--port=0"], "KEEP_ALIVE (1day 1h) must be at most"),
         (["--header-timeout=99ms", "--port=0"], "HEADER_TIMEOUT (99ms) must be at least"),
         (["--body-timeout=11m", "--port=0"], "BODY_TIMEOUT (11m) must be at most"),
