@@ -24,6 +24,10 @@ use crate::{
 /// The first pause before connecting again, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// PostgreSQL could not be asked.
+#[derive(Debug)]
+pub(crate) struct Unknown;
+
 /// A connection, and what is known of the server at its other end.
 struct Session {
     conn: PgConnection,
@@ -150,14 +154,14 @@ impl Connector {
         Err(failed)
     }
 
-    /// A table that another session has locked against writes.
-    pub(crate) async fn locked_table(&mut self) -> Option<TableLock> {
-        let mut session = self.session.take()?;
+    /// Looks for a table that another session has locked against writes.
+    pub(crate) async fn locked_table(&mut self) -> Result<Option<TableLock>, Unknown> {
+        let mut session = self.session.take().ok_or(Unknown)?;
         let found =
             timeout(self.terms.timeouts.statement, sql::locked_table(&mut session.conn)).await;
-        let Ok(Ok(found)) = found else { return None };
+        let Ok(Ok(found)) = found else { return Err(Unknown) };
         self.session = Some(session);
-        found
+        Ok(found)
     }
 
     /// Closes the connection.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use log::{debug, error, warn};
 use tokio::time::{Instant, sleep};
 
-use super::{Committer, Role, Search, failed::Failed};
+use super::{Committer, Role, Search, connection::Unknown, failed::Failed};
 use crate::{
     Failure,
     error::Remedy,
@@ -140,15 +140,11 @@ impl Committer {
             self.quarantine_locked(commands, failed);
             return;
         }
-        let obstacle = match self.connector.locked_table().await {
-            // Only a lock on the key itself or on the whole table prevents a claim.
-            None if failed.step == Some(Step::Claim) => Obstacle::KeyInFlight,
-            None => Obstacle::Locked,
-            Some(lock) => {
-                self.report(&lock);
-                Obstacle::Locked
-            }
-        };
+        let found = self.connector.locked_table().await;
+        if let Ok(Some(lock)) = &found {
+            self.report(lock);
+        }
+        let obstacle = lock_met(&found, failed.step == Some(Step::Claim));
         for job in commands {
             self.delay(job, obstacle);
         }
@@ -237,6 +233,17 @@ fn log(commands: &[Job], part: Part, failed: &Failed, action: &Action) {
     }
 }
 
+/// Says which lock a command met, by what was found out about locked tables.
+fn lock_met(found: &Result<Option<TableLock>, Unknown>, while_claiming: bool) -> Obstacle {
+    match found {
+        // Only a lock on the key itself or on the whole table prevents a claim.
+        Ok(None) if while_claiming => Obstacle::KeyInFlight,
+        // Nobody may be told that the key is in flight because PostgreSQL could not be asked.
+        Err(Unknown) if while_claiming => Obstacle::NoDatabase,
+        Ok(_) | Err(Unknown) => Obstacle::Locked,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,6 +256,14 @@ mod tests {
     #[track_caller]
     fn assert_decides(remedy: Remedy, part: Part, action: &Action) {
         assert_eq!(decide(part, remedy, Failure::OutOfResources), *action, "{remedy:?}: {part:?}");
+    }
+
+    #[test]
+    fn a_key_is_in_flight_only_if_postgresql_said_that_no_table_is_locked() {
+        assert_eq!(lock_met(&Ok(None), true), Obstacle::KeyInFlight);
+        assert_eq!(lock_met(&Err(Unknown), true), Obstacle::NoDatabase);
+        assert_eq!(lock_met(&Err(Unknown), false), Obstacle::Locked);
+        assert_eq!(lock_met(&Ok(None), false), Obstacle::Locked);
     }
 
     #[test]
