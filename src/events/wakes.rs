@@ -15,28 +15,38 @@ use crate::ids::AccountId;
 ///
 /// Events that another server sequences wake nobody here, so whoever waits also polls.
 #[derive(Debug, Clone, Default)]
-pub struct Wakes(Arc<Mutex<HashMap<AccountId, watch::Sender<()>>>>);
+pub struct Wakes(Arc<Mutex<HashMap<AccountId, Waiting>>>);
+
+/// The subscriptions to an account. They are counted here, because a receiver is dropped after its subscription has
+/// released the lock.
+#[derive(Debug, Default)]
+struct Waiting {
+    news: watch::Sender<()>,
+    subscriptions: usize,
+}
 
 impl Wakes {
     /// Subscribes to an account. Subscribe before you read its events: later ones then wake you.
     #[must_use]
     pub fn subscribe(&self, account_id: AccountId) -> Subscription {
-        let news = self.waiting().entry(account_id).or_default().subscribe();
-        Subscription { account_id, news, wakes: self.clone() }
+        let mut accounts = self.accounts();
+        let waiting = accounts.entry(account_id).or_default();
+        waiting.subscriptions += 1;
+        Subscription { account_id, news: waiting.news.subscribe(), wakes: self.clone() }
     }
 
     /// Wakes the subscriptions of accounts that have new events. The events must be committed.
     pub fn sequenced(&self, accounts: &[AccountId]) {
-        let waiting = self.waiting();
+        let waiting = self.accounts();
         if waiting.is_empty() {
             return;
         }
-        for sender in accounts.iter().filter_map(|account_id| waiting.get(account_id)) {
-            sender.send_replace(());
+        for waiting in accounts.iter().filter_map(|account_id| waiting.get(account_id)) {
+            waiting.news.send_replace(());
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<AccountId, watch::Sender<()>>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<AccountId, Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,10 +74,11 @@ impl fmt::Debug for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut waiting = self.wakes.waiting();
-        let receivers = waiting.get(&self.account_id).map(watch::Sender::receiver_count);
-        if receivers == Some(1) {
-            waiting.remove(&self.account_id);
+        let mut accounts = self.wakes.accounts();
+        let Some(waiting) = accounts.get_mut(&self.account_id) else { return };
+        waiting.subscriptions -= 1;
+        if waiting.subscriptions == 0 {
+            accounts.remove(&self.account_id);
         }
     }
 }
@@ -105,8 +116,19 @@ mod tests {
         let one = wakes.subscribe(account(1));
         let two = wakes.subscribe(account(1));
         drop(one);
-        assert_eq!(wakes.waiting().len(), 1);
+        assert_eq!(wakes.accounts().len(), 1);
         drop(two);
-        assert_eq!(wakes.waiting().len(), 0);
+        assert_eq!(wakes.accounts().len(), 0);
+    }
+
+    #[test]
+    fn an_account_is_forgotten_although_receivers_are_dropped_after_it() {
+        let wakes = Wakes::default();
+        let subscriptions = [wakes.subscribe(account(1)), wakes.subscribe(account(1))];
+        // As when several threads drop their subscriptions at once.
+        let receivers = subscriptions.each_ref().map(|one| one.news.clone());
+        drop(subscriptions);
+        assert_eq!(wakes.accounts().len(), 0);
+        drop(receivers);
     }
 }
