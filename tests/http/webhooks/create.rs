@@ -11,6 +11,7 @@ use payonce_testing::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 /// A URL that a test server may call, and where nothing listens.
 pub const URL: &str = "http://127.0.0.1:9/hook";
@@ -254,6 +255,37 @@ async fn an_account_never_gets_a_51st_endpoint_however_many_are_created_at_once(
     assert_eq!((again.status, &again.body), (402, &first.body), "the refusal is stored");
     assert_eq!(create(&server, "another", ENDPOINT).await.status, 201);
     create(&server, "one-more", ENDPOINT).await.assert_problem(402, "too-many-webhook-endpoints");
+}
+
+#[tokio::test]
+async fn two_servers_that_create_the_last_endpoint_at_once_create_one() {
+    let server = start().await;
+    let other = TestServer::start_on(&server.database, &LOCAL).await;
+    created(&server, "k").await;
+    // Each creation waits after it has counted the endpoints.
+    let prepare = "
+        INSERT INTO webhook_endpoints
+            (account_id, endpoint_id, url, event_types, description, key_id, secret, after_position)
+        SELECT account_id, gen_random_uuid(), url, event_types, description, key_id, secret, after_position
+        FROM webhook_endpoints, generate_series(1, 48);
+        CREATE FUNCTION wait_for_holder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock_shared(1, 1);
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER held BEFORE INSERT ON webhook_endpoints FOR EACH ROW EXECUTE FUNCTION wait_for_holder()";
+    server.database.execute(prepare).await;
+    server.database.disable_lock_timeout().await;
+    let mut holder = server.database.connect().await;
+    sqlx::raw_sql("SELECT pg_advisory_lock(1, 1)").execute(&mut holder).await.unwrap();
+    let release = async {
+        server.database.until_locks_are_waited_for(2).await;
+        holder.close().await.unwrap();
+    };
+    let (one, two, ()) =
+        tokio::join!(create(&server, "a", ENDPOINT), create(&other, "b", ENDPOINT), release);
+    let mut statuses = [one.status, two.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 402], "{} {}", one.body, two.body);
 }
 
 #[tokio::test]
