@@ -71,8 +71,9 @@ CREATE TABLE webhook_failures (
     -- Later events of this payment wait.
     payment_id  uuid        NOT NULL,
     at          timestamptz NOT NULL,
+    -- 0: it waits for an earlier event, or its first call still runs.
     attempts    smallint    NOT NULL,
-    -- NULL: parked; only a replay delivers it. Zero attempts: it waits for an earlier event, or its first call still runs.
+    -- NULL: parked; only a replay delivers it.
     next_at     timestamptz,
     last_status smallint,
     last_error  text,
@@ -80,4 +81,3 @@ CREATE TABLE webhook_failures (
     FOREIGN KEY (account_id, endpoint_id) REFERENCES webhook_endpoints ON DELETE CASCADE
 );
 CREATE INDEX webhook_failures_due ON webhook_failures (account_id, endpoint_id, next_at);
-CREATE INDEX webhook_failures_by_payment ON webhook_failures (account_id, endpoint_id, payment_id);

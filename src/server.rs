@@ -24,7 +24,7 @@ use crate::{
     idempotency::{self, UnfitServer},
     routes,
     state::AppState,
-    webhooks::reseal,
+    webhooks::{Guard, SystemResolver, delivery::Delivery, reseal},
 };
 
 /// Open files besides clients' connections: connections to the database, and the process's own.
@@ -51,6 +51,9 @@ pub enum StartError {
     /// Two metrics have the same name: a defect.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
+    /// Webhooks can't be delivered.
+    #[error("can't deliver webhooks: {0}")]
+    Webhooks(io::Error),
     /// The server can't listen on the address.
     #[error("can't listen on {address}: {source}{}", advice(.source, .example))]
     Listen {
@@ -101,6 +104,7 @@ pub struct Server {
     state: web::Data<AppState>,
     sweeper: Option<JoinHandle<()>>,
     sequencer: Option<JoinHandle<()>>,
+    delivery: Option<Delivery>,
     shutdown_delay: Duration,
 }
 
@@ -134,6 +138,7 @@ impl Server {
         .map_err(|source| StartError::Listen { address, example: "PORT=5050", source })?;
         let sweeps = state.metrics.sweeps();
         rt::spawn(events::wait::forever(state.clone()));
+        let delivery = deliver(settings, options, &state)?;
         rt::spawn(reseal::at_start(options.clone(), settings.webhook_secret.clone()));
         Ok(Self {
             addresses,
@@ -149,6 +154,7 @@ impl Server {
             sweeper: settings.sweep_interval.0.map(|pause| {
                 rt::spawn(sweep::forever(settings.clone(), options.clone(), pause, sweeps))
             }),
+            delivery: Some(delivery),
             shutdown_delay: settings.shutdown_delay,
         })
     }
@@ -192,7 +198,12 @@ impl Server {
         if let Some(sweeper) = &self.sweeper {
             sweeper.abort();
         }
-        self.http.stop(true).await;
+        let delivery = self.delivery.take();
+        tokio::join!(self.http.stop(true), async {
+            if let Some(delivery) = delivery {
+                delivery.stop().await;
+            }
+        });
         if let Err(error) = self.ended().await {
             warn!("the HTTP server ended with an error: {error}");
         }
@@ -241,6 +252,19 @@ pub fn raise_file_limit(settings: &Settings) {
             settings.connection_limit
         );
     }
+}
+
+/// Starts delivering webhooks, if `WEBHOOK_SECRET` is set.
+fn deliver(
+    settings: &Settings,
+    options: &PgConnectOptions,
+    state: &AppState,
+) -> Result<Delivery, StartError> {
+    let networks = settings.webhook_allowed_networks.clone().unwrap_or_default();
+    let guard = Guard::new(networks, SystemResolver);
+    let means = settings.webhook_secret.clone().map(|keyring| (keyring, guard));
+    Delivery::start(options, means, state.metrics.webhooks(), state.wakes.clone())
+        .map_err(StartError::Webhooks)
 }
 
 /// Migrates the database, or checks that it is migrated. Without events it then says so there; with events the sequencer

@@ -133,6 +133,7 @@ impl KeyedOutcome {
 
 /// A counter for each value of a label. All are shown from the start, because Prometheus takes no notice of the
 /// first rise of a counter that appears with it.
+#[derive(Clone)]
 pub(super) struct Counters<L>(IntCounterVec, PhantomData<L>);
 
 impl<L: Label> Counters<L> {

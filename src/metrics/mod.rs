@@ -19,12 +19,14 @@ mod process;
 mod requests;
 mod sequencing;
 mod sweeps;
+mod webhooks;
 
 pub use exposition::show;
 pub use labels::KeyedOutcome;
 pub(crate) use requests::method_label;
 pub use sequencing::Sequencing;
 pub use sweeps::Sweeps;
+pub use webhooks::{Attempt, Endpoints, Webhooks};
 
 use crate::{
     idempotency::{Engine, Observer},
@@ -45,6 +47,7 @@ pub struct Metrics {
     requests: requests::Requests,
     sweeps: Sweeps,
     sequencing: Sequencing,
+    webhooks: Webhooks,
     process: process::Process,
     queue_keys: IntGauge,
     dropped_lines: IntCounter,
@@ -68,6 +71,7 @@ impl Metrics {
             requests: requests::Requests::new(&registry)?,
             sweeps: Sweeps::new(&registry)?,
             sequencing: Sequencing::new(&registry)?,
+            webhooks: Webhooks::new(&registry)?,
             process: process::Process::new(&registry)?,
             queue_keys: gauge(&registry, "payonce_queue_keys", "Keys that wait or execute.")?,
             dropped_lines: counter(
@@ -100,6 +104,12 @@ impl Metrics {
     #[must_use]
     pub fn sequencing(&self) -> Sequencing {
         self.sequencing.clone()
+    }
+
+    /// The counters of webhooks.
+    #[must_use]
+    pub fn webhooks(&self) -> Webhooks {
+        self.webhooks.clone()
     }
 
     /// Renders all metrics in Prometheus' text format.

@@ -5,6 +5,7 @@ pub mod body;
 mod caller;
 pub mod command;
 mod connector;
+pub mod delivery;
 pub mod endpoint;
 pub mod http;
 mod networks;

@@ -21,3 +21,4 @@ mod histories;
 mod processes;
 mod rolling;
 mod steps;
+mod webhooks;

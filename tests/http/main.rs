@@ -98,9 +98,12 @@ mod sweeper {
 mod webhooks {
     pub mod change;
     pub mod create;
+    pub mod delivery;
+    pub mod disabling;
     pub mod isolation;
     pub mod replay;
     pub mod rotate;
     pub mod secrets;
+    pub mod sharing;
     pub mod show;
 }

@@ -24,9 +24,11 @@ pub mod metrics;
 pub mod pooler;
 mod port;
 pub mod proxy;
+pub mod receiver;
 pub mod retry;
 pub mod server;
 pub mod wait;
+pub mod webhooks;
 
 pub use accounts::Account;
 pub use client::{PAYMENT, REMAINING};

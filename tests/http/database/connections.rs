@@ -10,7 +10,7 @@ async fn postgresql_shows_connections_under_their_application_name() {
     let names = "SELECT string_agg(DISTINCT application_name, ' ' ORDER BY application_name) FROM pg_stat_activity
                  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
     for (options, shown) in [
-        (database.options.clone(), "payonce payonce reads payonce sequencer"),
+        (database.options.clone(), "payonce payonce reads payonce sequencer payonce webhooks"),
         (database.options.clone().application_name("payments-3"), "payments-3"),
     ] {
         let server = TestServer::start_through(&database, &options, &[]).await;
