@@ -154,7 +154,7 @@ class Payonce:
         def address():
             if server.poll() is not None:
                 sys.exit(open(log.name).read())
-            return re.search(r"listens on (http://[^ ,]*)", open(log.name).read())
+            return re.search(r"listens on (http://[^\s,]+)\s", open(log.name).read())
 
         self.url = wait("the server listens", address)[1]
 
