@@ -21,7 +21,8 @@ pub struct FeedId([u8; 16]);
 pub struct Feed {
     /// Its id.
     pub id: FeedId,
-    /// Executions before this time may have no event; `None`: each has one.
+    /// Executions before this time may have no event; `None`: each has one. It is the current time while servers run
+    /// with `EVENTS=off`.
     pub complete_since: Option<Timestamp>,
 }
 
@@ -75,7 +76,7 @@ impl Serialize for FeedId {
 /// When the database fails, or is a standby.
 pub async fn read(conn: &mut PgConnection) -> Result<Feed, sqlx::Error> {
     let found = sqlx::query_as(
-        "SELECT feed_id, complete_since, system_identifier,
+        "SELECT feed_id, CASE WHEN announcing THEN complete_since ELSE now() END AS complete_since, system_identifier,
                 left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
          FROM event_feed, pg_control_system()",
     )
@@ -95,7 +96,8 @@ pub async fn read(conn: &mut PgConnection) -> Result<Feed, sqlx::Error> {
 /// For a role that may not call the two functions: restores are then told by `payonce events renew` alone.
 async fn read_without_rights(conn: &mut PgConnection) -> Result<Row, sqlx::Error> {
     sqlx::query_as(
-        "SELECT feed_id, complete_since, 0::bigint AS system_identifier, '' AS timeline
+        "SELECT feed_id, CASE WHEN announcing THEN complete_since ELSE now() END AS complete_since,
+                0::bigint AS system_identifier, '' AS timeline
          FROM event_feed WHERE NOT pg_is_in_recovery()",
     )
     .fetch_one(conn)

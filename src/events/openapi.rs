@@ -9,7 +9,7 @@ use crate::{
         operation::{Body, CALLED, Operation, READ, ok},
         part::{Part, REFUND_ID, TRANSACTION_ID},
         responses::Content::Json,
-        schemas::{or_null, recorded, reference, response, uuid},
+        schemas::{recorded, reference, response, uuid},
     },
     payments::{list::MAX_LIMIT, money::Amount},
 };
@@ -100,7 +100,11 @@ fn schemas() -> Value {
                 "description": "The position of the account's newest event."
             },
             "feed": reference("Feed"),
-            "complete_since": or_null("Timestamp")
+            "complete_since": {
+                "anyOf": [reference("Timestamp"), { "type": "null" }],
+                "description": "Payments and refunds before this time may have no event; null if all have one. It is the \
+                                current time while servers run with `EVENTS=off`."
+            }
         }))
     })
 }

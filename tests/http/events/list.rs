@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use payonce_testing::{FeedReader, TestDatabase, TestServer, client::Response, feed::fill};
+use payonce_testing::{
+    FeedReader, PAYMENT, TestDatabase, TestServer, client::Response, feed::fill,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -246,6 +248,61 @@ async fn the_feed_says_since_when_it_is_complete() {
     server.database.execute(since).await;
     let page = server.get("/events").await;
     assert_eq!(page.field("complete_since"), "2026-12-01T09:00:00.000Z");
+}
+
+#[tokio::test]
+async fn while_events_are_off_the_feed_shows_what_is_there_and_is_complete_since_now() {
+    let database = Arc::new(TestDatabase::create().await);
+    fill(&database, &[2]).await;
+    let server = TestServer::start_on(&database, &["--events", "off"]).await;
+    let before: String = database
+        .value("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')")
+        .await;
+    assert_eq!(server.pay("k", PAYMENT).await.status, 201);
+    let page = server.get("/events?after=1").await;
+    assert_eq!(positions(&page), [2]);
+    assert!(page.field("complete_since") > before, "{}", page.body);
+}
+
+#[tokio::test]
+async fn a_payment_and_its_refunds_are_events_of_their_account() {
+    let server = TestServer::start().await;
+    let [ada, bob] = [server.account("ada").await, server.account("bob").await];
+    let payment = ada.paid("k", 100).await;
+    assert_eq!(ada.pay("k", r#"{"user_id": "user_1", "amount": 100}"#).await.status, 200);
+    let mut refunds = Vec::new();
+    for amount in [30, 20] {
+        let body = format!(r#"{{"amount": {amount}}}"#);
+        refunds.push(ada.refund(&payment, &format!("r{amount}"), &body).await.field("refund_id"));
+    }
+    // A refusal is no event.
+    assert_eq!(ada.refund(&payment, "r51", r#"{"amount": 51}"#).await.status, 402);
+    let other = bob.paid("k", 5).await;
+
+    let mut reader = FeedReader::of(ada.http.clone(), "&wait=30");
+    reader.read_until(|| vec![server.address], |reader| reader.events.len() == 3).await;
+    let shown = ada.get(&format!("/payment/{payment}")).await.json();
+    let created = json!({
+        "transaction_id": payment, "status": "success", "user_id": "user_1", "amount": 100, "currency": "USD",
+        "created_at": shown["created_at"]
+    });
+    assert_eq!(reader.events[0].data, created);
+    assert_eq!(reader.events[0].timestamp, shown["created_at"]);
+    for ((event, refund), [amount, after]) in
+        reader.events[1..].iter().zip(&refunds).zip([[30, 30], [20, 50]])
+    {
+        let shown = shown["refunds"].as_array().unwrap().iter();
+        let shown = shown.clone().find(|one| one["refund_id"] == refund.as_str()).unwrap();
+        let created = json!({
+            "refund_id": refund, "transaction_id": payment, "amount": amount, "currency": "USD",
+            "refunded_after": after, "created_at": shown["created_at"]
+        });
+        assert_eq!((event.event_type.as_str(), &event.data), ("refund.created", &created));
+    }
+    assert_eq!(reader.events[0].event_id, format!("evt_{}_1", payment.replace('-', "")));
+    let of_bob = bob.get("/events?wait=30").await;
+    assert_eq!(of_bob.json()["events"][0]["data"]["transaction_id"], other.as_str());
+    assert_eq!(positions(&of_bob), [1]);
 }
 
 #[tokio::test]
