@@ -101,7 +101,7 @@ fn of_variable(error: &Error) -> String {
     format!("{name}={value} can't be read: {reason}. For example {name}={example}")
 }
 
-/// Whether a message may be shown as it is.
+/// Returns whether a message may be shown as it is.
 fn hides_nothing(message: &str) -> bool {
     without_user_info(message) == message
 }

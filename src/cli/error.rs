@@ -1,4 +1,4 @@
-//! Why a command failed, for people.
+//! Failures of commands, worded for people.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::{
     webhooks::{Refusal, endpoint::MAX_ENDPOINTS, secrets::NoRandomNumbers},
 };
 
-/// Why a command failed.
+/// The failure of a command.
 #[derive(Debug, Error)]
 pub(super) enum CommandError {
     /// The database cannot be reached, or refuses a statement.
@@ -113,12 +113,12 @@ pub(super) enum CommandError {
 }
 
 impl CommandError {
-    /// Whether the database may work again later.
+    /// Returns whether the database may work again later.
     pub(super) fn is_temporary(&self) -> bool {
         matches!(self, Self::Database(error) if db::is_unavailable(error))
     }
 
-    /// Whether the arguments are at fault.
+    /// Returns whether the arguments are at fault.
     pub(super) fn is_of_usage(&self) -> bool {
         matches!(
             self,

@@ -26,7 +26,7 @@ pub(super) struct Options {
     /// Number of payments at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
-    /// How long to repeat a request without a final response before the storm gives up
+    /// Time to repeat a request without a final response before the storm gives up
     #[arg(long, default_value = "2m", value_parser = config::duration)]
     patience: Duration,
     /// Print JSON

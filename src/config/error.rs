@@ -1,4 +1,4 @@
-//! Why settings are refused.
+//! Reasons to refuse settings.
 
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ pub enum ConfigError {
     LogFilter {
         /// Its value.
         value: String,
-        /// Why it is refused.
+        /// The reason for the refusal.
         reason: String,
     },
     /// Two settings contradict each other.
@@ -56,7 +56,7 @@ pub enum ConfigError {
     },
 }
 
-/// Why a `DATABASE_URL` is refused.
+/// A reason to refuse a `DATABASE_URL`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UrlFault {
     /// It is another kind of URL, or none.

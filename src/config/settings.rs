@@ -52,16 +52,16 @@ pub struct Settings {
     /// Default currency for payments that do not name one (ISO 4217)
     #[arg(long, env, default_value = "USD")]
     pub default_currency: Currency,
-    /// How long a stored response can be replayed; a later duplicate gets 410
+    /// Time for which a stored response can be replayed; a later duplicate gets 410
     #[arg(long, env, default_value = "24h")]
     pub idempotency_response_ttl: Ttl,
-    /// How long a key stays used; afterwards a retry pays again
+    /// Time for which a key stays used; afterwards a retry pays again
     #[arg(long, env, default_value = "never")]
     pub idempotency_key_ttl: Ttl,
     /// Status with which a stored 201 is replayed
     #[arg(long, env, value_enum, default_value = "ok")]
     pub idempotency_replay_status: ReplayStatus,
-    /// How long a request waits for another server that is executing its key, before 409; at least 100ms
+    /// Time that a request waits for another server that is executing its key, before 409; at least 100ms
     #[arg(long, env, default_value = "2s", value_parser = duration)]
     pub in_flight_wait: Duration,
     /// Latest time for a response; time-outs of statements are parts of it
@@ -89,7 +89,7 @@ pub struct Settings {
     /// Database connections for reads
     #[arg(long, env, default_value_t = 4, value_parser = value_parser!(u32).range(1..))]
     pub read_connections: u32,
-    /// How often expired responses and keys are deleted; never leaves it to payonce sweep
+    /// Interval of deleting expired responses and keys; never leaves it to payonce sweep
     #[arg(long, env, default_value = "1m")]
     pub sweep_interval: Ttl,
     /// Address and port for /metrics alone, open to everybody who reaches it [default: on PORT, for programs on this
@@ -106,10 +106,10 @@ pub struct Settings {
     /// Networks that webhooks reach besides the public internet, also by http://, as 10.0.0.0/8,fd00::/8
     #[arg(long, env)]
     pub webhook_allowed_networks: Option<AllowedNetworks>,
-    /// Whether serve applies missing migrations when it starts
+    /// Apply missing migrations when serve starts
     #[arg(long, env, default_value = "true", action = ArgAction::Set)]
     pub auto_migrate: bool,
-    /// Whether to run on a PostgreSQL that may lose acknowledged commits in a crash
+    /// Run on a PostgreSQL that may lose acknowledged commits in a crash
     #[arg(long, env, default_value = "false", action = ArgAction::Set)]
     pub allow_asynchronous_commit: bool,
 }
@@ -126,7 +126,7 @@ impl Settings {
         }
     }
 
-    /// How many keys of one account may wait or execute. By default a quarter of the queue is left to other accounts.
+    /// Number of keys of one account that may wait or execute. By default a quarter of the queue is left to other accounts.
     #[must_use]
     pub fn account_queue_limit(&self) -> usize {
         let limit = self.queue_limit.get();

@@ -128,7 +128,7 @@ fn demand(
     Err(ConfigError::Contradiction(contradiction))
 }
 
-/// Whether two addresses cannot be listened on with the same port. `::` includes all IPv4 addresses.
+/// Returns whether two addresses cannot be listened on with the same port. `::` includes all IPv4 addresses.
 fn overlap(one: IpAddr, other: IpAddr) -> bool {
     let covers =
         |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());

@@ -28,7 +28,7 @@ use super::{
 /// The interval at which a second call of `close` checks that the queues are empty.
 const DRAINED_AGAIN: Duration = Duration::from_millis(5);
 
-/// Why an engine does not start.
+/// A reason why an engine does not start.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {

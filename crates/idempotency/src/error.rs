@@ -5,7 +5,7 @@ use std::{error::Error as StdError, mem::discriminant, sync::Arc};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
 
-/// Why a command, or one of the layer's own statements, failed.
+/// The failure of a command, or of one of the layer's own statements.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,7 +34,7 @@ impl From<Error> for sqlx::Error {
     }
 }
 
-/// Why a command got no outcome. Nothing of it is stored, and sending the same request with the same
+/// A reason why a command got no outcome. Nothing of it is stored, and sending the same request with the same
 /// key again is always safe.
 #[derive(Debug, Clone, Error)]
 pub enum Failure {

@@ -11,7 +11,7 @@ use super::AccountId;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-/// Why an `Idempotency-Key` field value is not a key. The message says what is expected and
+/// A reason why an `Idempotency-Key` field value is not a key. The message says what is expected and
 /// repeats nothing of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]

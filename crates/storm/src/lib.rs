@@ -59,7 +59,7 @@ pub struct Plan {
     pub authorization: Option<HeaderValue>,
 }
 
-/// Why a storm did not begin. No payment was made.
+/// A reason why a storm did not begin. No payment was made.
 #[derive(Debug, Error)]
 pub enum NotReady {
     /// The server does not respond.

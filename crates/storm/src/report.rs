@@ -55,7 +55,7 @@ pub struct Latency {
     pub longest: f64,
 }
 
-/// Why a storm failed.
+/// The failure of a storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotExactlyOnce {
     /// A promise was broken.

@@ -17,7 +17,7 @@ pub struct Target {
     prefix: String,
 }
 
-/// Why a URL is refused.
+/// A reason to refuse a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidTarget {
     /// It requires TLS.

@@ -8,7 +8,7 @@ use crate::{
     observer::Step,
 };
 
-/// Why a batch's transaction failed, and at which step: `None` for BEGIN, ROLLBACK and what was not sent.
+/// The failure of a batch's transaction, and its step: `None` for BEGIN, ROLLBACK and what was not sent.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) step: Option<Step>,
