@@ -30,7 +30,7 @@ GRANT UPDATE (refunded, refund_count) ON payments TO payonce_server;
 -- Expired responses.
 GRANT DELETE ON idempotency_responses TO payonce_server;
 -- The feed of events.
-GRANT SELECT, INSERT ON event_runs TO payonce_server;
+GRANT SELECT, INSERT, DELETE ON event_runs TO payonce_server;
 GRANT SELECT, UPDATE (announcing, complete_since) ON event_feed TO payonce_server;
 -- Webhook endpoints, and how far their deliveries got.
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_endpoints, webhook_progress, webhook_failures TO payonce_server;

@@ -21,7 +21,9 @@ pub(super) fn concerned(command: &str) -> Concerned {
     match command {
         "serve" | "config" => Concerned::All,
         "migrate" => Concerned::Only(&["log_format"]),
-        "sweep" => Concerned::Only(&["idempotency_response_ttl", "idempotency_key_ttl"]),
+        "sweep" => {
+            Concerned::Only(&["idempotency_response_ttl", "idempotency_key_ttl", "event_ttl"])
+        }
         "healthcheck" => Concerned::Only(&["host", "port", "request_deadline"]),
         "storm" => Concerned::Only(&["host", "port"]),
         "api-key create" => Concerned::Only(&["idempotency_key_ttl", "request_deadline"]),

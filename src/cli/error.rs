@@ -107,6 +107,12 @@ pub(super) enum CommandError {
     /// The operating system has no random numbers.
     #[error(transparent)]
     NoRandomNumbers(#[from] NoRandomNumbers),
+    /// Another backfill announces events.
+    #[error("another backfill is running: wait for its end")]
+    SecondBackfill,
+    /// A backfill failed.
+    #[error("{0}; run it again to continue")]
+    Backfill(#[from] idempotency::Error),
     /// Stdin cannot be read, or stdout written.
     #[error("can't read or print: {0}")]
     Io(#[from] io::Error),

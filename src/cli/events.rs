@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Subcommand, value_parser};
+use indicatif::ProgressBar;
 use log::warn;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -16,7 +17,7 @@ use crate::{
     config::Settings,
     db,
     events::{
-        Event, EventType, Position,
+        Event, EventType, Position, backfill,
         feed::{self, FeedId},
         page::{self, Gone, Page},
     },
@@ -37,6 +38,17 @@ const SHOWN_FIRST: i64 = 10;
 pub(super) enum EventsCommand {
     /// Show events as they happen, until Ctrl-C; also while servers and the database restart
     Tail(Tail),
+    /// Announce payments and refunds that have no event, with later positions: those from before events, or from a time
+    /// with EVENTS=off
+    ///
+    /// Run it when every server announces. It can run beside servers, and again after it was interrupted.
+    Backfill {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give the feed a new id, so that consumers learn that positions have begun anew; run it after restoring a dump
+    Renew,
 }
 
 /// Arguments of `tail`.
@@ -78,6 +90,39 @@ pub(super) async fn events(
                 _ = interrupt.recv() => Ok(()),
             }
         }
+        EventsCommand::Backfill { json } => announce_missing(options, *json).await,
+        EventsCommand::Renew => {
+            backfill::renew(&mut connect(options).await?).await?;
+            Ok(print::text("The feed has a new id")?)
+        }
+    }
+}
+
+/// The number of announced events.
+#[derive(Serialize)]
+struct Announced {
+    events: u64,
+}
+
+/// Announces what has no event. A terminal shows the progress.
+async fn announce_missing(options: &PgConnectOptions, json: bool) -> Result<(), CommandError> {
+    let mut writer = connect(options).await?;
+    let mut reader = db::connect(options).await?;
+    if !backfill::try_lock(&mut writer).await? {
+        return Err(CommandError::SecondBackfill);
+    }
+    let bar = ProgressBar::new_spinner();
+    let progress = |events: u64| {
+        bar.set_message(format!("{events} events announced"));
+        bar.tick();
+    };
+    let announced = backfill::backfill(&mut reader, &mut writer, progress).await;
+    bar.finish_and_clear();
+    let events = announced?;
+    if json {
+        Ok(print::json(&Announced { events })?)
+    } else {
+        Ok(print::text(&format!("{events} events announced"))?)
     }
 }
 

@@ -56,9 +56,10 @@ pub(super) async fn check(options: &PgConnectOptions, json: bool) -> Result<(), 
 struct Swept {
     responses: u64,
     keys: u64,
+    events: i64,
 }
 
-/// Deletes expired responses and keys. A terminal shows the progress.
+/// Deletes expired responses, keys and events. A terminal shows the progress.
 pub(super) async fn sweep(
     settings: &Settings,
     options: &PgConnectOptions,
@@ -82,10 +83,17 @@ pub(super) async fn sweep(
     let pass = sweep::pass(&mut sweeper, options, Pace::Full, progress).await;
     bar.finish_and_clear();
     let (responses, keys) = pass.map_err(|error| loggable(&error))?;
+    let events = match settings.event_ttl.0 {
+        Some(ttl) => sweep::expire_events(options, ttl, Pace::Full).await,
+        None => Ok(0),
+    };
+    let events = events.map_err(|error| loggable(&error))?;
     if json {
-        print::json(&Swept { responses, keys })?;
+        print::json(&Swept { responses, keys, events })?;
     } else {
-        print::text(&done(responses, keys))?;
+        print::text(&format!(
+            "{responses} expired responses, {keys} expired keys and {events} expired events deleted"
+        ))?;
     }
     Ok(())
 }

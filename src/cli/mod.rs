@@ -70,7 +70,7 @@ enum Command {
         #[arg(long, requires = "check")]
         json: bool,
     },
-    /// Delete expired responses and keys now
+    /// Delete expired responses, keys and events now
     Sweep {
         /// Print JSON
         #[arg(long)]

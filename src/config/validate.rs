@@ -31,6 +31,9 @@ const SHORTEST_KEEP_ALIVE: Named = ("the shortest", Duration::from_secs(1));
 /// No proxy keeps a connection longer.
 const LONGEST_KEEP_ALIVE: Named = ("the longest", Duration::from_hours(24));
 
+/// A consumer must be able to be down for a while.
+const SHORTEST_EVENT_TTL: Named = ("the shortest", Duration::from_hours(1));
+
 /// Longer than any record is kept, and within the range of PostgreSQL's intervals and dates.
 const LONGEST_TTL: Named = ("the longest", Duration::from_hours(24 * 36_500));
 
@@ -60,7 +63,9 @@ impl Settings {
         at_least(key_ttl, response_ttl)?;
         more_than(response_ttl, deadline)?;
         more_than(deadline, ("IN_FLIGHT_WAIT", self.in_flight_wait))?;
-        for ttl in [key_ttl, response_ttl].into_iter().filter(|ttl| ttl.1 != NEVER) {
+        let event_ttl = ("EVENT_TTL", self.event_ttl.0.unwrap_or(NEVER));
+        at_least(event_ttl, SHORTEST_EVENT_TTL)?;
+        for ttl in [key_ttl, response_ttl, event_ttl].into_iter().filter(|ttl| ttl.1 != NEVER) {
             demand(ttl.1 <= LONGEST_TTL.1, ttl, "never, or at most", LONGEST_TTL)?;
         }
         Ok(())

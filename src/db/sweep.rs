@@ -6,10 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use log::{debug, info, warn};
 use sqlx::{Connection, Executor, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use crate::{
     config::Settings,
     db,
+    events::expiry::expire_once,
     idempotency::{Oldest, Sweeper, Swept, loggable},
     metrics::Sweeps,
 };
@@ -23,6 +25,10 @@ const GIVING_WAY: u32 = 4;
 
 /// Lag above which the sweeper stops giving way, because disk space matters too. The alert fires at twice this lag.
 const PATIENCE: TimeDelta = TimeDelta::minutes(30);
+
+/// The interval of passes over events, and the least number of them in `EVENT_TTL`. They look at every account.
+const EVENTS_INTERVAL: Duration = Duration::from_hours(1);
+const EVENT_WALKS_PER_TTL: u32 = 24;
 
 /// The speed of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +61,19 @@ pub async fn forever(
     let mut sweeper =
         Sweeper::new(settings.idempotency_response_ttl.0, settings.idempotency_key_ttl.0);
     sweeps.saw(sweeper.oldest());
+    let mut events_next = Instant::now();
     loop {
         sleep(interval).await;
+        if let Some(ttl) = settings.event_ttl.0
+            && events_next <= Instant::now()
+        {
+            events_next = Instant::now() + EVENTS_INTERVAL.min(ttl / EVENT_WALKS_PER_TTL);
+            match expire_events(&options, ttl, Pace::InBackground).await {
+                Ok(0) => debug!("sweep: no events have expired"),
+                Ok(events) => info!("sweep: {events} expired events deleted"),
+                Err(error) => warn!("sweep: events: {}", loggable(&error)),
+            }
+        }
         let progress = |swept, oldest| {
             sweeps.deleted(swept);
             sweeps.saw(oldest);
@@ -74,6 +91,32 @@ pub async fn forever(
             Err(error) => warn!("sweep: {}", loggable(&error)),
         }
     }
+}
+
+/// Deletes the events of all accounts that are older than `ttl`, and returns their number.
+///
+/// # Errors
+/// When the database fails. Earlier pages stay deleted.
+pub async fn expire_events(
+    options: &PgConnectOptions,
+    ttl: Duration,
+    pace: Pace,
+) -> Result<i64, sqlx::Error> {
+    let mut conn = db::connect(options).await?;
+    conn.execute(Sweeper::SESSION).await?;
+    let (mut events, mut next) = (0, Some(Uuid::nil()));
+    while let Some(from) = next {
+        let began = Instant::now();
+        let step = timeout(db::STATEMENT_LIMIT, expire_once(&mut conn, ttl, from)).await;
+        let expired = step.map_err(|_| db::silent())??;
+        events += expired.events;
+        next = expired.next;
+        if pace == Pace::InBackground {
+            sleep(began.elapsed().saturating_mul(GIVING_WAY)).await;
+        }
+    }
+    conn.close().await?;
+    Ok(events)
 }
 
 /// Runs one pass and returns the number of deleted responses and keys. `progress` is called after each page with its

@@ -1,8 +1,10 @@
 //! The feed of each account's events: what was created, in the order in which it was decided, without gaps.
 
 mod announcing;
+pub mod backfill;
 mod event;
 mod event_type;
+pub mod expiry;
 pub mod feed;
 pub mod http;
 pub(crate) mod openapi;

@@ -58,7 +58,7 @@ fn the_help_of_a_command_lists_only_its_own_settings() {
     let lifetimes = ["IDEMPOTENCY_RESPONSE_TTL", "IDEMPOTENCY_KEY_TTL"];
     for (command, settings) in [
         ("migrate", &["LOG_FORMAT"][..]),
-        ("sweep", &lifetimes),
+        ("sweep", &[&lifetimes[..], &["EVENT_TTL"]].concat()),
         ("healthcheck", &["HOST", "PORT", "REQUEST_DEADLINE"]),
         ("account", &[]),
         ("account create", &[]),

@@ -13,6 +13,7 @@ mod config;
 mod database_url;
 mod dot_env;
 mod events;
+mod events_backfill;
 mod healthcheck;
 mod help;
 mod idempotency_key;
