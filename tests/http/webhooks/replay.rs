@@ -3,7 +3,12 @@
 use payonce_testing::TestServer;
 use serde_json::json;
 
-use crate::webhooks::create::{created, post, start};
+use crate::webhooks::create::{LOCAL, created, post};
+
+/// Starts a server that announces nothing, so that the test gives the positions.
+async fn start() -> TestServer {
+    TestServer::start_with(&[&LOCAL[..], &["--events", "off"]].concat()).await
+}
 
 /// Creates payments, and gives them the positions from 11 on, as if older events had expired.
 async fn with_events(server: &TestServer, payments: i64) {
