@@ -67,6 +67,9 @@ pub(super) const WRITES: usize = 2 * ENDPOINTS;
 /// An endpoint whose secret cannot be decrypted is left to other servers for this long.
 const UNDECRYPTABLE: Duration = Duration::from_mins(1);
 
+/// Pause between two deletions of expired failures.
+const BETWEEN_SWEEPS: Duration = Duration::from_mins(10);
+
 /// Messages that wait for a worker.
 const MAILBOX: usize = 4;
 
@@ -111,6 +114,7 @@ pub(super) struct Coordinator {
     released: Vec<LeaseId>,
     undecryptable: BTreeMap<EndpointId, Instant>,
     renewed: Option<Instant>,
+    swept: Option<Instant>,
     commit_at: Instant,
     look_at: Instant,
     stopping: bool,
@@ -139,6 +143,7 @@ impl Coordinator {
             released: Vec::new(),
             undecryptable: BTreeMap::new(),
             renewed: None,
+            swept: None,
             commit_at: now,
             look_at: now,
             stopping: false,
@@ -259,6 +264,10 @@ impl Coordinator {
         if !self.stopping {
             self.take().await?;
             self.tell_last_positions().await?;
+            if self.swept.is_none_or(|swept| swept + BETWEEN_SWEEPS <= now) {
+                self.with_conn(async |conn| store::delete_expired(conn).await).await?;
+                self.swept = Some(now);
+            }
         }
         Ok(())
     }

@@ -328,3 +328,16 @@ pub(super) async fn last_positions(
     .fetch_all(conn)
     .await
 }
+
+/// Deletes parked events whose runs have expired: no replay can reach them any more.
+pub(super) async fn delete_expired(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM webhook_failures AS failure WHERE next_at IS NULL AND position < (
+             SELECT first_position FROM event_runs AS run WHERE run.account_id = failure.account_id
+             ORDER BY first_position LIMIT 1
+         )",
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}

@@ -12,6 +12,7 @@ use payonce_testing::{
     wait::until,
     webhooks::LOCAL_RECEIVERS,
 };
+use reqwest::Method;
 
 async fn start(database: &Arc<TestDatabase>) -> TestServer {
     TestServer::start_on(database, &LOCAL_RECEIVERS).await
@@ -55,6 +56,23 @@ async fn events_arrive_while_the_server_runs() {
     drop(server);
     database.until_delivered(1, 3).await;
     assert_eq!(receiver.count(), 3);
+}
+
+#[tokio::test]
+async fn a_payment_and_its_refund_are_delivered_within_moments() {
+    let database = database().await;
+    let receiver = Receiver::start().await;
+    let server = start(&database).await;
+    let url = format!(r#"{{"url": "{}"}}"#, receiver.url("hook"));
+    let key = [("idempotency-key", "hook"), ("content-type", "application/json")];
+    let created = server.request(Method::POST, "/webhook-endpoint", &key, &url).await;
+    assert_eq!(created.status, 201, "{}", created.body);
+    let payment = server.paid("k", 100).await;
+    assert_eq!(server.refund(&payment, "r", r#"{"amount": 40}"#).await.status, 201);
+    let received = receiver.until(2).await;
+    assert_eq!(received[0].json()["type"], "payment.created");
+    assert_eq!(received[1].json()["type"], "refund.created");
+    assert!(received.iter().all(|one| one.payment() == payment));
 }
 
 #[tokio::test]

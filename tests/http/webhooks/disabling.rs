@@ -110,13 +110,22 @@ async fn events_that_expired_before_their_delivery_are_told_as_lost() {
     let receiver = Receiver::start().await;
     database.create_events(300).await;
     database.create_endpoint(&receiver.url("hook"), 20).await;
-    database.execute("DELETE FROM event_runs WHERE first_position <= 200").await;
+    database
+        .execute(
+            "INSERT INTO webhook_failures
+                 (account_id, endpoint_id, position, type, version, subject, payment_id, at, attempts)
+             SELECT account_id, endpoint_id, 20, 1, 1, endpoint_id, endpoint_id, now(), 12 FROM webhook_endpoints;
+             DELETE FROM event_runs WHERE first_position <= 200",
+        )
+        .await;
     let server = start(&database).await;
     database.until_delivered(1, 300).await;
     assert_eq!(receiver.count(), 100);
     let lost = "SELECT count(*) FROM webhook_endpoints WHERE lost_from = 21 AND lost_to = 200";
     assert_eq!(database.number(lost).await, 1);
     reaches(&server.metrics, "payonce_webhook_events_lost_total", 180).await;
+    // A parked event that expired can't be replayed.
+    database.until("SELECT count(*) FROM webhook_failures", |count| count == 0).await;
 }
 
 #[tokio::test]
