@@ -10,15 +10,20 @@ async fn start() -> TestServer {
     TestServer::start_with(&[&LOCAL[..], &["--events", "off"]].concat()).await
 }
 
-/// Creates payments, and gives them the positions from 11 on, as if older events had expired.
+/// Creates payments with events at the positions from 11 on, as if older events had expired. No server delivers them.
 async fn with_events(server: &TestServer, payments: i64) {
-    for number in 0..payments {
-        server.paid(&format!("pay{number}"), 100).await;
-    }
-    let run = "INSERT INTO event_runs (account_id, first_position, version, types, subjects, at)
-               SELECT account_id, 11, 1, '{1}', array_agg(transaction_id ORDER BY transaction_id), now()
-               FROM payments GROUP BY account_id";
-    server.database.execute(run).await;
+    let events = format!(
+        "WITH made AS (
+             INSERT INTO payments (transaction_id, account_id, user_id, amount)
+             SELECT gen_random_uuid(), '00000000-0000-0000-0000-000000000000', 'user', 100
+             FROM generate_series(1, {payments})
+             RETURNING account_id, transaction_id
+         )
+         INSERT INTO event_runs (account_id, first_position, version, types, subjects, at)
+         SELECT account_id, 11, 1, '{{1}}', array_agg(transaction_id), now() FROM made GROUP BY account_id"
+    );
+    server.database.execute("UPDATE webhook_endpoints SET lease_until = 'infinity'").await;
+    server.database.execute(&events).await;
 }
 
 #[tokio::test]
