@@ -1,14 +1,14 @@
 //! Delivery: every event reaches every endpoint of its account, across failures and crashes.
 //!
-//! - A server **leases** endpoints that have something to deliver ([`lease`]). Every write names the lease's epoch.
-//! - An endpoint is a **cursor** over the feed with a window of 64 events ([`cursor`], [`track`]). What is begun and not
+//! - A server **leases** endpoints that have something to deliver (`lease`). Every write names the lease's epoch.
+//! - An endpoint is a **cursor** over the feed with a window of 64 events (`cursor`, `track`). What is begun and not
 //!   stored is repeated after a crash, and nothing else.
-//! - A delivery that fails becomes a **failure** in the commit that lets the cursor pass it ([`failures`]). It is
-//!   attempted again by the [`schedule`], and later events of its payment wait behind it.
-//! - A **breaker** stops calls to an endpoint that fails ([`breaker`]).
+//! - A delivery that fails becomes a **failure** in the commit that lets the cursor pass it (`failures`). It is
+//!   attempted again by the `schedule`, and later events of its payment wait behind it.
+//! - A **breaker** stops calls to an endpoint that fails (`breaker`).
 //!
-//! The [`agenda`] decides all of that without a clock, a network or a database. A [`worker`] per endpoint does what its
-//! agenda says. One [`coordinator`] per server stores what all workers did, in shared commits.
+//! The `agenda` decides all of that without a clock, a network or a database. A `worker` per endpoint does what its
+//! agenda says. One `coordinator` per server stores what all workers did, in shared commits.
 
 mod agenda;
 mod breaker;
