@@ -113,7 +113,7 @@ async fn invalid_arguments_are_refused_before_anything_is_done() {
     }
     let older = TestDatabase::create_of_version(2).await;
     let (code, _, stderr) = older.run(&["sweep"]);
-    assert!(code == 1 && stderr.contains("lacks 2 migrations: run payonce migrate"), "{stderr}");
+    assert!(code == 1 && stderr.contains("lacks 5 migrations: run payonce migrate"), "{stderr}");
     let empty = TestDatabase::create_empty().await;
     for arguments in [&["key", "void", "k"][..], &["payment", "list"], &["sweep"]] {
         let (code, _, stderr) = empty.run(arguments);
