@@ -17,6 +17,7 @@ mod cluster;
 mod crowds;
 mod database;
 mod durability;
+mod feed;
 mod histories;
 mod processes;
 mod rolling;
