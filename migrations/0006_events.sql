@@ -14,9 +14,6 @@ CREATE TABLE event_runs (
     at             timestamptz NOT NULL,
     PRIMARY KEY (account_id, first_position)
 );
--- For deleting old runs: rows are inserted in the order of time, so a few bytes per range of pages suffice.
-CREATE INDEX event_runs_by_time ON event_runs USING brin (at) WITH (pages_per_range = 16, autosummarize = on);
-
 CREATE TABLE event_feed (
     only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     -- Changes when positions may have begun anew, as after a restored dump.
