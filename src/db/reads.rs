@@ -28,11 +28,11 @@ const LIFETIME: Duration = Duration::from_secs(2);
 pub async fn prepare_to_read(conn: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
     // Pages are read in the order of an index. If PostgreSQL underestimates a user's payments, a bitmap or the whole
     // table looks cheaper, and it would read and sort all of them for one page. JIT and parallel workers would take
-    // fifty times longer to start than a page takes to read. A change that needs no key commits here, too.
+    // fifty times longer to start than a page takes to read.
     let settings = format!(
         "SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; \
          SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; \
-         SET max_parallel_workers_per_gather = 0; {COMMIT_SYNCHRONOUSLY}",
+         SET max_parallel_workers_per_gather = 0",
         limit.as_millis()
     );
     conn.execute(AssertSqlSafe(settings)).await.map(drop)
@@ -54,20 +54,34 @@ impl Reads {
     /// Creates a pool of at most `connections`, opened when needed. `limit` is the time-out of a read.
     #[must_use]
     pub fn new(options: &PgConnectOptions, connections: u32, limit: Duration) -> Self {
-        Self::of(PgPoolOptions::new().max_connections(connections), options, limit)
+        let pool = PgPoolOptions::new().max_connections(connections);
+        Self::of(pool, options, limit, COMMIT_SYNCHRONOUSLY)
     }
 
-    /// Creates a pool of one connection with a lifetime of seconds, so that it has the settings of new connections.
+    /// Creates a pool of one connection with a lifetime of seconds, so that it has the settings of new connections. It is
+    /// for reads only.
     #[must_use]
     pub fn short_lived(options: &PgConnectOptions, limit: Duration) -> Self {
-        Self::of(PgPoolOptions::new().max_connections(1).max_lifetime(LIFETIME), options, limit)
+        let pool = PgPoolOptions::new().max_connections(1).max_lifetime(LIFETIME);
+        Self::of(pool, options, limit, "")
     }
 
-    fn of(pool: PgPoolOptions, options: &PgConnectOptions, limit: Duration) -> Self {
+    /// `session` is run on each new connection.
+    fn of(
+        pool: PgPoolOptions,
+        options: &PgConnectOptions,
+        limit: Duration,
+        session: &'static str,
+    ) -> Self {
         let connections = usize::try_from(pool.get_max_connections()).unwrap_or(usize::MAX);
         let pool = pool
             .acquire_timeout(limit)
-            .after_connect(move |conn, _| Box::pin(prepare_to_read(conn, limit)))
+            .after_connect(move |conn, _| {
+                Box::pin(async move {
+                    prepare_to_read(conn, limit).await?;
+                    conn.execute(session).await.map(drop)
+                })
+            })
             // A cancelled read leaves its connection in any state. The pool itself would wait for it without a limit.
             .after_release(|conn, _| {
                 Box::pin(async {
