@@ -14,6 +14,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY crates/idempotency/Cargo.toml crates/idempotency/
 COPY crates/storm/Cargo.toml crates/storm/
 # These are not part of the program, but cargo reads the manifests of all members.
+COPY crates/model/Cargo.toml crates/model/
 COPY crates/testing/Cargo.toml crates/testing/
 COPY crates/bench/Cargo.toml crates/bench/
 COPY examples/coupons/Cargo.toml examples/coupons/
