@@ -64,8 +64,8 @@ const FINISHING: Duration = Duration::from_secs(4);
 /// Writes that wait for the next commit.
 pub(super) const WRITES: usize = 2 * ENDPOINTS;
 
-/// An endpoint whose secret cannot be decrypted is left to other servers for this long.
-const UNDECRYPTABLE: Duration = Duration::from_mins(1);
+/// An endpoint that this server failed to deliver to by its own fault is left to other servers for this long.
+const AVOIDING: Duration = Duration::from_mins(1);
 
 /// Pause between two deletions of expired failures.
 const BETWEEN_SWEEPS: Duration = Duration::from_mins(10);
@@ -112,7 +112,8 @@ pub(super) struct Coordinator {
     pending: Vec<Write>,
     /// Leases without a worker.
     released: Vec<LeaseId>,
-    undecryptable: BTreeMap<EndpointId, Instant>,
+    /// Endpoints whose secret cannot be decrypted, whose deliveries cannot be stored, or whose worker panicked.
+    avoided: BTreeMap<EndpointId, Instant>,
     renewed: Option<Instant>,
     swept: Option<Instant>,
     commit_at: Instant,
@@ -141,7 +142,7 @@ impl Coordinator {
             workers: JoinSet::new(),
             pending: Vec::new(),
             released: Vec::new(),
-            undecryptable: BTreeMap::new(),
+            avoided: BTreeMap::new(),
             renewed: None,
             swept: None,
             commit_at: now,
@@ -203,6 +204,19 @@ impl Coordinator {
         self.shared.metrics.leased(self.places.len());
     }
 
+    fn avoid(&mut self, endpoint_id: EndpointId) {
+        self.avoided.insert(endpoint_id, Instant::now() + AVOIDING);
+    }
+
+    /// Gives up the leases of workers that panicked.
+    fn give_up_ended(&mut self) {
+        let ended = self.places.values().filter(|place| place.told.is_closed());
+        for lease in ended.map(|place| place.lease).collect::<Vec<_>>() {
+            self.avoid(lease.endpoint_id);
+            self.ended(lease);
+        }
+    }
+
     /// Stores everything that waits in one transaction, and again until PostgreSQL has said what became of it.
     async fn commit(&mut self) {
         let writes = std::mem::take(&mut self.pending);
@@ -214,19 +228,20 @@ impl Coordinator {
                     let _ = write.stored.send(holds);
                 }
             }
-            // A defect, or a constraint that somebody added: the endpoints are taken anew.
+            // A defect, or a constraint that somebody added. Taken again at once, the endpoint would get the same
+            // events again and again.
             Err(error) if is_of_data(&error) => {
                 error!("webhooks: can't store deliveries: {}", loggable(&error));
                 self.commit_at = Instant::now() + AFTER_FAILURE;
-                if let [_, _, ..] = writes.as_slice() {
-                    for write in writes {
-                        let one = [write];
-                        let stored =
-                            self.with_conn(async |conn| store::store(conn, &one).await).await;
-                        let [write] = one;
-                        let holds = stored.is_ok_and(|held| held.contains(&write.lease));
-                        let _ = write.stored.send(holds);
+                for write in writes {
+                    let one = [write];
+                    let stored = self.with_conn(async |conn| store::store(conn, &one).await).await;
+                    let [write] = one;
+                    if stored.as_ref().is_err_and(is_of_data) {
+                        self.avoid(write.lease.endpoint_id);
                     }
+                    let holds = stored.is_ok_and(|held| held.contains(&write.lease));
+                    let _ = write.stored.send(holds);
                 }
             }
             Err(error) => {
@@ -273,6 +288,7 @@ impl Coordinator {
     }
 
     async fn renew(&mut self, sent: Instant) -> Result<(), sqlx::Error> {
+        self.give_up_ended();
         let leases: Vec<LeaseId> = self.places.values().map(|place| place.lease).collect();
         let renewed = self.with_conn(async |conn| lease::renew(conn, &leases).await).await?;
         self.renewed = Some(sent);
@@ -308,8 +324,8 @@ impl Coordinator {
     async fn take(&mut self) -> Result<(), sqlx::Error> {
         let room = self.room();
         let sent = Instant::now();
-        self.undecryptable.retain(|_, until| *until > sent);
-        let except: Vec<EndpointId> = self.undecryptable.keys().copied().collect();
+        self.avoided.retain(|_, until| *until > sent);
+        let except: Vec<EndpointId> = self.avoided.keys().copied().collect();
         let (holder, keys) = (self.holder, self.keys.clone());
         let taken = self
             .with_conn(async |conn| lease::take(conn, holder, &keys, &except, room).await)
@@ -328,9 +344,10 @@ impl Coordinator {
     /// Starts the worker of an endpoint whose lease was taken by a statement sent at this time.
     async fn begin(&mut self, leased: Leased, sent: Instant) -> Result<(), Unusable> {
         let id = leased.id();
-        let secrets = leased.endpoint.secrets(&self.keyring, Utc::now()).inspect_err(|_| {
-            self.undecryptable.insert(id.endpoint_id, sent + UNDECRYPTABLE);
-        })?;
+        let secrets = leased
+            .endpoint
+            .secrets(&self.keyring, Utc::now())
+            .inspect_err(|_| self.avoid(id.endpoint_id))?;
         let caller = match &self.caller {
             Some(caller) => caller.clone(),
             None => self.caller.insert(Caller::new(self.guard.clone())?).clone(),
