@@ -9,7 +9,7 @@ use clap::{
 
 use super::{Cli, USAGE, concern::concerned};
 
-/// Where settings may come from besides flags.
+/// Sources of settings besides flags.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variables {
     /// Those of the environment. An empty one counts as not set.

@@ -86,7 +86,7 @@ pub struct Settings {
     /// Events of payments and refunds: on, or off, which leaves a gap until payonce events backfill
     #[arg(long, env, value_enum, default_value = "on")]
     pub events: Switch,
-    /// How long events are kept; the newest of each account are kept longer
+    /// Lifetime of events; the newest of each account are kept longer
     #[arg(long, env, default_value = "30d")]
     pub event_ttl: Ttl,
     /// Database connections for reads

@@ -36,11 +36,11 @@ pub struct Listing {
     pub user_id: Option<UserId>,
     /// The greatest number of payments.
     pub limit: u8,
-    /// Where the page before ended.
+    /// The end of the page before.
     pub cursor: Option<Cursor>,
 }
 
-/// Where a page ended: at the payment of this id. Clients get it as text that means nothing to them.
+/// The end of a page: the payment of this id. Clients get it as an opaque text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor(pub PaymentId);
 

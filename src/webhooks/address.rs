@@ -25,7 +25,7 @@ const LOOKUPS_AT_ONCE: usize = 32;
 /// A connect tries one address after the other, so a name must not lead to many.
 const MOST_ADDRESSES: usize = 8;
 
-/// Why a URL is refused. The text never contains an address, which would show the operator's network to clients.
+/// The reason why a URL is refused. The text never contains an address, which would show the operator's network to clients.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// It is too long.

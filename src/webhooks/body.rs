@@ -29,7 +29,7 @@ pub struct NewEndpoint {
     pub event_types: Option<EventTypes>,
     /// The description.
     pub description: Option<String>,
-    /// Whether events are sent.
+    /// True if events are sent.
     pub enabled: Option<bool>,
 }
 
@@ -42,7 +42,7 @@ pub struct Changes {
     pub event_types: Option<EventTypes>,
     /// The description.
     pub description: Option<String>,
-    /// Whether events are sent.
+    /// True if events are sent.
     pub enabled: Option<bool>,
 }
 
@@ -128,7 +128,7 @@ fn read_url(json: &str) -> Result<String, String> {
     Ok(url)
 }
 
-/// What a description is, in words.
+/// The form of a description, in words.
 pub(crate) const DESCRIPTION: &str =
     "a string of at most 500 characters, without control characters";
 

@@ -66,7 +66,7 @@ pub struct Call<'a> {
     pub secrets: &'a [Secret],
 }
 
-/// What was heard of a receiver.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// A 2xx: it has the event.

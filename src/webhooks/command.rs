@@ -62,7 +62,7 @@ pub struct Created<'a> {
     pub event_types: &'a EventTypes,
     /// Its description.
     pub description: &'a str,
-    /// Whether events are sent.
+    /// True if events are sent.
     pub enabled: bool,
     /// When it was created.
     pub created_at: Timestamp,

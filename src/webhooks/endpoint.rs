@@ -130,7 +130,7 @@ pub struct Endpoint {
     pub url: String,
     /// The types of events to send.
     pub event_types: EventTypes,
-    /// Whether to call it.
+    /// True if it is called.
     pub enabled: bool,
     /// Events after this position are sent, if no progress is stored.
     pub after_position: Position,

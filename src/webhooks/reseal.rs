@@ -33,7 +33,7 @@ pub struct Resealed {
     pub endpoints: u64,
     /// Endpoints whose secrets cannot be decrypted.
     pub unreadable: u64,
-    /// Why the first of them cannot.
+    /// The error of the first of them.
     pub error: Option<OpenError>,
 }
 

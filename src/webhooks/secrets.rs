@@ -134,7 +134,7 @@ impl FromStr for Sealed {
 #[error("not an encrypted secret")]
 pub struct NotSealed;
 
-/// Why a stored secret cannot be decrypted.
+/// The reason why a stored secret cannot be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum OpenError {
     /// The entry is not in the list.

@@ -20,13 +20,13 @@ pub struct ShownEndpoint {
     pub event_types: EventTypes,
     /// Its description.
     pub description: String,
-    /// Whether events are sent.
+    /// True if events are sent.
     pub enabled: bool,
-    /// Why payonce disabled it.
+    /// The reason if payonce disabled it.
     pub disabled_reason: Option<DisabledReason>,
     /// When it was created.
     pub created_at: Timestamp,
-    /// What was not sent for the first time yet.
+    /// The events that were not sent yet.
     pub behind: Behind,
     /// Events whose delivery failed.
     pub failures: Failures,
@@ -36,7 +36,7 @@ pub struct ShownEndpoint {
     pub last_success_at: Option<Timestamp>,
     /// The status of the last response.
     pub last_status: Option<i16>,
-    /// Why the last call failed.
+    /// The error of the last call.
     pub last_error: Option<String>,
     /// Positions of events that expired before they were sent.
     pub lost: Option<Range>,
@@ -46,7 +46,7 @@ pub struct ShownEndpoint {
     pub previous_secret_until: Option<Timestamp>,
 }
 
-/// How far delivery is behind the newest event.
+/// The distance to the newest event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Behind {
     /// Events, of all types.

@@ -17,7 +17,7 @@ use crate::support::{
 /// A frozen batch is abandoned after three tenths of the deadline, which leaves a busy machine time to repeat it.
 const FLAGS: [&str; 4] = ["--request-deadline", "8s", "--in-flight-wait", "4s"];
 
-/// How a batch is executed.
+/// The way in which a batch is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// As one statement, which is its own transaction.
@@ -41,7 +41,7 @@ impl Shape {
         [("REQUEST_DEADLINE", "8s"), log].into_iter().chain(key_ttl).collect()
     }
 
-    /// Whether a batch of refunds or voids, which is always a transaction, goes through a step in this shape.
+    /// True if a batch of refunds or voids, which is always a transaction, goes through a step in this shape.
     fn executes(self, step: Step) -> bool {
         self == Self::Transaction && step != Step::Read
     }
@@ -62,7 +62,7 @@ enum Case {
 const CASES: [Case; 4] = [Case::NewKey, Case::Replay, Case::ManyKeys, Case::OneFails];
 
 impl Case {
-    /// Whether a batch of this kind goes through a step.
+    /// True if a batch of this kind goes through a step.
     fn reaches(self, step: Step) -> bool {
         match step {
             Step::Read => self == Self::Replay,
@@ -243,7 +243,7 @@ enum Voids {
 const VOIDS: [Voids; 2] = [Voids::Alone, Voids::WithPayments];
 
 impl Voids {
-    /// Whether a batch of this kind goes through a step.
+    /// True if a batch of this kind goes through a step.
     fn reaches(self, step: Step) -> bool {
         let with_payments = self == Self::WithPayments;
         step != Step::Read && (with_payments || !matches!(step, Step::Executed | Step::Announced))

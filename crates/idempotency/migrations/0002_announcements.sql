@@ -5,7 +5,7 @@ CREATE TABLE announcements (
     -- The transaction. A reader that knows the snapshot of its last look finds what that look could not see.
     xid           xid8        NOT NULL DEFAULT pg_current_xact_id(),
     at            timestamptz NOT NULL DEFAULT now(),
-    -- Parallel arrays, except that an array of one value stands for that value throughout.
+    -- Parallel arrays, except that an array of one value means this value for all executions.
     account_ids   uuid[]      NOT NULL,
     execution_ids uuid[]      NOT NULL,
     types         smallint[]  NOT NULL

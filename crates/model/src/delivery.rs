@@ -69,7 +69,7 @@ pub(crate) enum Failure {
     Parked,
 }
 
-/// What the receiver and an observer know of an event.
+/// The facts that the receiver and an observer know of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Received {
     was_received: bool,

@@ -41,7 +41,7 @@ impl Received {
     }
 }
 
-/// How a delivery is answered.
+/// The response to a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     Status(u16),

@@ -64,7 +64,7 @@ impl Observer for Signal {
 
 /// The parts of a server's sequencer.
 pub struct Sequencer {
-    /// Where the announcements are.
+    /// The database of the announcements.
     pub options: PgConnectOptions,
     /// Says when to look.
     pub committed: Committed,

@@ -1,4 +1,4 @@
-//! What an endpoint is sent next, and what is stored about it. No time passes in here and no call is made.
+//! Decides which events an endpoint is sent next, and what is stored. It has no clock and makes no call.
 //!
 //! - A call begins only if its completion has a slot in the window of 64 events after the stored cursor.
 //! - One call of a payment runs at a time, and later events wait behind an open failure of their payment.
@@ -29,7 +29,7 @@ pub(super) const OPEN_FAILURES: usize = 1000;
 /// A call that takes longer gets a row, so that it does not hold the cursor.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Why an event is sent.
+/// The reason for sending an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Source {
     First,
@@ -37,7 +37,7 @@ pub(super) enum Source {
     Replay,
 }
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Debug, Clone)]
 pub(super) enum Ended {
     Delivered,
@@ -50,7 +50,7 @@ struct Call {
     source: Source,
     facts: Facts,
     begun: Instant,
-    /// Whether the event has a row in `webhook_failures`.
+    /// True if the event has a row in `webhook_failures`.
     has_row: bool,
 }
 

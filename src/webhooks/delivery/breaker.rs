@@ -30,7 +30,7 @@ pub(super) enum Permit {
     Nothing,
 }
 
-/// Whether an endpoint is called.
+/// Stops calls to an endpoint that fails.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Breaker {
     failures_in_a_row: u32,
@@ -76,7 +76,7 @@ impl Breaker {
         self.open_until
     }
 
-    /// How long no call has succeeded, since the first that failed.
+    /// The time without a success, since the first call that failed.
     pub(super) fn failing_for(&self, now: Instant) -> Option<Duration> {
         self.failing.map(|failing| failing.before + (now - failing.since))
     }

@@ -1,4 +1,4 @@
-//! What an endpoint's deliveries have to store: one commit for all of it.
+//! The changes that an endpoint's deliveries have to store, all in one commit.
 
 use std::{collections::BTreeMap, time::Instant};
 

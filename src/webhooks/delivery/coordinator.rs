@@ -77,7 +77,7 @@ const MAILBOX: usize = 4;
 const SESSION: &str =
     "SET statement_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'; SET jit = off";
 
-/// Why an endpoint that was leased has no worker.
+/// The reason why a leased endpoint has no worker.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Where an endpoint's deliveries are: a position, and what is done after it.
+//! The progress of an endpoint's deliveries: a position, and the events after it that are done.
 
 /// Events after the position that may be begun, one bit each.
 pub(super) const WINDOW: i64 = 64;

@@ -43,7 +43,7 @@ const UNKNOWN: i64 = i64::MAX;
 /// A worker with nothing to do for this long gives its lease up.
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 
-/// What the coordinator tells a worker.
+/// A message of the coordinator to a worker.
 #[derive(Debug)]
 pub(super) enum Told {
     /// The lease was prolonged, and the endpoint may have changed.
@@ -54,7 +54,7 @@ pub(super) enum Told {
     Stop,
 }
 
-/// What every worker of a server shares.
+/// The parts that all workers of a server share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) reader: Arc<Reader>,
@@ -63,14 +63,14 @@ pub(super) struct Shared {
     pub(super) wakes: Wakes,
 }
 
-/// What a future of the worker ended with.
+/// The result of a future of the worker.
 enum Happened {
     Called { source: Source, facts: Facts, heard: Option<Heard> },
     Read(Source, Box<Result<Result<Page, Gone>, sqlx::Error>>),
     Stored(Option<bool>),
 }
 
-/// Why a worker begins nothing any more.
+/// The reason why a worker begins nothing any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
     Release,

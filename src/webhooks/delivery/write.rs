@@ -1,4 +1,4 @@
-//! What an endpoint's worker asks to be stored.
+//! The writes that an endpoint's worker requests.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 use super::{changes::Changes, lease::LeaseId};
 use crate::webhooks::endpoint::{DisabledReason, Range};
 
-/// What the last calls found out about an endpoint.
+/// The health of an endpoint after the last calls.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Note {
     pub(super) succeeded: bool,
     pub(super) status: Option<u16>,
     pub(super) error: Option<String>,
-    /// How long no call has succeeded.
+    /// The time without a success.
     pub(super) failing_for: Option<Duration>,
     /// The rest of the breaker's pause.
     pub(super) resumes_in: Option<Duration>,

@@ -15,12 +15,12 @@ pub struct Event {
     /// 0: the connection failed.
     pub status: u16,
     pub body: String,
-    /// Whether the payment or refund was in the database when the response arrived.
+    /// True if the payment or refund was in the database when the response arrived.
     pub committed: bool,
 }
 
 impl Event {
-    /// Whether it is final for the key.
+    /// True if it is final for the key.
     pub fn is_final(&self) -> bool {
         matches!(self.status, 200 | 201 | 402 | 410 | 422)
     }
@@ -78,7 +78,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// Whether it is final for the key.
+    /// True if it is final for the key.
     pub fn is_final(&self) -> bool {
         self.state.as_ref().is_some_and(|state| *state != State::Unknown)
     }
@@ -268,7 +268,7 @@ impl Record {
             .map(|(_, ended)| ended)
     }
 
-    /// Whether the key had a response that expired before this.
+    /// True if the key had a response that expired before this.
     fn had_expired(&self, key: u8, before: Instant, end: fn(&Expiry) -> Instant) -> bool {
         self.expiries
             .iter()

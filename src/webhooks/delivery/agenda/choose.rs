@@ -16,7 +16,7 @@ pub(super) const CALLS: usize = 8;
 /// Retries and replays at once, so that first attempts find room beside them.
 const OTHER_CALLS: usize = CALLS / 2;
 
-/// What to do with the events that wait.
+/// The decision about the events that wait.
 #[derive(Debug, Default)]
 struct Choice {
     chosen: Option<Facts>,
