@@ -50,7 +50,8 @@ pub async fn created(client: &Client, key: &str) -> (String, String) {
     (response.header("location").to_owned(), response.field("secret"))
 }
 
-/// Inserts a run of this many events for the default account. Nothing reads its subjects.
+/// Inserts a run of this many events for the default account, which no server delivers to the endpoints that exist.
+/// Nothing reads its subjects.
 pub async fn sequence(database: &TestDatabase, first: i64, events: i64, age: &str) {
     let run = format!(
         "INSERT INTO event_runs (account_id, first_position, version, types, subjects, at)
@@ -58,6 +59,7 @@ pub async fn sequence(database: &TestDatabase, first: i64, events: i64, age: &st
                 now() - interval '{age}'
          FROM generate_series(1, {events})"
     );
+    database.execute("UPDATE webhook_endpoints SET lease_until = 'infinity'").await;
     database.execute(&run).await;
 }
 
