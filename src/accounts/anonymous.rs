@@ -1,7 +1,7 @@
 //! Anonymous calls: calls without an API key.
 //!
 //! They let a new installation work at once, and must never be open by accident. So the first API key ends them
-//! permanently, whatever the setting.
+//! permanently under every setting.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

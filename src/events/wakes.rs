@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use crate::ids::AccountId;
 
 /// The accounts that somebody waits for. It holds one entry for each of them, until the last subscription is dropped:
-/// whoever subscribes bounds their number.
+/// the subscriber bounds their number.
 ///
-/// Events that another server sequences wake nobody here, so whoever waits also polls.
+/// Events that another server sequences wake nobody here, so subscribers also poll.
 #[derive(Debug, Clone, Default)]
 pub struct Wakes(Arc<Mutex<HashMap<AccountId, Waiting>>>);
 

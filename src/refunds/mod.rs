@@ -1,7 +1,7 @@
 //! Refunds of payments.
 //!
 //! Concurrent refunds at any number of servers never exceed the payment: a refund locks the payment's row, and reads
-//! there what is left. A refusal is stored permanently, as the response of its key.
+//! there the amount that remains. A refusal is stored permanently, as the response of its key.
 //!
 //! A refund is recorded here and nowhere else. No card network is called.
 

@@ -34,7 +34,7 @@ pub struct Announced {
     pub event: EventCode,
 }
 
-/// Announces executions in the caller's transaction. Inserts one row, whatever their number, and none for none.
+/// Announces executions in the caller's transaction. Inserts one row for any number of them, and none for none.
 ///
 /// **Call it last, immediately before COMMIT.** This statement draws the id of the announcement, and events have the
 /// order of these ids. Events about the same row then have the order in which its lock was held.

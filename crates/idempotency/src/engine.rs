@@ -222,7 +222,7 @@ impl Engine {
         all
     }
 
-    /// A key always comes to the same queue, and so meets its duplicates there.
+    /// A key always goes to the same queue, where its duplicates are found.
     fn queue(&self, lock_number: i64) -> Result<&Queue, Failure> {
         let queues = u64::try_from(self.0.queues.len()).unwrap_or(1);
         let place = lock_number.cast_unsigned().checked_rem(queues).unwrap_or(0);

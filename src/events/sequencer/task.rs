@@ -137,7 +137,7 @@ impl Sequencer {
                     sleep(GATHERING).await;
                 }
             }
-            // Whoever is sequencing elsewhere may have looked before this server's last commit.
+            // The server that is sequencing may have looked before this server's last commit.
             Sequenced::Here(_) | Sequenced::Elsewhere => sleep_until(began + INTERVAL).await,
         }
     }

@@ -199,7 +199,7 @@ impl Worker {
         }
     }
 
-    /// Begins whatever may begin.
+    /// Begins the calls that may begin.
     fn act(&mut self, now: Instant) {
         self.agenda.let_slow_calls_pass(now);
         if self.closing.is_none() {

@@ -1,4 +1,4 @@
-//! Announcements: what a transaction executed, for whoever passes it on.
+//! Announcements: the executions of a transaction, for a reader that passes them on.
 
 use std::time::Duration;
 

@@ -100,7 +100,7 @@ impl BatchCommand for Effect {
     }
 }
 
-/// A second type of command in the same engine, which comes to one INSERT: this one.
+/// A second type of command in the same engine, whose whole effect is one INSERT: this one.
 pub struct Other(pub &'static str);
 
 /// As it should be.

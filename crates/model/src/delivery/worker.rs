@@ -32,7 +32,7 @@ enum Call {
 /// A step of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Takes the lease, whoever held it, and reads the endpoint's rows. The other worker may still believe to hold it.
+    /// Takes the lease, also from another worker, and reads the endpoint's rows. The other worker may still believe to hold it.
     TakeLease,
     /// Starts a call of an event: a first attempt, or a retry of a failure.
     Call(usize),

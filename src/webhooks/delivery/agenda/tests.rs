@@ -260,7 +260,7 @@ fn failed() -> Ended {
     Ended::Failed { status: Some(500), retry_after: None, error: "500".to_owned() }
 }
 
-/// Begins whatever may begin.
+/// Begins the calls that may begin.
 fn begin(agenda: &mut Agenda, now: Instant) -> Vec<(Source, i64)> {
     std::iter::from_fn(|| agenda.next(now))
         .map(|(source, facts)| (source, facts.position))

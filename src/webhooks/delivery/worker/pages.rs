@@ -98,7 +98,7 @@ impl Worker {
         self.bodies.append(&mut read);
         self.bodies.retain(|(source, position), _| agenda.waits(*source, *position));
         let newest = page.last_position.number();
-        // A page without progress ends the reading, whatever was known.
+        // A page without progress always ends the reading.
         let known = if all.is_empty() { newest } else { self.last_position.max(newest) };
         self.last_position = known;
     }
